@@ -1,0 +1,183 @@
+"""Measure which latents a beta-VAE keeps, in which order, at what price, and how that compares with PCA.
+
+Everything that users and plugins need is exported here, and loaded on first use: importing collapsebench imports
+neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collapsebench.components import (
+        SPLITS as SPLITS,
+    )
+    from collapsebench.components import (
+        Component as Component,
+    )
+    from collapsebench.components import (
+        Data as Data,
+    )
+    from collapsebench.components import (
+        Dataset as Dataset,
+    )
+    from collapsebench.components import (
+        Decoder as Decoder,
+    )
+    from collapsebench.components import (
+        Encoder as Encoder,
+    )
+    from collapsebench.components import (
+        Evaluation as Evaluation,
+    )
+    from collapsebench.components import (
+        Executor as Executor,
+    )
+    from collapsebench.components import (
+        Measurement as Measurement,
+    )
+    from collapsebench.components import (
+        Metric as Metric,
+    )
+    from collapsebench.components import (
+        Model as Model,
+    )
+    from collapsebench.components import (
+        Objective as Objective,
+    )
+    from collapsebench.components import (
+        Observable as Observable,
+    )
+    from collapsebench.components import (
+        Parameters as Parameters,
+    )
+    from collapsebench.components import (
+        Pca as Pca,
+    )
+    from collapsebench.components import (
+        Progress as Progress,
+    )
+    from collapsebench.components import (
+        Samples as Samples,
+    )
+    from collapsebench.components import (
+        Score as Score,
+    )
+    from collapsebench.components import (
+        Split as Split,
+    )
+    from collapsebench.components import (
+        SplitName as SplitName,
+    )
+    from collapsebench.equilibrium import measure_equilibrium as measure_equilibrium
+    from collapsebench.errors import CollapsebenchError as CollapsebenchError
+    from collapsebench.errors import DataError as DataError
+    from collapsebench.errors import PluginError as PluginError
+    from collapsebench.errors import UserError as UserError
+    from collapsebench.execute import execute_job as execute_job
+    from collapsebench.hooks import hookimpl as hookimpl
+    from collapsebench.linear_oracle import Oracle as Oracle
+    from collapsebench.linear_oracle import landau_cost as landau_cost
+    from collapsebench.linear_oracle import oracle as oracle
+    from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
+    from collapsebench.spectrum import (
+        ExponentFit as ExponentFit,
+    )
+    from collapsebench.spectrum import (
+        RankDistortion as RankDistortion,
+    )
+    from collapsebench.spectrum import (
+        effective_dimension as effective_dimension,
+    )
+    from collapsebench.spectrum import (
+        first_swapped_rank as first_swapped_rank,
+    )
+    from collapsebench.spectrum import (
+        fixed_exponent_threshold as fixed_exponent_threshold,
+    )
+    from collapsebench.spectrum import (
+        fixed_slope_rate_threshold as fixed_slope_rate_threshold,
+    )
+    from collapsebench.spectrum import (
+        free_exponent_fit as free_exponent_fit,
+    )
+    from collapsebench.spectrum import (
+        grid as grid,
+    )
+    from collapsebench.spectrum import (
+        identity_r2 as identity_r2,
+    )
+    from collapsebench.spectrum import (
+        max_log_error as max_log_error,
+    )
+    from collapsebench.spectrum import (
+        one_shot_thresholds as one_shot_thresholds,
+    )
+    from collapsebench.spectrum import (
+        rank_distortion as rank_distortion,
+    )
+    from collapsebench.spectrum import (
+        ranked as ranked,
+    )
+    from collapsebench.spectrum import (
+        ranked_signal_fraction as ranked_signal_fraction,
+    )
+    from collapsebench.spectrum import (
+        resolved_ranks as resolved_ranks,
+    )
+    from collapsebench.spectrum import (
+        tail_exponent as tail_exponent,
+    )
+    from collapsebench.spectrum import (
+        utilities as utilities,
+    )
+    from collapsebench.verbs import (
+        Outcome as Outcome,
+    )
+    from collapsebench.verbs import (
+        board as board,
+    )
+    from collapsebench.verbs import (
+        plan as plan,
+    )
+    from collapsebench.verbs import (
+        run as run,
+    )
+    from collapsebench.verbs import (
+        score as score,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "components": (
+        "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
+        "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples", "Score", "Split", "SplitName",
+    ),
+    "equilibrium": ("measure_equilibrium",),
+    "errors": ("CollapsebenchError", "DataError", "PluginError", "UserError"),
+    "execute": ("execute_job",),
+    "hooks": ("hookimpl",),
+    "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
+    "spectrum": (
+        "ExponentFit", "RankDistortion", "effective_dimension", "first_swapped_rank", "fixed_exponent_threshold",
+        "fixed_slope_rate_threshold", "free_exponent_fit", "grid", "identity_r2", "max_log_error",
+        "one_shot_thresholds", "rank_distortion", "ranked", "ranked_signal_fraction", "resolved_ranks",
+        "tail_exponent", "utilities",
+    ),
+    "verbs": ("Outcome", "board", "plan", "run", "score"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'collapsebench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"collapsebench.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

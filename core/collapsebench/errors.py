@@ -1,0 +1,57 @@
+"""The exceptions that collapsebench raises on purpose.
+
+    CollapsebenchError
+    ├── UserError              what the caller gave cannot be used; the command line exits with 2
+    │   ├── SuiteError         a suite file, all of its mistakes at once
+    │   ├── ComponentError     an unknown, ambiguous or misconfigured component
+    │   ├── DataError          data that cannot be read or does not satisfy its contract
+    │   └── StoreError         a store that cannot be read or written
+    └── PluginError            a plugin broke its contract; carries the component's id
+
+Every message says where, what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class CollapsebenchError(Exception):
+    """The root of every error that collapsebench raises on purpose."""
+
+
+class UserError(CollapsebenchError):
+    """What the caller gave cannot be used."""
+
+
+class SuiteError(UserError):
+    """A suite file with one or more mistakes, all of them listed."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ComponentError(UserError):
+    """A component that is unknown, ambiguous or misconfigured."""
+
+
+class DataError(UserError):
+    """Data that cannot be read or does not satisfy its contract."""
+
+
+class StoreError(UserError):
+    """A store that cannot be read or written."""
+
+
+class PluginError(CollapsebenchError):
+    """A plugin broke its contract."""
+
+
+def unknown(kind: str, found: str, known: Iterable[str]) -> str:
+    """Return the sentence that says a name is unknown, with the nearest legal one and the list of all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(found, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"unknown {kind} '{found}'.{hint} Installed: {', '.join(names) or 'none'}."

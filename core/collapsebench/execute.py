@@ -1,0 +1,275 @@
+"""Run one job: train its stack, store its cells, observe them. Whatever goes wrong becomes the status of its cells."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from collapsebench.components import Observable, Progress
+from collapsebench.data import Standardised, standardise
+from collapsebench.errors import DataError
+from collapsebench.observe import SplitSamples, measure
+from collapsebench.planning import Plan, error_text, key_of, used
+from collapsebench.provenance import provenance
+from collapsebench.registry import Registry, load_registry
+from collapsebench.stack import Stack, StackModel, build_pair, why_not_batched
+from collapsebench.store import CellRecord, Store
+from collapsebench.suite import EvaluationSettings, Reference, Training
+from collapsebench.train import Controls, OutOfTimeError, Trained, Trainer
+
+Report = Callable[[str, Progress], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job file, read."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read a job file."""
+        return cls(path, json.loads(path.read_text()))
+
+    @property
+    def name(self) -> str:
+        """What the job trains: dataset/architecture/objective."""
+        return "/".join(self.content["names"])
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each cell, in order."""
+        return [cell["seed"] for cell in self.content["cells"]]
+
+
+def execute_job(
+    path: Path,
+    report: Report = lambda name, progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    """Run the job in a file to its end and return the status of each of its cells, by key.
+
+    KeyboardInterrupt leaves through here, with the checkpoint written and the job file kept; so does a store that
+    cannot be written. Nothing else does.
+    """
+    job, store = Job.read(path), Store(path.parent.parent)
+    content = job.content
+    if content["threads"]:
+        torch.set_num_threads(content["threads"])
+    registry = load_registry()
+    checkpoint = path.with_suffix(".safetensors")
+    started = time.monotonic()
+    limit = content["time_limit"]
+    trained: Trained | None = None
+    status, reason = "ok", ""
+    try:
+        data = load_data(content, store, registry)
+        trainer = _trainer(content, data, registry)
+        controls = Controls(
+            checkpoint, lambda progress: report(job.name, progress), stop, started + limit if limit else math.inf
+        )
+        trained = trainer.run(controls)
+    except OutOfTimeError as error:
+        status, reason = "timeout", str(error)
+    except Exception as error:
+        status, reason = _classify(error), f"{error_text(error)}\n{traceback.format_exc()}"
+    about = {
+        **provenance(registry, content["device"], content["precision"]),
+        "wall_seconds": round(time.monotonic() - started, 3),
+        "replicas_in_stack": len(content["cells"]) * len(content["temperatures"]),
+        "batched": content["batched"],
+        "why_not_batched": content["why_not_batched"],
+    }
+    statuses = {}
+    for index, cell in enumerate(content["cells"]):
+        statuses[cell["key"]] = _store_cell(store, content, index, trained, status, reason, about)
+    if status != "timeout":
+        checkpoint.unlink(missing_ok=True)
+        path.unlink()
+    return statuses
+
+
+def _store_cell(
+    store: Store,
+    content: Mapping[str, Any],
+    index: int,
+    trained: Trained | None,
+    status: str,
+    reason: str,
+    about: Mapping[str, Any],
+) -> str:
+    cell, temperatures = content["cells"][index], content["temperatures"]
+    if trained is None:
+        store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, (), about))
+        return status
+    own = slice(index * len(temperatures), (index + 1) * len(temperatures))
+    replicas = tuple(
+        {"temperature": temperature, "mark": mark, "updates": updates, "loss": loss if math.isfinite(loss) else None}
+        for temperature, mark, updates, loss in zip(
+            temperatures, trained.marks[own], trained.updates[own], trained.losses[own], strict=True
+        )
+    )
+    lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
+    if lost:
+        status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
+    log = pd.DataFrame(trained.log)
+    log = log[log["replica"].between(own.start, own.stop - 1)].assign(replica=lambda f: f["replica"] - own.start)
+    weights = {name: value[own] for name, value in trained.weights.items()}
+    store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, replicas, about), weights, log)
+    return status
+
+
+def _classify(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
+        return "out-of-memory"
+    return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
+
+
+def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> Standardised:
+    """Load and standardise a job's dataset, and make sure that it is still the one that was planned with."""
+    dataset = registry.get("dataset", content["dataset"]["use"]).create(content["dataset"]["parameters"])
+    data = standardise(dataset.load(content["split_seed"], store.cache), content["names"][0])
+    planned = content["cells"][0]["description"]["dataset"]["data"]
+    if data.fingerprint != planned:
+        raise DataError(
+            f"dataset '{content['names'][0]}': loaded with fingerprint {data.fingerprint[:12]}, planned with "
+            f"{planned[:12]}. The same seed must give the same arrays; make its `load` deterministic."
+        )
+    return data
+
+
+def build_stack(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Stack:
+    """Build a job's stack with fresh weights: cells one after the other, temperatures in their order within each."""
+    encoder = registry.get("encoder", content["encoder"]["use"]).create(content["encoder"]["parameters"])
+    decoder = registry.get("decoder", content["decoder"]["use"]).create(content["decoder"]["parameters"])
+    objective = registry.get("objective", content["objective"]["use"]).create(content["objective"]["parameters"])
+    seeds = [cell["seed"] for cell in content["cells"]]
+    temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
+    dials = temperatures * data.total_variance / objective.decoder_variance
+    return Stack(
+        [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed) for seed in seeds],
+        objective,
+        dials.repeat(len(seeds)),
+        torch.arange(len(seeds)).repeat_interleave(len(temperatures)),
+        data.total_variance,
+        data.shape,
+        linear=decoder.linear,
+        batched=content["batched"],
+        device=torch.device(content["device"]),
+        dtype=torch.float64 if content["precision"] == "float64" else torch.float32,
+    )
+
+
+def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Trainer:
+    return Trainer(
+        build_stack(content, data, registry),
+        data,
+        content["temperatures"] * len(content["cells"]),
+        [cell["seed"] for cell in content["cells"]],
+        content["latent_dim"],
+        Training.model_validate(content["training"]),
+        EvaluationSettings.model_validate(content["evaluation"]),
+    )
+
+
+def choose_path(
+    plan: Plan, names: tuple[str, str, str], device: str, registry: Registry
+) -> tuple[bool, str]:
+    """Return whether a scan's replicas can be trained as one batched computation, and why not.
+
+    What cannot even be built counts as batched: the job will fail with the plugin's own error.
+    """
+    suite = plan.suite
+    architecture = next(item for item in suite.architectures if item.id == names[1])
+    objective = next(item for item in suite.objectives if item.id == names[2])
+    content = {
+        "encoder": used(architecture.encoder),
+        "decoder": used(architecture.decoder),
+        "objective": used(objective),
+        "latent_dim": architecture.latent_dim,
+        "cells": [{"seed": 0}],
+        "temperatures": list(suite.scan.temperatures)[:2] * 2,
+        "batched": True,
+        "device": device,
+        "precision": suite.compute.precision,
+    }
+    data = plan.data[names[0]]
+    try:
+        reason = why_not_batched(build_stack(content, data, registry), data.shape, architecture.latent_dim)
+    except Exception:
+        return True, ""
+    return reason is None, reason or ""
+
+
+def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:
+    """Return the name an observable is stored under: its id and a digest of what decides its numbers."""
+    digest = key_of(
+        {
+            "use": reference.qualified,
+            "version": reference.version,
+            "parameters": dict(reference.parameters),
+            "evaluation": evaluation.model_dump(mode="json"),
+        }
+    )
+    return f"{reference.use}.{digest[:12]}"
+
+
+def observe_cells(
+    store: Store,
+    records: Sequence[CellRecord],
+    content: Mapping[str, Any],
+    data: Standardised,
+    observables: Sequence[Reference],
+    registry: Registry,
+) -> dict[str, str]:
+    """Measure observables on stored cells of one scan, all replicas together; return the failures by observable.
+
+    content: what a job holds of the scan (components, temperatures, device ...); its cells are those of `records`.
+    """
+    evaluation = EvaluationSettings.model_validate(content["evaluation"])
+    device = torch.device(content["device"])
+    batched = all(record.provenance["batched"] for record in records)
+    stack = build_stack({**content, "cells": [{"seed": 0}], "batched": batched}, data, registry)
+    weights = [store.read_weights(record) for record in records]
+    _fill(stack, {name: torch.cat([part[name] for part in weights]) for name in weights[0]})
+    temperatures = list(content["temperatures"])
+    model = StackModel(stack, temperatures * len(records), content["latent_dim"])
+    failures: dict[str, str] = {}
+    for reference in observables:
+        try:
+            observable: Observable[Any] = registry.get("observable", reference.qualified).create(reference.parameters)
+            samples = [
+                SplitSamples(
+                    data, split, replicas=len(model.temperatures), width=4 * content["latent_dim"], device=device,
+                    dtype=stack.dtype, max_rows=None if observable.exhaustive else evaluation.max_rows,
+                )
+                for split in observable.splits
+            ]  # fmt: skip
+            frame = measure(reference.use, observable, model, samples)
+        except Exception as error:
+            failures[reference.use] = error_text(error)
+            continue
+        for index, record in enumerate(records):
+            first = index * len(temperatures)
+            own = frame[frame["replica"].between(first, first + len(temperatures) - 1)]
+            store.write_observable(record.key, observable_name(reference, evaluation), own.drop(columns="replica"))
+    return failures
+
+
+def _fill(stack: Stack, weights: Mapping[str, Tensor]) -> None:
+    """Give a stack, built for one cell, the weights of all."""
+    stack.load(weights)
+    replicas = len(next(iter(weights.values())))
+    stack.dials = stack.dials[:1].expand(replicas)
+    stack.seeds = torch.zeros(replicas, dtype=torch.long, device=stack.device)

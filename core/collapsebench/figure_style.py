@@ -1,0 +1,166 @@
+"""How figures look and are laid out: measures in inches, ranks ordered by lightness, files that repeat."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from collapsebench.components import Floats
+
+Colour = tuple[float, float, float, float]
+
+RC: Any = {
+    **{key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"},
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "collapsebench",
+    "svg.fonttype": "path",
+    "path.simplify": False,
+}
+COLUMNS = 3
+REFERENCE: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.7, "zorder": 4}
+RANK_MARKERS = ("o", "s", "^", "D")
+# Okabe and Ito 2008, without the yellow that white paper swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+NOTHING: dict[str, Any] = {"linestyle": "none"}
+_CAPTION_SIZE = 7.5
+_LINE = 0.155
+_CHARACTERS_PER_INCH = 16.5
+_LEGEND_CHARACTER = 0.062
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A figure with its panels, row by row, and the empty margin on the right for a legend."""
+
+    figure: Figure
+    panels: list[Axes]
+    legend_left: float
+    top: float
+
+
+def lay_out(
+    count: int,
+    caption: str,
+    names: Sequence[str],
+    *,
+    width: float = 2.75,
+    height: float = 2.3,
+    titled: bool = True,
+) -> Layout:
+    """Return a figure with `count` panels that share both axes, its caption below; panel measures in inches.
+
+    names: the entries of the legend, for which the right margin leaves room.
+    """
+    legend = 0.62 + _LEGEND_CHARACTER * max(map(len, names))
+    columns, rows = min(count, COLUMNS), -(-count // COLUMNS)
+    width = max(width, 3.9) if columns == 1 else width
+    left, gap, row_gap, above, axis = 0.75, 0.2, 0.6, 0.4 if titled else 0.15, 0.5
+    total = left + columns * width + (columns - 1) * gap + 0.15 + legend
+    lines = textwrap.wrap(caption, int((total - 0.3) * _CHARACTERS_PER_INCH))
+    below = axis + 0.1 + _LINE * len(lines) + 0.08
+    tall = above + rows * height + (rows - 1) * row_gap + below
+    figure = Figure(figsize=(total, tall))
+    panels: list[Axes] = []
+    for place in range(count):
+        row, column = divmod(place, columns)
+        bottom = tall - above - (row + 1) * height - row * row_gap
+        x = left + column * (width + gap)
+        shared: dict[str, Any] = {"sharex": panels[0], "sharey": panels[0]} if panels else {}
+        panels.append(figure.add_axes((x / total, bottom / tall, width / total, height / tall), **shared))
+        panels[-1].tick_params(labelleft=column == 0, labelbottom=place + columns >= count)
+    figure.text(
+        0.15 / total, 0.08 / tall, "\n".join(lines), size=_CAPTION_SIZE, va="bottom", linespacing=1.35,
+        parse_math=False,
+    )  # fmt: skip
+    return Layout(figure, panels, (total - legend - 0.05) / total, 1 - above / tall)
+
+
+def label(layout: Layout, x: str, y: str) -> None:
+    """Name the axes on the outer panels."""
+    for place, axes in enumerate(layout.panels):
+        if place + COLUMNS >= len(layout.panels):
+            axes.set_xlabel(x)
+        if place % COLUMNS == 0:
+            axes.set_ylabel(y)
+
+
+def title(axes: Axes, text: str) -> None:
+    """Write a panel's title, in two lines where it is long."""
+    axes.set_title("\n".join(textwrap.wrap(text, 40)[:2]), parse_math=False, pad=4)
+
+
+def say(axes: Axes, text: str) -> None:
+    """Write a sentence into an empty panel."""
+    axes.text(
+        0.5, 0.5, textwrap.fill(textwrap.shorten(text, 160, placeholder=" ..."), 34), size=8, color="0.4", ha="center",
+        va="center", transform=axes.transAxes, parse_math=False,
+    )  # fmt: skip
+
+
+def draw_legend(layout: Layout, handles: Sequence[Line2D], heading: str) -> None:
+    """Draw a legend in the right margin, its top at the panels'."""
+    layout.figure.legend(
+        handles=list(handles), loc="upper left", bbox_to_anchor=(layout.legend_left, layout.top), title=heading,
+        handlelength=2.2, labelspacing=0.35, borderaxespad=0, alignment="left",
+    )  # fmt: skip
+
+
+def rank_colours(count: int) -> list[Colour]:
+    """Return a colour per rank, from dark to light; the lightest is still readable on white."""
+    rows = mpl.colormaps["viridis"](np.linspace(0, 0.88, count))
+    return [(float(red), float(green), float(blue), float(alpha)) for red, green, blue, alpha in rows]
+
+
+def rank_line(rank: int, colour: Colour, dense: bool) -> dict[str, Any]:
+    """Return the style of a rank's curve: lightness orders the ranks, markers tell neighbours apart."""
+    return {
+        "color": colour, "marker": RANK_MARKERS[rank % len(RANK_MARKERS)], "markersize": 1.8 if dense else 3.2,
+        "markeredgewidth": 0, "linewidth": 1.1,
+    }  # fmt: skip
+
+
+def architecture_line(place: int) -> dict[str, Any]:
+    """Return the style of an architecture's curve by its place; after a round of colours the markers shift."""
+    turn, colour = divmod(place, len(COLOURS))
+    kind = (colour + turn) % len(MARKERS)
+    return {
+        "color": COLOURS[colour], "marker": MARKERS[kind], "linestyle": LINES[kind], "markersize": 4, "linewidth": 1.2,
+    }  # fmt: skip
+
+
+def draw_curve(axes: Axes, x: Floats, mean: Floats, extremes: tuple[Floats, Floats], **style: Any) -> None:
+    """Draw a mean as a line and the range over runs as a band."""
+    axes.fill_between(x, *extremes, color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(x, mean, **style)
+
+
+def save(layout: Layout, folder: Path, stem: str) -> list[Path]:
+    """Write a figure as SVG and PNG, without dates or versions in them."""
+    paths = [folder / f"{stem}.svg", folder / f"{stem}.png"]
+    layout.figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
+    layout.figure.savefig(paths[1], dpi=160, metadata={"Software": None})
+    return paths

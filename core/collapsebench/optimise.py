@@ -1,0 +1,206 @@
+"""Optimisers of a stack: every replica is updated as if it were alone.
+
+Shapes: every parameter and gradient carries the replica axis first. Neither optimiser decays weights, so the
+stationary points are those of the objective.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+class StackOptimiser(ABC):
+    """What the training loop needs of an optimiser; its state is tensors by name, so that it can be stored."""
+
+    @abstractmethod
+    def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
+        """Update the parameters in place."""
+
+    @abstractmethod
+    def keep(self, replicas: Tensor) -> None:
+        """Drop the state of every replica whose index is not listed."""
+
+    @abstractmethod
+    def state(self) -> Tensors:
+        """Return the whole state; `load` with it continues as if nothing had happened."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+
+
+class Adam(StackOptimiser):
+    """Adam (Kingma and Ba 2015) over stacked parameters, through PyTorch's fused kernel where there is one."""
+
+    def __init__(self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+        self._settings = {"betas": (beta1, beta2), "eps": epsilon}
+        self._state: dict[str, Tensors] = {}
+        self._inner: tuple[tuple[int, ...], torch.optim.Adam] | None = None
+
+    def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
+        """Update the parameters in place."""
+        inner = self._bind(parameters)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        inner.param_groups[0]["lr"] = learning_rate
+        inner.step()
+        for name, parameter in parameters.items():
+            self._state[name] = inner.state[parameter]
+            parameter.grad = None
+
+    def _bind(self, parameters: Tensors) -> torch.optim.Adam:
+        identity = tuple(id(p) for p in parameters.values())
+        if self._inner is None or self._inner[0] != identity:
+            first = next(iter(parameters.values()))
+            fused = first.device.type in ("cpu", "cuda", "mps")
+            inner = torch.optim.Adam(list(parameters.values()), lr=0.0, fused=fused, **self._settings)  # type: ignore[arg-type]
+            for name, parameter in parameters.items():
+                if name in self._state:
+                    inner.state[parameter] = self._state[name]
+            self._inner = (identity, inner)
+        return self._inner[1]
+
+    def keep(self, replicas: Tensor) -> None:
+        """Drop the state of every replica whose index is not listed."""
+        self._inner = None
+        self._state = {
+            name: {key: value if value.dim() == 0 else value[replicas] for key, value in entries.items()}
+            for name, entries in self._state.items()
+        }
+
+    def state(self) -> Tensors:
+        """Return the whole state, named `parameter/quantity`."""
+        return {f"{name}/{key}": value for name, entries in self._state.items() for key, value in entries.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        self._inner = None
+        self._state = {}
+        for path, value in state.items():
+            name, _, key = path.rpartition("/")
+            self._state.setdefault(name, {})[key] = value
+
+
+class Preconditioned(StackOptimiser):
+    """Adam in the eigenbasis of each affine map's two gradient covariances, with one basis per replica.
+
+    For an affine map with gradient G `(out, in + 1)`, bias appended as a column:
+
+        L <- a L + (1 - a) G G^T        Q_L <- orthonormalise(L Q_L) every `refresh_every` updates, likewise R, Q_R
+        update = Q_L [ m / (sqrt(v) + epsilon) ] Q_R^T,    m, v: running means of Q_L^T G Q_R and of its square
+
+    A side longer than `max_dimension` keeps the identity as its basis; a vector that belongs to no map gets plain
+    Adam. Source: the idea of Vyas et al. 2024 (SOAP), here without weight decay.
+    """
+
+    def __init__(
+        self,
+        beta1: float = 0.95,
+        beta2: float = 0.95,
+        preconditioner_decay: float = 0.95,
+        refresh_every: int = 10,
+        max_dimension: int = 1024,
+        epsilon: float = 1e-12,
+    ) -> None:
+        self.beta1, self.beta2, self.decay = beta1, beta2, preconditioner_decay
+        self.refresh_every, self.max_dimension, self.epsilon = refresh_every, max_dimension, epsilon
+        self._updates = 0
+        self._state: Tensors = {}
+
+    @torch.no_grad()
+    def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
+        """Update the parameters in place."""
+        self._updates += 1
+        for names in affine_maps(parameters):
+            change = self._change(names[0], _join([gradients[name] for name in names]))
+            for name, part in zip(names, _part(change, [parameters[name] for name in names]), strict=True):
+                parameters[name].add_(part, alpha=-learning_rate)
+
+    def _change(self, name: str, gradient: Tensor) -> Tensor:
+        left, right = (self._basis(name, side, gradient) for side in ("left", "right"))
+        rotated = _rotate(gradient, left, right)
+        momentum = self._running(f"{name}/m", rotated, self.beta1)
+        square = self._running(f"{name}/v", rotated.square(), self.beta2)
+        scale = (square / (1 - self.beta2**self._updates)).sqrt_().add_(self.epsilon)
+        return _rotate(momentum / scale, _inverse(left), _inverse(right)).div_(1 - self.beta1**self._updates)
+
+    def _basis(self, name: str, side: str, gradient: Tensor) -> Tensor | None:
+        size = gradient.shape[1 if side == "left" else 2]
+        if size == 1 or size > self.max_dimension or gradient.shape[2] == 1:
+            return None
+        outer = gradient @ gradient.mT if side == "left" else gradient.mT @ gradient
+        covariance = self._running(f"{name}/{side}", outer, self.decay)
+        key = f"{name}/{side}-basis"
+        if key not in self._state:
+            # A replica that is no longer finite must not stop the others; it stays lost either way.
+            self._state[key] = torch.linalg.eigh(torch.nan_to_num(covariance, 0.0, 0.0, 0.0))[1].flip(-1)
+        elif self._updates % self.refresh_every == 0:
+            before = self._state[key]
+            self._state[key] = after = torch.linalg.qr(covariance @ before)[0]
+            # The momentum lives in the basis and turns with it.
+            turn = after.mT @ before
+            momentum = self._state[f"{name}/m"]
+            self._state[f"{name}/m"] = turn @ momentum if side == "left" else momentum @ turn.mT
+        return self._state[key]
+
+    def _running(self, key: str, value: Tensor, decay: float) -> Tensor:
+        if key not in self._state:
+            self._state[key] = torch.zeros_like(value)
+        return self._state[key].lerp_(value, 1 - decay)
+
+    def keep(self, replicas: Tensor) -> None:
+        """Drop the state of every replica whose index is not listed."""
+        self._state = {key: value[replicas] for key, value in self._state.items()}
+
+    def state(self) -> Tensors:
+        """Return the whole state, with the number of updates done."""
+        return {"updates": torch.tensor(self._updates), **self._state}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        self._state = {key: value for key, value in state.items() if key != "updates"}
+        self._updates = int(state["updates"])
+
+
+def affine_maps(parameters: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    """Group stacked parameters into affine maps: a weight goes together with the bias of the same module."""
+    groups = []
+    for name, value in parameters.items():
+        bias = f"{name.removesuffix('weight')}bias"
+        if name.endswith("weight") and value.dim() > 2 and bias in parameters:
+            groups.append((name, bias))
+        elif not (name.endswith("bias") and _has_matrix_weight(name, parameters)):
+            groups.append((name,))
+    return groups
+
+
+def _has_matrix_weight(bias: str, parameters: Mapping[str, Tensor]) -> bool:
+    weight = parameters.get(f"{bias.removesuffix('bias')}weight")
+    return weight is not None and weight.dim() > 2
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    matrix = parts[0].reshape(*parts[0].shape[:2], -1) if parts[0].dim() > 1 else parts[0].reshape(-1, 1, 1)
+    return matrix if len(parts) == 1 else torch.cat([matrix, parts[1].unsqueeze(-1)], dim=-1)
+
+
+def _part(matrix: Tensor, like: list[Tensor]) -> list[Tensor]:
+    if len(like) == 1:
+        return [matrix.reshape(like[0].shape)]
+    return [matrix[..., :-1].reshape(like[0].shape), matrix[..., -1]]
+
+
+def _rotate(matrix: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    if left is not None:
+        matrix = left.mT @ matrix
+    return matrix if right is None else matrix @ right
+
+
+def _inverse(basis: Tensor | None) -> Tensor | None:
+    return None if basis is None else basis.mT

@@ -1,0 +1,249 @@
+"""Turn a suite into cells with content keys, and what is missing into frozen jobs.
+
+A cell's key is the SHA-256 of everything that decides its numbers, and of nothing else: no path, no order, no device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collapsebench.data import Standardised, standardise
+from collapsebench.errors import CollapsebenchError, StoreError
+from collapsebench.registry import Registry
+from collapsebench.store import FINISHED, CellRecord, Store
+from collapsebench.suite import Architecture, Reference, Suite
+
+SCHEMA = 1
+ENGINE = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One scan with one seed. key: None while its dataset is not prepared. record: what the store holds of it."""
+
+    dataset: str
+    architecture: str
+    objective: str
+    seed: int
+    key: str | None
+    description: Mapping[str, Any]
+    record: CellRecord | None
+
+    @property
+    def name(self) -> str:
+        """The cell as people call it: dataset/architecture/objective/seed."""
+        return f"{self.dataset}/{self.architecture}/{self.objective}/{self.seed}"
+
+    @property
+    def status(self) -> str:
+        """The stored status, "missing", or "pending" while there is no key."""
+        if self.key is None:
+            return "pending"
+        return "missing" if self.record is None else self.record.status
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training it again would give nothing new."""
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every cell of a suite, with its data where they are prepared. failures: dataset id -> why it cannot be loaded."""
+
+    suite: Suite
+    cells: tuple[Cell, ...]
+    data: Mapping[str, Standardised]
+    failures: Mapping[str, str]
+
+    @property
+    def missing(self) -> list[Cell]:
+        """The cells that a run would train."""
+        return [cell for cell in self.cells if cell.key is not None and not cell.is_finished]
+
+
+def make_plan(suite: Suite, store: Store, registry: Registry) -> Plan:
+    """Return the plan of a suite; nothing is prepared, trained or written."""
+    store.make_readable()
+    data: dict[str, Standardised] = {}
+    failures: dict[str, str] = {}
+    for reference in suite.datasets:
+        dataset = create(registry, reference)
+        if not dataset.is_prepared(store.cache):
+            continue
+        try:
+            data[reference.id] = standardise(dataset.load(suite.split_seed, store.cache), reference.id)
+        except Exception as error:
+            failures[reference.id] = error_text(error)
+    cells = tuple(
+        _cell(suite, store, dataset, architecture, objective, seed, data.get(dataset.id))
+        for dataset in suite.datasets
+        for architecture in suite.architectures
+        for objective in suite.objectives
+        for seed in suite.seeds
+    )
+    return Plan(suite, cells, data, failures)
+
+
+def _cell(
+    suite: Suite,
+    store: Store,
+    dataset: Reference,
+    architecture: Architecture,
+    objective: Reference,
+    seed: int,
+    data: Standardised | None,
+) -> Cell:
+    description = describe(suite, dataset, architecture, objective, seed, data.fingerprint if data else None)
+    key = key_of(description) if data else None
+    record = store.read_cell(key) if key else None
+    return Cell(dataset.id, architecture.id, objective.id, seed, key, description, record)
+
+
+def describe(
+    suite: Suite, dataset: Reference, architecture: Architecture, objective: Reference, seed: int, fingerprint: str | None
+) -> dict[str, Any]:
+    """Return everything that decides a cell's numbers, as JSON values."""
+    training = suite.training.model_dump(mode="json", exclude={"checkpoint_every_seconds"})
+    return {
+        "schema": SCHEMA,
+        "engine": ENGINE,
+        "dataset": {**_identity(dataset), "data": fingerprint, "split_seed": suite.split_seed},
+        "encoder": _identity(architecture.encoder),
+        "decoder": _identity(architecture.decoder),
+        "latent_dim": architecture.latent_dim,
+        "objective": _identity(objective),
+        "protocol": suite.scan.protocol,
+        "temperatures": list(suite.scan.temperatures),
+        "training": training,
+        "equilibrium": suite.evaluation.model_dump(mode="json", include={"samples", "active_threshold"}),
+        "precision": suite.compute.precision,
+        "seed": seed,
+    }
+
+
+def _identity(reference: Reference) -> dict[str, Any]:
+    parameters = {key: value for key, value in reference.parameters.items() if key not in reference.places}
+    return {
+        "use": reference.use,
+        "distribution": reference.distribution,
+        "version": reference.version,
+        "parameters": parameters,
+    }
+
+
+def key_of(description: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a description as canonical JSON."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_jobs(plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[bool, str]]) -> list[Path]:
+    """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
+
+    paths: (dataset, architecture, objective) -> whether its stack is batched, and why not.
+    """
+    missing = {cell.key: cell for cell in plan.missing if cell.key}
+    files, adopted = _unfinished(store, set(missing))
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for key, cell in missing.items():
+        if key not in adopted:
+            groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
+    for names, cells in groups.items():
+        scans = max(1, plan.suite.compute.max_replicas_per_stack // len(plan.suite.scan.temperatures))
+        for start in range(0, len(cells), scans):
+            job = _job(plan.suite, names, cells[start : start + scans], device, paths[names])
+            files.append(store.job_file(job["id"]))
+            store.write_text(files[-1], json.dumps(job, indent=1, sort_keys=True))
+    return files
+
+
+def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
+    """The job files that an interrupted run left, if their cells are all planned and some still missing."""
+    files: list[Path] = []
+    adopted: set[str] = set()
+    for path in sorted((store.root / "jobs").glob("*.json")):
+        try:
+            keys = {cell["key"] for cell in json.loads(path.read_text())["cells"]}
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{path}: is not a readable job file ({error}). Remove it and run again.") from error
+        done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
+        if keys - done and keys - done <= missing and not keys & adopted:
+            files.append(path)
+            adopted |= keys
+    return files, adopted
+
+
+def _job(
+    suite: Suite, names: tuple[str, str, str], cells: Sequence[Cell], device: str, path: tuple[bool, str]
+) -> dict[str, Any]:
+    dataset = next(item for item in suite.datasets if item.id == names[0])
+    architecture = next(item for item in suite.architectures if item.id == names[1])
+    objective = next(item for item in suite.objectives if item.id == names[2])
+    job = {
+        "suite": suite.id,
+        "names": list(names),
+        "cells": [{"key": cell.key, "seed": cell.seed, "description": cell.description} for cell in cells],
+        "dataset": used(dataset),
+        "encoder": used(architecture.encoder),
+        "decoder": used(architecture.decoder),
+        "objective": used(objective),
+        "latent_dim": architecture.latent_dim,
+        "temperatures": list(suite.scan.temperatures),
+        "split_seed": suite.split_seed,
+        "training": suite.training.model_dump(mode="json"),
+        "evaluation": suite.evaluation.model_dump(mode="json"),
+        "device": device,
+        "precision": suite.compute.precision,
+        "threads": suite.compute.threads,
+        "time_limit": suite.compute.time_limit,
+        "batched": path[0],
+        "why_not_batched": path[1],
+    }
+    return {"id": key_of(job)[:16], **job}
+
+
+def used(reference: Reference) -> dict[str, Any]:
+    """Return what a job needs to create a component."""
+    return {"use": reference.qualified, "parameters": dict(reference.parameters)}
+
+
+def create(registry: Registry, reference: Reference) -> Any:
+    """Create the component that a reference describes."""
+    return registry.get(reference.kind, reference.qualified).create(reference.parameters)
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error as one line: its own message for ours, with its type for others."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CollapsebenchError) else f"{type(error).__name__}: {text}"
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two descriptions differ: dotted path -> (ours, theirs)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*ours, *theirs}):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[f"{prefix}{key}"] = (a, b)
+    return found
+
+
+def nearest(cell: Cell, store: Store) -> tuple[CellRecord, dict[str, tuple[Any, Any]]] | None:
+    """Return the stored cell whose description differs in the fewest fields, with those fields."""
+    ranked = [
+        (len(found), record.key, record, found)
+        for record in store.cells()
+        if record.key != cell.key and (found := differences(cell.description, record.description))
+    ]
+    if not ranked:
+        return None
+    _, _, record, found = min(ranked, key=lambda entry: entry[:2])
+    return record, found

@@ -1,0 +1,255 @@
+"""Find plugins, register each in isolation, and hand out their components.
+
+A plugin that breaks its contract is reported by `Registry.plugins` with the reason; the others work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pluggy
+
+from collapsebench import hooks
+from collapsebench.components import Component, Kind, Parameters
+from collapsebench.errors import ComponentError, PluginError, unknown
+from collapsebench.hooks import GROUP, HOOKS
+
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class Source(NamedTuple):
+    """Where a plugin comes from: entry-point name, distribution, its version, and what imports the plugin."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], Any]
+
+
+class Owner(NamedTuple):
+    """The distribution that provides a component."""
+
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A component of a kind with the distribution that provides it."""
+
+    kind: Kind
+    component: Component
+    owner: Owner
+
+    def parameters_model(self) -> type[Parameters]:
+        """Import the model of the component's parameters; a PluginError names the owner if that fails."""
+        try:
+            return self.component.parameters_model()
+        except Exception as error:
+            raise PluginError(
+                f"cannot load the parameters of {self.kind} '{self.component.id}' from "
+                f"'{self.component.parameters}': {error} "
+                f"Repair or reinstall {self.owner.distribution} {self.owner.version}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class PluginReport:
+    """The health of one plugin; reason is empty where status is ok. components: "kind id" each."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    components: tuple[str, ...] = ()
+
+
+class Registry:
+    """The components of a set of plugins.
+
+    Plugins are taken in the order of distribution and entry point, whatever order they are given in.
+    """
+
+    def __init__(self, sources: Iterable[Source | tuple[str, str, str, Callable[[], Any]]]) -> None:
+        self._registered: dict[tuple[Kind, str], dict[str, Registered]] = {}
+        self._reports: list[PluginReport] = []
+        ordered = sorted(
+            (Source(*source) for source in sources), key=lambda s: (_plain(s.distribution), s.name)
+        )
+        for source in ordered:
+            self._add(source)
+
+    def get(self, kind: Kind, id: str) -> Component:
+        """Return the component of a kind called `id`, or `distribution/id` where several provide that id."""
+        return self.find(kind, id).component
+
+    def owner(self, kind: Kind, id: str) -> Owner:
+        """Return the distribution, with its version, that provides a component."""
+        return self.find(kind, id).owner
+
+    def find(self, kind: Kind, id: str) -> Registered:
+        """Return a component together with its owner; `id` may be qualified as in `get`."""
+        distribution, _, plain_id = id.rpartition("/")
+        providers = self._registered.get((kind, plain_id), {})
+        if distribution:
+            providers = {key: value for key, value in providers.items() if key == _plain(distribution)}
+        if len(providers) == 1:
+            return next(iter(providers.values()))
+        if providers:
+            owners = [provider.owner for provider in providers.values()]
+            names = _listed([f"{owner.distribution} {owner.version}" for owner in owners], "and")
+            choices = _listed([f"'{owner.distribution}/{plain_id}'" for owner in owners], "or")
+            raise ComponentError(
+                f"{kind} '{plain_id}' is provided by {names}, expected one provider; write {choices}."
+            )
+        raise ComponentError(
+            unknown(kind, id, self._names(kind, qualified=bool(distribution))) + self._failures()
+        )
+
+    def components(self, kind: Kind) -> tuple[Component, ...]:
+        """Return every component of a kind, ordered by id, then by distribution."""
+        return tuple(registered.component for registered in self.registered(kind))
+
+    def registered(self, kind: Kind) -> tuple[Registered, ...]:
+        """Return every component of a kind with its owner, ordered by id, then by distribution."""
+        keys = sorted(key for key in self._registered if key[0] == kind)
+        return tuple(registered for key in keys for registered in self._registered[key].values())
+
+    def plugins(self) -> tuple[PluginReport, ...]:
+        """Return the health of every plugin, ordered by distribution, then by entry point."""
+        return tuple(self._reports)
+
+    def _add(self, source: Source) -> None:
+        try:
+            found = _components_of(source)
+            self._refuse_repeated(source, found)
+        except (Exception, SystemExit) as error:  # whatever a plugin does, the others must load
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            self._reports.append(
+                PluginReport(source.distribution, source.version, source.name, "failed", reason)
+            )
+            return
+        owner = Owner(source.distribution, source.version)
+        for kind, component in found:
+            providers = self._registered.setdefault((kind, component.id), {})
+            providers[_plain(source.distribution)] = Registered(kind, component, owner)
+        names = tuple(f"{kind} {component.id}" for kind, component in found)
+        self._reports.append(PluginReport(source.distribution, source.version, source.name, "ok", "", names))
+
+    def _refuse_repeated(self, source: Source, found: list[tuple[Kind, Component]]) -> None:
+        seen: set[tuple[Kind, str]] = set()
+        for kind, component in found:
+            key = (kind, component.id)
+            if key in seen or _plain(source.distribution) in self._registered.get(key, {}):
+                raise PluginError(
+                    f"{kind} '{component.id}' is registered twice by {source.distribution}, expected "
+                    "ids unique within a kind; rename one."
+                )
+            seen.add(key)
+
+    def _names(self, kind: Kind, *, qualified: bool) -> list[str]:
+        if not qualified:
+            return sorted({registered.component.id for registered in self.registered(kind)})
+        return [f"{r.owner.distribution}/{r.component.id}" for r in self.registered(kind)]
+
+    def _failures(self) -> str:
+        failed = [report.entry_point for report in self._reports if report.status == "failed"]
+        if not failed:
+            return ""
+        return f" Not loaded: plugin {', '.join(failed)}; see `collapsebench plugins list`."
+
+
+def installed_plugins() -> list[Source]:
+    """Return a source for every entry point of the group `collapsebench` in this environment."""
+    return [
+        Source(
+            entry_point.name,
+            entry_point.dist.name if entry_point.dist else "unknown",
+            entry_point.dist.version if entry_point.dist else "unknown",
+            entry_point.load,
+        )
+        for entry_point in importlib.metadata.entry_points(group=GROUP)
+    ]
+
+
+@functools.cache
+def load_registry() -> Registry:
+    """Return the registry of the installed plugins, built once."""
+    return Registry(installed_plugins())
+
+
+def _components_of(source: Source) -> list[tuple[Kind, Component]]:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hooks)
+    plugin = source.load()
+    implemented = _check_hook_names(manager, plugin)
+    manager.register(plugin, source.name)
+    found: list[tuple[Kind, Component]] = []
+    for kind, hook in HOOKS.items():
+        if hook in implemented:
+            found += [(kind, component) for component in _call(manager, hook)]
+    return found
+
+
+def _check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
+    legal = set(HOOKS.values())
+    implemented: set[str] = set()
+    unmarked: list[str] = []
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is not None:
+            implemented.add(options.get("specname") or name)
+        elif name in legal and callable(getattr(plugin, name)):
+            unmarked.append(name)
+    for name in sorted(implemented - legal):
+        close = difflib.get_close_matches(name, sorted(legal), n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise PluginError(f"unknown hook '{name}'.{hint} Hooks: {', '.join(sorted(legal))}.")
+    if unmarked:
+        raise PluginError(
+            f"function '{unmarked[0]}' is not marked as a hook; decorate it with @collapsebench.hookimpl."
+        )
+    if not implemented:
+        raise PluginError(
+            "found no hook, expected at least one function marked with @collapsebench.hookimpl; implement "
+            f"one of {', '.join(sorted(legal))}."
+        )
+    return implemented
+
+
+def _call(manager: pluggy.PluginManager, hook: str) -> list[Component]:
+    try:
+        results = getattr(manager.hook, hook)()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"hook '{hook}' raised {type(error).__name__}: {error}") from error
+    if len(results) != 1 or not isinstance(results[0], list | tuple):
+        found = f"{type(results[0]).__name__}" if results else "None"
+        raise PluginError(
+            f"hook '{hook}' returned {found}, expected a list of collapsebench.Component; return one."
+        )
+    for item in results[0]:
+        if not isinstance(item, Component):
+            raise PluginError(
+                f"hook '{hook}' returned {item!r} in its list, expected a collapsebench.Component."
+            )
+        if not _ID.fullmatch(item.id):
+            raise PluginError(
+                f"hook '{hook}' returned a component with id '{item.id}', expected lower-case letters and "
+                "digits in words joined by single hyphens; rename it."
+            )
+    return list(results[0])
+
+
+def _plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _listed(items: list[str], conjunction: str) -> str:
+    return f"{', '.join(items[:-1])} {conjunction} {items[-1]}"

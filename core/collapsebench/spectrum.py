@@ -1,0 +1,311 @@
+"""What a scan says about its modes: ranked curves, thresholds, exponents, utilities and effective dimensions.
+
+Axes: `t` follows the temperatures that the caller passes, `rank` runs from the latent of largest signal
+fraction (rank 1 is index 0), `K` counts kept ranks from 0. Missing numbers (diverged replicas) are NaN and
+left out of fits. Source of the definitions: J. Hirn, arXiv 2605.22691 and 2608.10599.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from scipy import optimize, stats
+
+from collapsebench.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+    from collapsebench.components import Floats, SplitName
+
+ACTIVE = 0.1
+"""The signal fraction M^2 above which a latent counts as active."""
+
+RESOLUTION = 10.0
+"""How many times the lowest temperature a threshold must be for the scan to resolve its mode."""
+
+
+@dataclass(frozen=True)
+class RankDistortion:
+    """The least distortion at which K latents describe the data, D(K) = min over T of D_K(T), K =
+    0..latent_dim.
+
+    temperature `(K,)`: the minimiser on the validation split, NaN where there is none. curves: per split,
+    D(K) `(K,)` at that temperature, over V.
+    """
+
+    temperature: Floats
+    curves: Mapping[SplitName, Floats]
+
+
+@dataclass(frozen=True)
+class ExponentFit:
+    """A fit of M = [1 - T / threshold]_+^exponent, with a confidence interval of the exponent.
+
+    n: temperatures in the window. NaN: the exponent with fewer than two active ones, the interval with n < 4.
+    """
+
+    exponent: float
+    threshold: float
+    low: float
+    high: float
+    n: int
+
+
+def grid(
+    table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str, axis: str = "latent"
+) -> Floats:
+    """Return one quantity of an observable's table as `(t, axis)`, in the order of the temperatures.
+
+    A temperature without rows is a row of NaN.
+    """
+    absent = {"split", "temperature", axis, quantity} - set(table.columns)
+    if absent:
+        raise DataError(
+            f"table has no column {', '.join(sorted(absent))}; it has {', '.join(map(str, table.columns))}. "
+            "Pass the table of the observable that measures it."
+        )
+    rows = table[table["split"] == split]
+    wide = rows.pivot(index="temperature", columns=axis, values=quantity).sort_index(axis=1)
+    values = wide.reindex(np.asarray(temperatures, dtype=np.float64)).to_numpy(dtype=np.float64)
+    if rows.empty or not wide.index.isin(np.asarray(temperatures)).any():
+        found = ", ".join(sorted(map(str, table["split"].unique())))
+        raise DataError(
+            f"table has no {quantity} on split '{split}' at the given temperatures; "
+            f"its splits are {found or 'none'}. "
+            "Pass the temperatures of the same measurement, and a split on which it was observed."
+        )
+    return values
+
+
+def ranked(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str) -> Floats:
+    """Return a quantity of "latent-moments" `(t, rank)`, latents ranked at each temperature by signal
+    fraction.
+
+    Descending, ties by index; temperatures in the order given. Diverged latents come last, as NaN.
+    """
+    order = np.argsort(-grid(table, split, temperatures, "signal_fraction"), axis=1, kind="stable")
+    return np.take_along_axis(grid(table, split, temperatures, quantity), order, axis=1)
+
+
+def ranked_signal_fraction(table: pd.DataFrame, split: str, temperatures: ArrayLike) -> Floats:
+    """Return M^2 of "latent-moments" `(t, rank)`, each row descending, temperatures in the order given."""
+    return ranked(table, split, temperatures, "signal_fraction")
+
+
+def rank_distortion(table: pd.DataFrame, temperatures: ArrayLike) -> RankDistortion:
+    """Return D(K) of "truncated-distortion": T chosen on validation, evaluated on every split."""
+    scale = np.asarray(temperatures, dtype=np.float64)
+    chosen = grid(table, "validation", scale, "normalised_distortion", "rank")
+    best = np.where(np.isnan(chosen), np.inf, chosen).argmin(axis=0)
+    known = ~np.isnan(chosen).all(axis=0)
+    curves: dict[SplitName, Floats] = {}
+    for split in table["split"].unique():
+        values = grid(table, split, scale, "normalised_distortion", "rank")
+        curves[cast("SplitName", split)] = np.where(known, values[best, np.arange(best.size)], np.nan)
+    return RankDistortion(np.where(known, scale[best], np.nan), curves)
+
+
+def utilities(curve: ArrayLike) -> Floats:
+    """Return utility_k = D(k-1) - D(k), k = 1..latent_dim, of a rank-distortion curve `(K,)`."""
+    return -np.diff(np.asarray(curve, dtype=np.float64))
+
+
+def effective_dimension(curve: ArrayLike, tolerance: float) -> float:
+    """Return min { K : D(K) / D(0) <= tolerance }, infinity where the curve does not get there."""
+    values = np.asarray(curve, dtype=np.float64)
+    reached = np.flatnonzero(values <= tolerance * values[0])
+    return float(reached[0]) if reached.size else float("inf")
+
+
+def resolved_ranks(
+    reference_thresholds: ArrayLike, temperatures: ArrayLike, latent_dim: int
+) -> NDArray[np.bool_]:
+    """Return, for each rank k, whether k <= latent_dim and T_k >= 10 times the lowest temperature."""
+    reference = np.asarray(reference_thresholds, dtype=np.float64)
+    lowest = float(np.min(np.asarray(temperatures, dtype=np.float64)))
+    # The margin keeps a threshold at exactly ten times from hanging on roundoff.
+    enough = (reference > 0) & (reference >= RESOLUTION * lowest * (1 - 1e-9))
+    within: NDArray[np.bool_] = np.arange(reference.size) < latent_dim
+    return enough & within
+
+
+def fixed_exponent_threshold(
+    temperatures: ArrayLike, signal_fraction: ArrayLike, active: float = ACTIVE
+) -> float:
+    """Return T_c of the least-squares fit M^2 = [1 - T / T_c]_+, NaN for a mode that is never active.
+
+    Global: for each set of temperatures below T_c the best 1 / T_c is known in closed form. Infinity if M^2
+    does not fall anywhere in the scan.
+    """
+    t, y = _finite(temperatures, signal_fraction)
+    if not t.size or y.max() <= active:
+        return float("nan")
+    slope = np.cumsum(t * (1.0 - y)) / np.cumsum(t * t)
+    inverse = np.clip(slope, np.append(1.0 / t[1:], 0.0), 1.0 / t)
+    errors = np.square(np.maximum(1.0 - t * inverse[:, None], 0.0) - y).sum(axis=1)
+    best = float(inverse[errors.argmin()])
+    return 1.0 / best if best > 0 else float("inf")
+
+
+def free_exponent_fit(
+    temperatures: ArrayLike, signal_fraction: ArrayLike, confidence: float = 0.95
+) -> ExponentFit:
+    """Fit M^2 = [1 - T / T_c]_+^(2 a) by nonlinear least squares over T_c and a, the exponent of M.
+
+    Window: T_c / 30 <= T <= 0.9 T_c, found by fitting twice, first in the window of the fixed-exponent T_c.
+    Far below, M^2 no longer depends on a; beyond 0.9 T_c the kink makes intervals too short, and critical
+    slowing down rounds it. Interval: a +- t_{n-2} sqrt(cov_aa) with cov = SSE / (n - 2) (J^T J)^-1, the
+    covariance of nonlinear least squares under independent noise of M^2; NaN with fewer than four
+    temperatures in the window.
+    """
+    t, y = _finite(temperatures, signal_fraction)
+    threshold = fixed_exponent_threshold(t, y)
+    nothing = ExponentFit(float("nan"), float("nan"), float("nan"), float("nan"), 0)
+    fit = nothing
+    window = np.zeros(0, dtype=np.bool_)
+    for _ in range(2):
+        if not np.isfinite(threshold):
+            break
+        latest = (t >= threshold / 30.0) & (t <= 0.9 * threshold)
+        if latest.sum() < 2 or np.array_equal(latest, window):
+            break
+        window = latest
+        fit = _fit_exponent(t[window], y[window], threshold, confidence)
+        threshold = fit.threshold
+    return fit if np.isfinite(fit.exponent) else nothing
+
+
+def fixed_slope_rate_threshold(temperatures: ArrayLike, rate: ArrayLike, utility: float) -> float:
+    """Return T_c of the fit R = -1/2 log(T / T_c) over 1e-2 utility <= T <= utility, rate in nats.
+
+    The least-squares solution is log T_c = mean(log T + 2 R); NaN with fewer than two temperatures in the
+    window.
+    """
+    t, r = _finite(temperatures, rate)
+    window = (t >= 1e-2 * utility) & (t <= utility)
+    if window.sum() < 2:
+        return float("nan")
+    return float(np.exp(np.mean(np.log(t[window]) + 2.0 * r[window])))
+
+
+def one_shot_thresholds(snr: ArrayLike, temperature: ArrayLike) -> Floats:
+    """Return T_c = T (1 + snr) of active latents at one temperature; exact where the linear oracle holds."""
+    return np.asarray(temperature, dtype=np.float64) * (1.0 + np.asarray(snr, dtype=np.float64))
+
+
+def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
+    """Return 1 - sum (log u - log T_c)^2 / sum (log u - mean log u)^2, u the reference and T_c the measured.
+
+    Not a squared correlation: an offset counts. Pairs that are not both finite and positive are left out; NaN
+    for fewer than two distinct references.
+    """
+    error, log_reference = _log_pairs(measured, reference)
+    spread = float(np.square(log_reference - log_reference.mean()).sum()) if error.size > 1 else 0.0
+    return 1.0 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")
+
+
+def max_log_error(measured: ArrayLike, reference: ArrayLike) -> float:
+    """Return max |log measured - log reference| over the pairs that are finite and positive, NaN for none."""
+    error, _ = _log_pairs(measured, reference)
+    return float(np.abs(error).max()) if error.size else float("nan")
+
+
+def first_swapped_rank(thresholds: ArrayLike, tolerance: float = 0.0) -> int:
+    """Return the first rank, from 1, whose threshold exceeds the one before it; one past the last rank if
+    none does.
+
+    thresholds: in the order of the reference (descending utilities, or PCA). NaN, a mode that never became
+    active, counts as 0. tolerance: the relative excess that still counts as equal.
+    """
+    values = np.nan_to_num(np.asarray(thresholds, dtype=np.float64), nan=0.0, posinf=np.inf)
+    rises = np.flatnonzero(values[1:] > (1.0 + tolerance) * values[:-1])
+    return int(rises[0]) + 2 if rises.size else values.size + 1
+
+
+def tail_exponent(
+    curve: ArrayLike, window: tuple[int, int], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a, low, high of D(K) ~ K^-a by log-log least squares over window[0] <= K <= window[1].
+
+    The interval is the t-interval of the slope; NaN with fewer than three usable ranks.
+    """
+    values = np.asarray(curve, dtype=np.float64)
+    ranks = np.arange(values.size)
+    used = (ranks >= max(window[0], 1)) & (ranks <= window[1]) & (values > 0) & np.isfinite(values)
+    if used.sum() < 3:
+        return float("nan"), float("nan"), float("nan")
+    line = stats.linregress(np.log(ranks[used]), np.log(values[used]))
+    half = float(stats.t.ppf(0.5 + confidence / 2, used.sum() - 2)) * float(line.stderr)
+    exponent = -float(line.slope)
+    return exponent, exponent - half, exponent + half
+
+
+def _fit_exponent(t: Floats, y: Floats, guess: float, confidence: float) -> ExponentFit:
+    start = _best_on_grid(t, y, guess)
+
+    def residuals(x: Floats) -> Floats:
+        inside = np.maximum(1.0 - t / np.exp(x[0]), 0.0)
+        return np.asarray(inside ** (2.0 * np.exp(x[1])) - y, dtype=np.float64)
+
+    def jacobian(x: Floats) -> Floats:
+        fraction, power = t / np.exp(x[0]), 2.0 * np.exp(x[1])
+        inside = np.where(fraction < 1.0, 1.0 - fraction, 1.0)
+        below = fraction < 1.0
+        by_threshold = np.where(below, power * inside ** (power - 1.0) * fraction, 0.0)
+        by_exponent = np.where(below, power * inside**power * np.log(inside), 0.0)
+        return np.stack([by_threshold, by_exponent], axis=1)
+
+    tolerance = 1e-12
+    solution = optimize.least_squares(
+        residuals, np.array(start), jacobian, xtol=tolerance, ftol=tolerance, gtol=tolerance,
+        bounds=([np.log(t.min()), np.log(1e-2)], [np.log(1e3 * t.max()), np.log(1e2)]),
+    )  # fmt: skip
+    exponent, threshold = float(np.exp(solution.x[1])), float(np.exp(solution.x[0]))
+    low, high = _interval(exponent, residuals(solution.x), jacobian(solution.x), confidence)
+    return ExponentFit(exponent, threshold, low, high, int(t.size))
+
+
+def _interval(exponent: float, error: Floats, jacobian: Floats, confidence: float) -> tuple[float, float]:
+    freedom = error.size - 2
+    information = jacobian.T @ jacobian
+    if error.size < 4 or np.linalg.cond(information) > 1e14:
+        return float("nan"), float("nan")
+    covariance = np.linalg.inv(information) * np.square(error).sum() / freedom
+    # The second parameter is log a, hence the factor a (delta method).
+    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * exponent * float(np.sqrt(covariance[1, 1]))
+    return exponent - half, exponent + half
+
+
+def _best_on_grid(t: Floats, y: Floats, guess: float) -> tuple[float, float]:
+    log_thresholds = np.log(guess) + np.linspace(np.log(0.3), np.log(6.0), 91)
+    log_exponents = np.linspace(np.log(0.1), np.log(4.0), 25)
+    inside = np.maximum(1.0 - t / np.exp(log_thresholds)[:, None], 0.0)
+    model = inside[:, None, :] ** (2.0 * np.exp(log_exponents))[:, None]
+    errors = np.square(model - y).sum(axis=-1)
+    row, column = divmod(int(errors.argmin()), log_exponents.size)
+    return float(log_thresholds[row]), float(log_exponents[column])
+
+
+def _finite(temperatures: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the pairs without missing values, by ascending temperature."""
+    t, y = np.asarray(temperatures, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if t.shape != y.shape or t.ndim != 1:
+        raise DataError(
+            f"a fit got temperatures of shape {t.shape} and values of shape {y.shape}. "
+            "Expected one value a temperature; pass one latent's column."
+        )
+    known = np.isfinite(y)
+    order = np.argsort(t[known], kind="stable")
+    return t[known][order], y[known][order]
+
+
+def _log_pairs(measured: ArrayLike, reference: ArrayLike) -> tuple[Floats, Floats]:
+    m, r = np.asarray(measured, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    usable = np.isfinite(m) & np.isfinite(r) & (m > 0) & (r > 0)
+    log_reference = np.log(r[usable])
+    return np.log(m[usable]) - log_reference, log_reference

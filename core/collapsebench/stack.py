@@ -1,0 +1,276 @@
+"""A stack: R replicas of one encoder and decoder, trained or observed as one batched computation.
+
+Any `torch.nn.Module` written for one model works here: `torch.func` maps it over parameters that carry the replica
+axis first. What cannot be mapped (data-dependent control flow, batch statistics) runs one by one, with equal results.
+
+Axis letters: r replica, s seed, b batch, k latent, d feature.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from collapsebench.components import Decoder, Encoder, Model, Objective
+from collapsebench.errors import PluginError
+from collapsebench.seeds import seed_of
+
+Tensors = dict[str, Tensor]
+
+
+def build_pair(
+    encoder: Encoder[Any], decoder: Decoder[Any], shape: tuple[int, ...], latent_dim: int, seed: int
+) -> nn.ModuleDict:
+    """Build one encoder and one decoder with the initial weights that belong to a seed, and check what they return."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(use="encoder", seed=seed))
+        built_encoder = encoder.build(shape, latent_dim)
+        torch.manual_seed(seed_of(use="decoder", seed=seed))
+        built_decoder = decoder.build(latent_dim, shape)
+    pair = nn.ModuleDict({"encoder": built_encoder, "decoder": built_decoder})
+    _check_outputs(pair, shape, latent_dim, linear=decoder.linear)
+    return pair
+
+
+@torch.no_grad()
+def _check_outputs(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int, *, linear: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(3, *shape, generator=generator), torch.randn(3, latent_dim, generator=generator)
+    encoded = pair["encoder"](x)
+    found = [tuple(part.shape) for part in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
+    if found != [(3, latent_dim)] * 2:
+        raise PluginError(f"encoder: returned {found}, expected (mean, log_variance), each {(3, latent_dim)}.")
+    decoded = pair["decoder"](z)
+    if tuple(decoded.shape) != (3, *shape):
+        raise PluginError(f"decoder: returned shape {tuple(decoded.shape)}, expected {(3, *shape)}.")
+    for name, value in (("encoder", torch.cat(list(encoded))), ("decoder", decoded)):
+        if not torch.isfinite(value).all():
+            raise PluginError(f"{name}: returned NaN or infinity for standard normal input before any training.")
+    if linear:
+        ends = pair["decoder"](torch.stack([z[0] + z[1], torch.zeros_like(z[0])]))
+        gap = (ends[0] + ends[1] - decoded[0] - decoded[1]).abs().max()
+        if gap > 1e-4 * (1 + decoded.abs().max()):
+            raise PluginError(
+                f"decoder: declares itself linear, but f(a + b) + f(0) differs from f(a) + f(b) by {gap:.2g}. "
+                "Remove `linear = True`."
+            )
+
+
+class Stack:
+    """R replicas that share their architecture, objective and data, and differ in temperature and seed.
+
+    dials: what the objective receives per replica `(r,)`: beta for a temperature. seeds: per replica, the index of
+    its seed `(r,)`. total_variance: V. Losses are divided by V / (2 decoder_variance), the distortion of total
+    collapse, so that equal temperatures give equal gradients whatever beta and decoder_variance are.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[nn.ModuleDict],
+        objective: Objective[Any],
+        dials: Tensor,
+        seeds: Tensor,
+        total_variance: float,
+        shape: tuple[int, ...],
+        *,
+        linear: bool,
+        batched: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.template = pairs[0].to(device=device, dtype=dtype)
+        self.objective, self.linear, self.batched = objective, linear, batched
+        self.device, self.dtype = device, dtype
+        self.total_variance, self.shape = total_variance, shape
+        self.dials, self.seeds = dials.to(device=device, dtype=dtype), seeds.to(device)
+        states = [self._state_of(pair) for pair in pairs]
+        chosen = [states[int(seed)] for seed in seeds]
+        self.parameters: Tensors = {}
+        self.buffers: Tensors = {}
+        trained = {name for name, _ in self.template.named_parameters()} | {
+            name for name in chosen[0] if name.startswith("objective.")
+        }
+        for name in chosen[0]:
+            value = torch.stack([state[name] for state in chosen]).to(device)
+            if name in trained:
+                self.parameters[name] = value.to(dtype).requires_grad_()
+            else:
+                self.buffers[name] = value.to(dtype) if value.is_floating_point() else value
+
+    def _state_of(self, pair: nn.ModuleDict) -> Tensors:
+        own = {f"objective.{name}": value for name, value in self.objective.init_state().items()}
+        return {**{name: value.detach() for name, value in pair.state_dict().items()}, **own}
+
+    def __len__(self) -> int:
+        return len(self.dials)
+
+    def losses(self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float) -> Tensor:
+        """Return each replica's normalised loss `(r,)` on a batch.
+
+        x: `(b, *shape)`, noise `(b, k)`, weights `(b,)`; each may carry a leading seed axis if seeds differ in it.
+        """
+        done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
+        arguments, axes = [], []
+        for value, own_axes in ((x, 1 + len(self.shape)), (noise, 2), (weights, 1)):
+            differs = value is not None and value.dim() > own_axes
+            arguments.append(value[self.seeds] if value is not None and differs else value)
+            axes.append(0 if differs else None)
+        return self._map(
+            lambda state, dial, *batch: self._loss(state, dial, done, *batch), (self.dials, *arguments), (0, *axes)
+        )
+
+    def _loss(
+        self, state: Tensors, dial: Tensor, progress: Tensor, x: Tensor, noise: Tensor | None, weights: Tensor | None
+    ) -> Tensor:
+        scale = 0.5 / self.objective.decoder_variance
+        mean, log_variance = self._encode(state, x)
+        variance = log_variance.exp()
+        if self.linear:
+            distortion = self._expected_error(state, x, mean, variance) * scale
+        else:
+            assert noise is not None
+            x_hat = self._decode(state, mean + variance.sqrt() * noise)
+            distortion = (x - x_hat).flatten(1).square().sum(1) * scale
+        rate = 0.5 * (mean.square() + variance - 1 - log_variance)
+        own = {name.removeprefix("objective."): v for name, v in state.items() if name.startswith("objective.")}
+        loss = self.objective.loss(distortion, rate, dial, own, progress)
+        loss = loss.mean() if weights is None else (loss * weights).mean()
+        return loss / (self.total_variance * scale)
+
+    def _expected_error(self, state: Tensors, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """E_z |x - f(z)|^2 = |x - f(mean)|^2 + sum_k variance_k |f(e_k) - f(0)|^2 for an affine decoder f."""
+        latent = mean.shape[-1]
+        eye = torch.eye(latent, device=mean.device, dtype=mean.dtype)
+        probes = torch.cat([mean, eye, torch.zeros_like(eye[:1])])
+        decoded = self._decode(state, probes).flatten(1)
+        x_hat, columns, origin = decoded[: len(mean)], decoded[len(mean) : -1], decoded[-1:]
+        gains = (columns - origin).square().sum(1)
+        return (x.flatten(1) - x_hat).square().sum(1) + variance @ gains
+
+    def _encode(self, state: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = functional_call(self.template["encoder"], _part(state, "encoder."), (x,))
+        return mean, log_variance
+
+    def _decode(self, state: Tensors, z: Tensor) -> Tensor:
+        decoded: Tensor = functional_call(self.template["decoder"], _part(state, "decoder."), (z,))
+        return decoded
+
+    def _map(self, function: Callable[..., Any], arguments: tuple[Any, ...], axes: tuple[int | None, ...]) -> Any:
+        state = {**self.parameters, **self.buffers}
+        if self.batched:
+            return vmap(function, in_dims=(0, *axes))(state, *arguments)
+        # One slice per replica through `unbind`, whose gradient is a single stack.
+        slices = {name: value.unbind(0) for name, value in state.items()}
+        results = [
+            function(
+                {name: parts[r] for name, parts in slices.items()},
+                *(value if axis is None else value[r] for value, axis in zip(arguments, axes, strict=True)),
+            )
+            for r in range(len(self))
+        ]
+        if isinstance(results[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(results)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x `(b, *shape)` to mean and log_variance, each `(r, b, k)`."""
+        mean, log_variance = self._map(self._encode, (x,), (None,))
+        return mean, log_variance
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Map z `(r, b, k)` to x_hat `(r, b, *shape)`."""
+        decoded: Tensor = self._map(self._decode, (z,), (0,))
+        return decoded
+
+    @torch.no_grad()
+    def keep(self, replicas: Tensor) -> None:
+        """Drop every replica whose index is not listed."""
+        self.parameters = {name: value[replicas].requires_grad_() for name, value in self.parameters.items()}
+        self.buffers = {name: value[replicas] for name, value in self.buffers.items()}
+        self.dials, self.seeds = self.dials[replicas], self.seeds[replicas]
+
+    @torch.no_grad()
+    def select(self, replicas: Tensor) -> Stack:
+        """Return a stack of copies of some replicas; this one is unchanged."""
+        other = copy.copy(self)
+        other.keep(replicas)
+        return other
+
+    @torch.no_grad()
+    def weights(self) -> Tensors:
+        """Return everything that was or may have been changed by training, `(r, ...)` each."""
+        return {name: value.detach().clone() for name, value in {**self.parameters, **self.buffers}.items()}
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace all weights by what `weights` returned."""
+        for name in self.parameters:
+            self.parameters[name] = weights[name].to(self.device, self.dtype).requires_grad_()
+        for name in self.buffers:
+            self.buffers[name] = weights[name].to(self.device)
+
+
+def why_not_batched(stack: Stack, shape: tuple[int, ...], latent_dim: int) -> str | None:
+    """Return why a stack's modules cannot be batched over replicas, or None if they can: tried, not guessed."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, *shape, generator=generator).to(stack.device, stack.dtype)
+    noise = torch.randn(4, latent_dim, generator=generator).to(stack.device, stack.dtype)
+    results = []
+    for batched in (True, False):
+        stack.batched = batched
+        before = stack.weights()
+        try:
+            losses = stack.losses(x, noise, None, 0.0)
+            gradients = torch.autograd.grad(losses.sum(), list(stack.parameters.values()), allow_unused=True)
+        except RuntimeError as error:
+            if not batched:
+                raise
+            return f"torch.func cannot map it: {str(error).strip().splitlines()[0]}"
+        finally:
+            changed = any(not torch.equal(before[name], value) for name, value in stack.weights().items())
+            stack.load(before)
+        if changed:
+            return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
+        results.append([losses.detach(), *(g for g in gradients if g is not None)])
+    for ours, reference in zip(*results, strict=True):
+        if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
+            return "mapped over replicas it gives other numbers than one by one"
+    return None
+
+
+class StackModel(Model):
+    """A stack as observables see it: evaluation mode, no gradients."""
+
+    def __init__(self, stack: Stack, temperatures: Sequence[float], latent_dim: int) -> None:
+        stack.template.eval()
+        self._stack = stack
+        self.temperatures = np.asarray(temperatures, dtype=np.float64)
+        self.latent_dim = latent_dim
+        self.total_variance = stack.total_variance
+        self.decoder_variance = stack.objective.decoder_variance
+        self.linear_decoder = stack.linear
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x `(b, *shape)` to mean and log_variance, each `(r, b, k)`."""
+        return self._stack.encode(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Map z `(r, b, k)` to x_hat `(r, b, *shape)`, in the stack's own precision."""
+        return self._stack.decode(z.to(self._stack.device, self._stack.dtype))
+
+    def noise(self, chunk: int, shape: tuple[int, ...]) -> Tensor:
+        """Return standard normal noise of a shape, the same for the same chunk number."""
+        generator = torch.Generator().manual_seed(seed_of(use="observe", chunk=chunk))
+        return torch.randn(shape, generator=generator).to(self._stack.device, self._stack.dtype)
+
+
+def _part(state: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,118 @@
+"""Which cells are compared with each other, and which architecture stands where among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from collapsebench.components import Score
+from collapsebench.ranking import PairedRank, paired_ranks
+from collapsebench.results import CellResult, SuiteResults
+
+
+@dataclass(frozen=True)
+class Group:
+    """The planned cells of one architecture on one dataset with one objective: one scan, repeated over seeds."""
+
+    dataset: str
+    objective: str
+    architecture: str
+    cells: tuple[CellResult, ...]
+
+    @property
+    def ok(self) -> tuple[CellResult, ...]:
+        """The cells that ended ok, the only ones that scores are averaged over."""
+        return tuple(cell for cell in self.cells if cell.status == "ok")
+
+    def values(self, metric: str, score: str) -> dict[int, float]:
+        """Return seed -> value, for the cells that ended ok and have one (infinity included)."""
+        found = {cell.seed: value_of(cell, metric, score) for cell in self.ok}
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The rank of an architecture, or None and the sentence that says why it is not ranked."""
+
+    rank: PairedRank | None
+    reason: str = ""
+
+
+def comparisons(results: SuiteResults) -> dict[tuple[str, str], list[Group]]:
+    """Return (dataset, objective) -> one group per architecture, everything in the order first planned."""
+    found: dict[tuple[str, str, str], list[CellResult]] = {}
+    for cell in results.cells:
+        found.setdefault((cell.dataset, cell.objective, cell.architecture), []).append(cell)
+    order = [{name: place for place, name in enumerate(dict.fromkeys(part))} for part in zip(*found, strict=True)]
+    together: dict[tuple[str, str], list[Group]] = {}
+    for key in sorted(found, key=lambda key: tuple(places[name] for places, name in zip(order, key, strict=True))):
+        together.setdefault(key[:2], []).append(Group(*key, cells=tuple(found[key])))
+    return together
+
+
+def declared_scores(results: SuiteResults) -> list[tuple[str, Score]]:
+    """Return (metric id, score) in the suite's order."""
+    return [(metric, score) for metric, scores in results.declared.items() for score in scores]
+
+
+def standings(results: SuiteResults, compared: Sequence[Group]) -> dict[str, Standing]:
+    """Return architecture -> standing among groups of one dataset and objective, by the scores of `rank_by`.
+
+    Ranked are the architectures of which every planned cell ended ok with every one of these scores, by paired
+    comparisons over the seeds that all of them share.
+    """
+    ranking, problem = ranking_scores(results)
+    if not ranking:
+        return {group.architecture: Standing(None, problem) for group in compared}
+    found = {group.architecture: Standing(None, _why_incomplete(group, ranking)) for group in compared}
+    complete = [group for group in compared if not found[group.architecture].reason]
+    seeds = sorted(set.intersection(*({cell.seed for cell in group.cells} for group in complete))) if complete else []
+    if not seeds:
+        unpaired = Standing(None, "it shares no seed with the other complete architectures")
+        return found | {group.architecture: unpaired for group in complete}
+    columns = [[group.values(metric, score.name) for metric, score in ranking] for group in complete]
+    values = [[[column[seed] for column in row] for seed in seeds] for row in columns]
+    ranks = paired_ranks(values, [score.direction == "higher" for _, score in ranking])
+    return found | {group.architecture: Standing(rank) for group, rank in zip(complete, ranks, strict=True)}
+
+
+def ranking_scores(results: SuiteResults) -> tuple[list[tuple[str, Score]], str]:
+    """Return the scores of `rank_by` that can rank, and a sentence about those that cannot ("" if all can)."""
+    known = {f"{metric}/{score.name}": (metric, score) for metric, score in declared_scores(results)}
+    unknown = [name for name in results.rank_by if name not in known]
+    aimless = [name for name in results.rank_by if name in known and known[name][1].direction == "none"]
+    problems = [
+        *([f"no metric of the suite declares {', '.join(unknown)}"] if unknown else []),
+        *([f"neither high nor low is better for {', '.join(aimless)}"] if aimless else []),
+        *([] if results.rank_by else ["the suite names no score to rank by"]),
+    ]
+    usable = [known[name] for name in results.rank_by if name not in (*unknown, *aimless)]
+    return usable, "; ".join(problems)
+
+
+def value_of(cell: CellResult, metric: str, score: str) -> float:
+    """Return a cell's value for a score, NaN where it has none."""
+    evaluation = cell.evaluations.get(metric)
+    values: Mapping[str, float] = {} if evaluation is None else evaluation.values
+    return float(values.get(score, math.nan))
+
+
+def why_missing(cell: CellResult, metric: str, score: str) -> str:
+    """Return the sentence that says why a cell has no value for a score."""
+    if cell.status != "ok":
+        return f"{cell.status}: {cell.reason}" if cell.reason else cell.status
+    if metric in cell.metric_failures:
+        return f"the metric failed: {cell.metric_failures[metric]}"
+    if metric not in cell.evaluations:
+        return "the metric was not evaluated"
+    return cell.evaluations[metric].reasons.get(score) or "the metric gave neither a value nor a reason"
+
+
+def _why_incomplete(group: Group, ranking: Sequence[tuple[str, Score]]) -> str:
+    planned = len(group.cells)
+    if len(group.ok) < planned:
+        return f"{len(group.ok)} of {planned} runs ended ok"
+    found = {f"{metric}/{score.name}": len(group.values(metric, score.name)) for metric, score in ranking}
+    short = [f"{name} in {count} of {planned} runs" for name, count in found.items() if count < planned]
+    return f"it has a score of the ranking not in every run: {', '.join(short)}" if short else ""

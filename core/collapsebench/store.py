@@ -1,0 +1,184 @@
+"""The store: one folder per cell, plain files, written under a temporary name and renamed. Never a pickle.
+
+    cells/ab/abcd.../cell.json             description, status, replicas, provenance, SHA-256 of the files beside it
+                     weights.safetensors   every replica's weights, stacked along the first axis
+                     log.parquet           one row per replica and check
+                     observables/*.parquet
+    jobs/<id>.json, <id>.safetensors       unfinished jobs and their checkpoints
+    suites/<id>/                           boards, tables and figures of the last run
+    cache/                                 what datasets prepared
+
+A store is relocatable: nothing in it names its own place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapsebench.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+FINISHED = ("ok", "diverged")
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """What is stored of a cell beside its arrays.
+
+    replicas: per temperature, in the order of the description: temperature, mark, updates, loss.
+    """
+
+    key: str
+    description: Mapping[str, Any]
+    status: str
+    reason: str = ""
+    replicas: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class Store:
+    """Read and write a store. root: COLLAPSEBENCH_STORE, or `.collapsebench` here, unless given."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get("COLLAPSEBENCH_STORE") or ".collapsebench")
+
+    @property
+    def cache(self) -> Path:
+        """The folder that datasets prepare into; COLLAPSEBENCH_CACHE shares one between stores."""
+        return Path(os.environ.get("COLLAPSEBENCH_CACHE") or self.root / "cache")
+
+    def make_writable(self) -> None:
+        """Create the store if need be, and make sure that it can be written before anything is trained."""
+        probe = self.root / f".probe-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"store {self.root}: cannot be written ({error.strerror}). Choose another with COLLAPSEBENCH_STORE or "
+                "--store, or correct its permissions."
+            ) from error
+
+    def make_readable(self) -> None:
+        """Make sure that what exists of the store can be read."""
+        if self.root.exists() and not (self.root.is_dir() and os.access(self.root, os.R_OK | os.X_OK)):
+            raise StoreError(
+                f"store {self.root}: cannot be read as a folder. Choose another with COLLAPSEBENCH_STORE or --store, or "
+                "correct its permissions."
+            )
+
+    def job_file(self, job: str) -> Path:
+        """The file of a job."""
+        return self.root / "jobs" / f"{job}.json"
+
+    def suite_folder(self, suite: str) -> Path:
+        """Where the outputs of a suite go."""
+        return self.root / "suites" / suite
+
+    def cell_folder(self, key: str) -> Path:
+        """Where a cell is, or would be."""
+        return self.root / "cells" / key[:2] / key
+
+    def read_cell(self, key: str) -> CellRecord | None:
+        """Return a stored cell, or None."""
+        return _read_record(self.cell_folder(key) / "cell.json")
+
+    def cells(self) -> Iterator[CellRecord]:
+        """Yield every stored cell, in the order of the keys."""
+        for path in sorted(self.root.glob("cells/??/*/cell.json")):
+            record = _read_record(path)
+            if record is not None:
+                yield record
+
+    def write_cell(
+        self,
+        record: CellRecord,
+        weights: Mapping[str, Tensor] | None = None,
+        log: pd.DataFrame | None = None,
+    ) -> None:
+        """Write a cell as a whole; what was stored under its key before is replaced."""
+        folder = self.cell_folder(record.key)
+        temporary = folder.parent / f".{record.key[:12]}-{os.getpid()}"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            if weights is not None:
+                from safetensors.torch import save_file
+
+                save_file({name: value.contiguous() for name, value in weights.items()}, temporary / "weights.safetensors")
+            if log is not None:
+                log.to_parquet(temporary / "log.parquet", index=False)
+            hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            text = json.dumps({**vars(record), "files": hashes}, indent=1, sort_keys=True)
+            (temporary / "cell.json").write_text(text)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        except OSError as error:
+            raise StoreError(
+                f"{folder}: could not be written ({error}). Free some space or choose another store; the cell's "
+                "checkpoint is kept."
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def read_weights(self, record: CellRecord) -> dict[str, Tensor]:
+        """Return the stacked weights of a cell, after comparing their SHA-256."""
+        from safetensors.torch import load_file
+
+        path = self.cell_folder(record.key) / "weights.safetensors"
+        if not path.exists() or _sha256(path) != record.files.get(path.name):
+            raise StoreError(
+                f"{path}: missing or changed since it was written (SHA-256 differs from cell.json). Remove the folder "
+                f"{path.parent} and run again."
+            )
+        return load_file(path)
+
+    def read_observable(self, key: str, name: str) -> pd.DataFrame | None:
+        """Return an observable of a cell by its full name (id and digest), or None if it was not measured yet."""
+        import pandas as pd
+
+        path = self.cell_folder(key) / "observables" / f"{name}.parquet"
+        return pd.read_parquet(path) if path.exists() else None
+
+    def write_observable(self, key: str, name: str, frame: pd.DataFrame) -> None:
+        """Write an observable of a cell."""
+        path = self.cell_folder(key) / "observables" / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        frame.to_parquet(temporary, index=False)
+        temporary.replace(path)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a text file of the store atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+def _read_record(path: Path) -> CellRecord | None:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}). Remove the folder {path.parent} and run again.") from error
+    return CellRecord(**{**content, "replicas": tuple(content["replicas"])})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

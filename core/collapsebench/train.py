@@ -1,0 +1,306 @@
+"""Train a stack to equilibrium: draw, step, check, retire, checkpoint.
+
+Every update is a pure function of (weights, optimiser state, update number), so a run continues from a checkpoint with
+the numbers it would have had. A replica leaves the stack when it has converged or is no longer finite.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from collapsebench.batches import Batches
+from collapsebench.checkpoint import read_checkpoint, write_checkpoint
+from collapsebench.components import Progress
+from collapsebench.data import Standardised
+from collapsebench.equilibrium import Equilibrium, measure_equilibrium
+from collapsebench.observe import SplitSamples
+from collapsebench.optimise import Adam, Preconditioned, StackOptimiser
+from collapsebench.stack import Stack, StackModel, Tensors
+from collapsebench.suite_schema import EvaluationSettings, Training
+
+Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
+_SCREEN_ROWS = 4096
+
+
+class OutOfTimeError(Exception):
+    """The time limit of a job has passed; its checkpoint has been written."""
+
+
+@dataclass
+class Trained:
+    """What training leaves: weights `(r, ...)` on the CPU, and per replica its mark, updates and normalised loss."""
+
+    weights: Tensors
+    marks: list[Mark]
+    updates: list[int]
+    losses: list[float]
+    log: list[dict[str, Any]]
+
+
+@dataclass
+class Controls:
+    """How a run is watched and stopped; `stop` is asked after every update."""
+
+    checkpoint: Path | None = None
+    report: Callable[[Progress], None] = lambda _: None
+    stop: Callable[[], bool] = lambda: False
+    deadline: float = math.inf
+
+
+@dataclass
+class _Track:
+    """What is remembered of each replica of the original stack."""
+
+    marks: list[Mark]
+    updates: list[int]
+    losses: list[float]
+    best: list[float]
+    best_update: list[int]
+    fractions: list[list[tuple[int, list[float]]]]
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, replicas: int) -> _Track:
+        infinite = [math.inf] * replicas
+        return cls(
+            ["running"] * replicas, [0] * replicas, infinite[:], infinite[:], [0] * replicas,
+            [[] for _ in range(replicas)],
+        )  # fmt: skip
+
+
+class Trainer:
+    """One stack on its way to equilibrium. temperatures: of each replica `(r,)`. seeds: the training seeds by index."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        data: Standardised,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        latent_dim: int,
+        training: Training,
+        evaluation: EvaluationSettings,
+    ) -> None:
+        self.stack, self.data, self.training, self.evaluation = stack, data, training, evaluation
+        self.temperatures, self.latent_dim = np.asarray(temperatures), latent_dim
+        self.batches = Batches(data, seeds, training.batch_size, latent_dim, stack, noisy=not stack.linear)
+        self.optimiser = make_optimiser(training)
+        self.alive = np.arange(len(stack))
+        self.finished: Tensors = {
+            name: torch.zeros_like(value, device="cpu") for name, value in stack.weights().items()
+        }
+        self.track = _Track.of(len(stack))
+        self.update = 0
+        self._loss_sum = torch.zeros(len(stack), device=stack.device, dtype=torch.float32)
+        self._loss_count = 0
+
+    def run(self, controls: Controls) -> Trained:
+        """Train until every replica has settled or the budget is spent, and return what is left."""
+        if controls.checkpoint is not None and controls.checkpoint.exists():
+            self.restore(controls.checkpoint)
+        budget = self.training.max_updates
+        check_every = max(1, budget // self.training.convergence.checks)
+        clock = saved = time.monotonic()
+        started_at = self.update
+        while self.update < budget and len(self.alive):
+            self.advance()
+            if self.update % check_every == 0 or self.update == budget:
+                self.check(final=self.update == budget)
+                elapsed = max(time.monotonic() - clock, 1e-9)
+                settled = len(self.track.marks) - len(self.alive)
+                rate = (self.update - started_at) / elapsed
+                controls.report(Progress(self.update, budget, settled, len(self.track.marks), rate))
+            now = time.monotonic()
+            stopping, late = controls.stop(), now > controls.deadline
+            due = now - saved > self.training.checkpoint_every_seconds
+            if controls.checkpoint is not None and (due or stopping or late):
+                self.save(controls.checkpoint)
+                saved = now
+            if stopping:
+                raise KeyboardInterrupt
+            if late:
+                raise OutOfTimeError(f"{self.update} of {budget} updates done when the time limit passed")
+        return Trained(
+            self.finished, self.track.marks, self.track.updates, self.track.losses, self.track.log
+        )
+
+    def advance(self) -> None:
+        """Do one update of every replica in the stack."""
+        x, noise, weights = self.batches.draw(self.update)
+        progress = self.update / self.training.max_updates
+        losses = self.stack.losses(x, noise, weights, progress)
+        parameters = self.stack.parameters
+        found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        gradients = {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(parameters.items(), found, strict=True)
+        }
+        self.optimiser.step(parameters, gradients, self.learning_rate())
+        self._loss_sum += losses.detach()
+        self._loss_count += 1
+        self.update += 1
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next update: a linear warm-up, then the schedule, to zero at the budget."""
+        training = self.training
+        rise = min(1.0, (self.update + 1) / max(1, training.warm_up))
+        fall = 0.5 * (1 + math.cos(math.pi * self.update / training.max_updates))
+        return float(training.optimiser.learning_rate) * rise * (fall if training.schedule == "cosine" else 1.0)
+
+    def check(self, *, final: bool) -> None:
+        """Judge every replica in the stack; retire those that have settled, all of them at the end of the budget."""
+        losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
+        found = self.measure(everything=final)
+        stable = self._is_stable(found, self.alive)
+        calm = self._is_calm(found, losses)
+        slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
+        tolerance = self.training.convergence.ward_residual
+        candidate = stable & calm & (found.ward_residual <= tolerance + slack)
+        finite = np.isfinite(losses) & np.isfinite(found.ward_residual)
+        if slack and candidate.any():
+            candidate = self._confirm(candidate)
+        self._record(found, losses)
+        leaving = candidate | ~finite | final
+        for place in np.flatnonzero(leaving):
+            mark: Mark = "budget" if stable[place] else "unstable"
+            if candidate[place]:
+                mark = "converged"
+            if not finite[place]:
+                mark = "diverged"
+            self.track.marks[self.alive[place]] = mark
+        if leaving.any():
+            self._retire(leaving)
+        self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
+        self._loss_count = 0
+
+    def measure(self, *, everything: bool, stack: Stack | None = None) -> Equilibrium:
+        """Measure both conditions of equilibrium, on a sample of the rows unless everything is asked for."""
+        stack = stack or self.stack
+        samples = SplitSamples(
+            self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
+            dtype=stack.dtype, max_rows=self._rows(everything),
+        )  # fmt: skip
+        model = StackModel(stack, self.temperatures[self.alive][: len(stack)], self.latent_dim)
+        try:
+            return measure_equilibrium(model, samples, self.evaluation.samples)
+        finally:
+            stack.template.train()
+
+    def _rows(self, everything: bool) -> int | None:
+        rows = len(self.data.splits["train"].values)
+        return None if everything or rows <= 4 * _SCREEN_ROWS else _SCREEN_ROWS
+
+    def _is_stable(self, found: Equilibrium, alive: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return found.is_stable(
+            self.temperatures[alive], self.training.convergence.edge_tolerance, self.evaluation.active_threshold
+        )
+
+    def _is_calm(self, found: Equilibrium, losses: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether the signal fractions have stopped drifting and the loss has stopped falling."""
+        settings = self.training.convergence
+        patience = settings.patience * self.training.max_updates
+        calm = np.zeros(len(self.alive), dtype=bool)
+        for place, replica in enumerate(self.alive):
+            history = self.track.fractions[replica]
+            now = found.signal_fraction[place]
+            earlier = [entry for entry in history if 0 < entry[0] <= self.update / 1.25]
+            if earlier:
+                then, fractions = earlier[-1]
+                drift = float(np.abs(now - np.array(fractions)).max()) / math.log(self.update / then)
+                waited = self.update - self.track.best_update[replica] >= patience
+                calm[place] = drift <= settings.drift and waited
+            history.append((self.update, [float(value) for value in now]))
+            if losses[place] < self.track.best[replica] - settings.relative_tolerance * abs(self.track.best[replica]) or (
+                not history[:-1]
+            ):
+                self.track.best[replica], self.track.best_update[replica] = float(losses[place]), self.update
+        return calm
+
+    def _confirm(self, candidate: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Measure the candidates on every row of the train split."""
+        places = torch.from_numpy(np.flatnonzero(candidate)).to(self.stack.device)
+        alone = self.stack.select(places)
+        alive, self.alive = self.alive, self.alive[candidate]
+        try:
+            found = self.measure(everything=True, stack=alone)
+            good = self._is_stable(found, self.alive)
+        finally:
+            self.alive = alive
+        confirmed = candidate.copy()
+        confirmed[candidate] = good & (found.ward_residual <= self.training.convergence.ward_residual)
+        return confirmed
+
+    def _record(self, found: Equilibrium, losses: NDArray[np.float64]) -> None:
+        for place, replica in enumerate(self.alive):
+            self.track.updates[replica] = self.update
+            self.track.losses[replica] = float(losses[place])
+            self.track.log.append(
+                {
+                    "replica": int(replica),
+                    "update": self.update,
+                    "loss": float(losses[place]),
+                    "ward_residual": float(found.ward_residual[place]),
+                    "residual_edge": float(found.residual_edge[place]),
+                    "active": int((found.signal_fraction[place] > self.evaluation.active_threshold).sum()),
+                }
+            )
+
+    def _retire(self, leaving: NDArray[np.bool_]) -> None:
+        """Move replicas out of the stack and close the ranks."""
+        places = np.flatnonzero(leaving)
+        targets = torch.from_numpy(self.alive[places])
+        for name, value in self.stack.weights().items():
+            self.finished[name][targets] = value[torch.from_numpy(places).to(value.device)].cpu()
+        staying = torch.from_numpy(np.flatnonzero(~leaving)).to(self.stack.device)
+        self.alive = self.alive[~leaving]
+        if len(self.alive):
+            self.stack.keep(staying)
+            self.optimiser.keep(staying)
+
+    def save(self, path: Path) -> None:
+        """Write everything that `restore` needs, atomically."""
+        tensors = {
+            **{f"weights/{name}": value for name, value in self.stack.weights().items()},
+            **{f"optimiser/{name}": value for name, value in self.optimiser.state().items()},
+            **{f"finished/{name}": value for name, value in self.finished.items()},
+            "loss_sum": self._loss_sum,
+        }
+        meta = {
+            "update": self.update,
+            "alive": [int(replica) for replica in self.alive],
+            "loss_count": self._loss_count,
+            "track": vars(self.track),
+        }
+        write_checkpoint(path, tensors, meta)
+
+    def restore(self, path: Path) -> None:
+        """Continue from what `save` wrote."""
+        tensors, meta = read_checkpoint(path, self.stack.device)
+        self.update, self._loss_count = meta["update"], meta["loss_count"]
+        self.track = _Track(**meta["track"])
+        self.alive = np.array(meta["alive"], dtype=np.int64)
+        self.stack.keep(torch.from_numpy(self.alive).to(self.stack.device))
+        self.stack.load(_named(tensors, "weights/"))
+        self.optimiser.load(_named(tensors, "optimiser/"))
+        self.finished = {name: value.cpu() for name, value in _named(tensors, "finished/").items()}
+        self._loss_sum = tensors["loss_sum"]
+
+
+def make_optimiser(training: Training) -> StackOptimiser:
+    """Return the optimiser that a suite asks for."""
+    settings = training.optimiser.model_dump(exclude={"use", "learning_rate"})
+    return Adam(**settings) if training.optimiser.use == "adam" else Preconditioned(**settings)
+
+
+def _named(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

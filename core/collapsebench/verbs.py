@@ -1,0 +1,241 @@
+"""The verbs of the command line as Python functions, returning frames and small frozen objects.
+
+>>> import collapsebench
+>>> outcome = collapsebench.run("quickstart", preset="smoke")       # doctest: +SKIP
+>>> outcome.board                                                   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapsebench.components import Progress
+from collapsebench.errors import UserError
+from collapsebench.planning import Cell, Plan, create, differences, error_text, make_jobs, make_plan, nearest
+from collapsebench.registry import Registry, load_registry
+from collapsebench.store import Store
+from collapsebench.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapsebench.results import SuiteResults
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A suite, resolved, with the store and the components it is run with."""
+
+    suite: Suite
+    store: Store
+    registry: Registry = field(default_factory=load_registry)
+
+    @cached_property
+    def device(self) -> str:
+        """The device that the suite asks for; `auto` is CUDA where there is one, else the CPU."""
+        import torch
+
+        asked = self.suite.compute.device
+        if asked == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not available[asked]:
+            raise UserError(
+                f"compute.device: '{asked}' is not available to PyTorch {torch.__version__} here; available: "
+                f"{', '.join(name for name, there in available.items() if there)}. Choose one with --device."
+            )
+        return asked
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run, or scoring alone, leaves. folder: where boards, tables and figures were written."""
+
+    results: SuiteResults
+    folder: Path
+    figures: tuple[Path, ...] = ()
+
+    @cached_property
+    def board(self) -> pd.DataFrame:
+        """The board as a long table, one row per dataset, architecture, objective and score."""
+        from collapsebench.boards import board
+
+        return board(self.results)
+
+    @cached_property
+    def statuses(self) -> pd.DataFrame:
+        """Every planned cell with its status."""
+        from collapsebench.boards import statuses
+
+        return statuses(self.results)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every planned cell ended ok."""
+        return all(cell.status == "ok" and not cell.metric_failures for cell in self.results.cells)
+
+    @property
+    def converged(self) -> bool:
+        """Whether every replica of every cell converged."""
+        return self.ok and all(
+            bool((cell.measurement.tables["replicas"]["mark"] == "converged").all())
+            for cell in self.results.cells
+            if cell.measurement is not None
+        )
+
+    def text(self, format: str = "text") -> str:
+        """Return the board as text, md, csv or json."""
+        from collapsebench.boards import render
+
+        return render(self.results, format)
+
+    def _repr_html_(self) -> str:
+        return self.board.to_html(index=False)
+
+
+def open_session(
+    suite: str | Path,
+    *,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    device: str | None = None,
+    executor: str | None = None,
+    store: str | Path | None = None,
+) -> Session:
+    """Return a suite, given by id or path, resolved and ready; overrides are `key=value`, as on the command line."""
+    extra = [f'compute.device="{device}"'] if device else []
+    extra += [f'compute.executor="{executor}"'] if executor else []
+    registry = load_registry()
+    resolved = load_suite(suite, preset=preset, overrides=(*overrides, *extra), seeds=seeds, registry=registry)
+    return Session(resolved, Store(store), registry)
+
+
+def plan(suite: str | Path, **options: Any) -> Plan:
+    """Return every cell of a suite with its key and status; nothing is trained or written. Options: `open_session`."""
+    session = open_session(suite, **options)
+    return make_plan(session.suite, session.store, session.registry)
+
+
+def run(suite: str | Path, *, report: Callable[[str, Progress], None] | None = None, **options: Any) -> Outcome:
+    """Train what is missing, observe, score, rank; write board, tables and figures. Options: `open_session`."""
+    return run_session(open_session(suite, **options), report or (lambda name, progress: None), lambda text: None)
+
+
+def score(suite: str | Path, **options: Any) -> Outcome:
+    """Score what has been trained and rank it; nothing is trained. Options: `open_session`."""
+    return score_session(open_session(suite, **options))
+
+
+def board(suite: str | Path, **options: Any) -> pd.DataFrame:
+    """Return the board of what has been trained, as a long table. Options: `open_session`."""
+    return score(suite, **options).board
+
+
+def prepare_session(session: Session, say: Say) -> dict[str, str]:
+    """Prepare every dataset that is not; return dataset -> why it failed."""
+    failures = {}
+    for reference in session.suite.datasets:
+        dataset = create(session.registry, reference)
+        if dataset.is_prepared(session.store.cache):
+            continue
+        say(f"preparing {reference.id}")
+        session.store.make_writable()
+        try:
+            session.store.cache.mkdir(parents=True, exist_ok=True)
+            dataset.prepare(session.store.cache)
+        except Exception as error:
+            failures[reference.id] = error_text(error)
+    return failures
+
+
+def run_session(session: Session, report: Callable[[str, Progress], None], say: Say) -> Outcome:
+    """Do what `run` does, telling what happens."""
+    suite, store, registry = session.suite, session.store, session.registry
+    device = session.device
+    store.make_writable()
+    unprepared = prepare_session(session, say)
+    current = make_plan(suite, store, registry)
+    jobs = plan_jobs(session, current)
+    done = len(current.cells) - len(current.missing) - sum(cell.key is None for cell in current.cells)
+    say(f"{len(current.cells)} cells: {done} done, {len(current.missing)} to train in {len(jobs)} jobs on {device}")
+    executor = registry.get("executor", suite.executor.qualified).create(suite.executor.parameters)
+    with _stop_on_interrupt() as stop:
+        executor.run(jobs, report, stop)
+    return score_session(session, unprepared, say)
+
+
+def plan_jobs(session: Session, current: Plan) -> list[Path]:
+    """Freeze what is missing into job files."""
+    from collapsebench.execute import choose_path
+
+    names = {(cell.dataset, cell.architecture, cell.objective) for cell in current.missing}
+    paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
+    return make_jobs(current, session.store, session.device, paths)
+
+
+def score_session(session: Session, unprepared: dict[str, str] | None = None, say: Say = lambda text: None) -> Outcome:
+    """Score what is there, and write board, tables and figures into the store."""
+    from collapsebench.figures import draw_figures
+    from collapsebench.outputs import write_outputs
+    from collapsebench.scoring import score_plan
+
+    current = make_plan(session.suite, session.store, session.registry)
+    current = Plan(current.suite, current.cells, current.data, {**current.failures, **(unprepared or {})})
+    say("scoring")
+    results = score_plan(current, session.store, session.registry, session.device)
+    session.store.make_writable()
+    folder = session.store.suite_folder(session.suite.id)
+    write_outputs(results, folder)
+    say("drawing")
+    figures = draw_figures(results, folder / "figures")
+    return Outcome(results, folder, tuple(figures))
+
+
+def explain(session: Session, cell: Cell) -> str:
+    """Say why a cell is what it is: done, interrupted, failed, or new, and then in which fields it differs."""
+    if cell.key is None:
+        return f"{cell.name}: its dataset is not prepared, so it has no key yet. Run `collapsebench prepare` first."
+    if cell.is_finished:
+        return f"{cell.name}: {cell.status}, stored as {cell.key[:12]}; a run would not train it again."
+    if cell.record is not None:
+        return f"{cell.name}: {cell.status}: {cell.record.reason.splitlines()[0]}. A run would train it again."
+    found = nearest(cell, session.store)
+    if found is None:
+        return f"{cell.name}: never trained, and the store holds nothing to compare it with."
+    record, fields = found
+    lines = [f"{cell.name}: not trained. It differs from the nearest stored cell {record.key[:12]} in:"]
+    lines += [f"  {path}: {ours!r} here, {theirs!r} there" for path, (ours, theirs) in fields.items()]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yield a question, whether to stop: true after the first Ctrl-C; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+__all__ = ["Outcome", "Session", "board", "differences", "explain", "open_session", "plan", "run", "score"]

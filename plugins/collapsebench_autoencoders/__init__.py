@@ -1,0 +1,42 @@
+"""The first-party encoders and decoders, one file per family."""
+
+from __future__ import annotations
+
+from collapsebench import Component, hookimpl
+
+
+@hookimpl
+def collapsebench_encoders() -> list[Component]:
+    """Return the descriptors of the first-party encoders."""
+    return [
+        Component(
+            "linear",
+            "collapsebench_autoencoders.linear:LinearEncoder",
+            "mean and log-variance affine in x",
+            parameters="collapsebench_autoencoders.parameters:LinearEncoderParameters",
+        ),
+        Component(
+            "mlp",
+            "collapsebench_autoencoders.mlp:MlpEncoder",
+            "multilayer perceptron with two affine heads, on flattened samples",
+            parameters="collapsebench_autoencoders.parameters:MlpEncoderParameters",
+        ),
+    ]
+
+
+@hookimpl
+def collapsebench_decoders() -> list[Component]:
+    """Return the descriptors of the first-party decoders."""
+    return [
+        Component(
+            "linear",
+            "collapsebench_autoencoders.linear:LinearDecoder",
+            "reconstruction affine in z, for which the exact theory holds",
+        ),
+        Component(
+            "mlp",
+            "collapsebench_autoencoders.mlp:MlpDecoder",
+            "multilayer perceptron with an affine output, reshaped to the samples",
+            parameters="collapsebench_autoencoders.parameters:MlpDecoderParameters",
+        ),
+    ]

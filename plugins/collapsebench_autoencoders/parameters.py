@@ -1,0 +1,35 @@
+"""Parameters of the first-party encoders and decoders; this module imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from collapsebench import Parameters
+
+Activation = Literal["silu", "relu", "tanh", "gelu", "elu", "softplus"]
+
+
+class LinearEncoderParameters(Parameters):
+    """A linear encoder: the mean is affine in x, the log-variance too."""
+
+    log_variance_bias: FiniteFloat = Field(default=0.0, description="initial log-variance of every latent")
+
+
+class MlpParameters(Parameters):
+    """A multilayer perceptron."""
+
+    depth: int = Field(default=2, ge=1, description="number of hidden layers")
+    width: int = Field(default=64, ge=1, description="units of each hidden layer")
+    activation: Activation = Field(default="silu", description="nonlinearity after each hidden layer")
+
+
+class MlpEncoderParameters(MlpParameters):
+    """A multilayer perceptron with two affine heads, the mean and the log-variance."""
+
+    log_variance_bias: FiniteFloat = Field(default=-4.0, description="initial log-variance of every latent")
+
+
+class MlpDecoderParameters(MlpParameters):
+    """A multilayer perceptron with an affine output."""

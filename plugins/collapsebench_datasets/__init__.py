@@ -1,0 +1,30 @@
+"""The first-party datasets, one file per dataset."""
+
+from __future__ import annotations
+
+from collapsebench import Component, hookimpl
+
+
+@hookimpl
+def collapsebench_datasets() -> list[Component]:
+    """Return the descriptors of the first-party datasets."""
+    return [
+        Component(
+            "gaussian",
+            "collapsebench_datasets.gaussian:Gaussian",
+            "Gaussian data with a known spectrum or covariance",
+            parameters="collapsebench_datasets.parameters:GaussianParameters",
+        ),
+        Component(
+            "digits",
+            "collapsebench_datasets.digits:Digits",
+            "1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn",
+            parameters="collapsebench_datasets.parameters:DigitsParameters",
+        ),
+        Component(
+            "worldclim",
+            "collapsebench_datasets.worldclim:WorldClim",
+            "WorldClim bioclimatic variables of the land, split by spatial blocks",
+            parameters="collapsebench_datasets.worldclim_parameters:WorldClimParameters",
+        ),
+    ]

@@ -1,0 +1,38 @@
+"""The handwritten digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from collapsebench import Data, Dataset, Split
+from collapsebench_datasets.parameters import DigitsParameters
+
+
+class Digits(Dataset[DigitsParameters]):
+    """1,797 handwritten digits of 8 x 8 pixels, grey levels 0 to 16, as vectors of 64; three pixels are constant.
+
+    The seed shuffles the images before they are split.
+    """
+
+    def load(self, seed: int, cache: Path) -> Data:
+        """Return the three splits, to be scaled pixel by pixel."""
+        from sklearn.datasets import load_digits
+
+        images = load_digits().data.astype(np.float32)
+        images = images[np.random.default_rng([seed, 2]).permutation(len(images))]
+        train = round(self.parameters.train_share * len(images))
+        validation = train + (len(images) - train) // 2
+        return Data(
+            train=Split(images[:train]),
+            validation=Split(images[train:validation]),
+            test=Split(images[validation:]),
+            feature_names=tuple(f"pixel {row},{column}" for row in range(8) for column in range(8)),
+            revision="scikit-learn, load_digits",
+            licence="CC-BY-4.0",
+            citation=(
+                "E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, "
+                "UCI Machine Learning Repository, doi:10.24432/C50P49."
+            ),
+        )

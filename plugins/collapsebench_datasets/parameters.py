@@ -1,0 +1,150 @@
+"""Parameters of the first-party datasets; this module imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from collapsebench import Parameters
+
+PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class PowerLaw(Parameters):
+    """Eigenvalues k^-exponent, k = 1, 2, ..."""
+
+    kind: Literal["power-law"] = "power-law"
+    exponent: PositiveFloat = Field(default=1.5, description="decay of the eigenvalues with their rank")
+
+
+class Gap(Parameters):
+    """A few strong modes, then a gap, then weak ones."""
+
+    kind: Literal["gap"] = "gap"
+    strong: int = Field(default=6, ge=1, description="number of strong modes")
+    ratio: FiniteFloat = Field(
+        default=100.0, gt=1, description="ratio of the eigenvalues on the two sides of the gap"
+    )
+
+
+class NearDegenerate(Parameters):
+    """Groups of nearly equal eigenvalues."""
+
+    kind: Literal["near-degenerate"] = "near-degenerate"
+    groups: int = Field(default=4, ge=1, description="number of groups")
+    spread: NonNegativeFloat = Field(
+        default=0.02, lt=1, description="relative spread of the eigenvalues within a group"
+    )
+
+
+class Explicit(Parameters):
+    """Eigenvalues as given."""
+
+    kind: Literal["explicit"] = "explicit"
+    values: tuple[NonNegativeFloat, ...] = Field(min_length=1, description="one eigenvalue per dimension")
+
+
+Spectrum = Annotated[PowerLaw | Gap | NearDegenerate | Explicit, Field(discriminator="kind")]
+
+
+class GaussianParameters(Parameters):
+    """Gaussian data: a spectrum, or a covariance, which then takes its place.
+
+    Where `dimension` is left out, it is the length of `covariance` or of an explicit spectrum.
+    """
+
+    dimension: int = Field(default=16, ge=1, description="number of features")
+    spectrum: Spectrum = Field(
+        default=PowerLaw(), description="eigenvalues of the covariance, in descending order"
+    )
+    covariance: tuple[tuple[FiniteFloat, ...], ...] | None = Field(
+        default=None,
+        description="the covariance itself, symmetric and positive semi-definite, instead of a spectrum",
+    )
+    samples: int = Field(default=1024, ge=2, description="training samples")
+    evaluation_samples: int = Field(
+        default=1024, ge=2, description="samples of the validation and of the test split, each"
+    )
+    exact: bool = Field(
+        default=True, description="make the training samples' covariance equal the target exactly"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_dimension_from_what_is_given(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "dimension" in data:
+            return data
+        spectrum = data.get("spectrum")
+        values = spectrum.get("values") if isinstance(spectrum, dict) else getattr(spectrum, "values", None)
+        for given in (data.get("covariance"), values):
+            if isinstance(given, list | tuple) and given:
+                return {**data, "dimension": len(given)}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> GaussianParameters:
+        _check_spectrum(self.spectrum, self.dimension)
+        if self.covariance is not None:
+            if self.spectrum != PowerLaw():
+                raise ValueError("found both 'spectrum' and 'covariance', expected one; remove the other.")
+            _check_covariance(self.covariance, self.dimension)
+        if self.exact and self.samples <= self.dimension:
+            raise ValueError(
+                f"found samples = {self.samples} for dimension = {self.dimension}, expected more samples "
+                "than dimensions for an exact covariance; raise 'samples' or set exact = false."
+            )
+        return self
+
+
+def _check_spectrum(spectrum: Spectrum, dimension: int) -> None:
+    if isinstance(spectrum, Gap) and spectrum.strong >= dimension:
+        found, expected = f"strong = {spectrum.strong}", f"fewer than dimension = {dimension}"
+    elif isinstance(spectrum, NearDegenerate) and spectrum.groups > dimension:
+        found, expected = f"groups = {spectrum.groups}", f"at most dimension = {dimension}"
+    elif isinstance(spectrum, Explicit) and len(spectrum.values) != dimension:
+        found, expected = f"{len(spectrum.values)} eigenvalues", f"dimension = {dimension} of them"
+    elif isinstance(spectrum, Explicit) and max(spectrum.values) == 0:
+        found, expected = "eigenvalues that are all zero", "at least one positive eigenvalue"
+    else:
+        return
+    raise ValueError(
+        f"spectrum '{spectrum.kind}': found {found}, expected {expected}; correct either of the two."
+    )
+
+
+def _check_covariance(rows: tuple[tuple[float, ...], ...], dimension: int) -> None:
+    import numpy as np
+
+    if len(rows) != dimension or any(len(row) != dimension for row in rows):
+        lengths = sorted({len(row) for row in rows})
+        raise ValueError(
+            f"found a covariance with {len(rows)} rows of length {lengths}, expected {dimension} rows "
+            f"of length {dimension}; correct the covariance or the dimension."
+        )
+    matrix = np.array(rows, dtype=np.float64)
+    scale = float(np.abs(matrix).max())
+    asymmetry = float(np.abs(matrix - matrix.T).max())
+    if asymmetry > 1e-9 * scale:
+        raise ValueError(
+            f"found a covariance that differs from its transpose by up to {asymmetry:.3g}, expected a "
+            "symmetric one; replace it by (C + C^T)/2."
+        )
+    lowest = float(np.linalg.eigvalsh(matrix)[0])
+    if scale == 0 or lowest < -1e-9 * scale:
+        raise ValueError(
+            f"found a covariance whose lowest eigenvalue is {lowest:.3g} and largest entry {scale:.3g}, "
+            "expected a positive semi-definite one that is not zero; correct its entries."
+        )
+
+
+class DigitsParameters(Parameters):
+    """Handwritten digits of 8 x 8 pixels."""
+
+    train_share: FiniteFloat = Field(
+        default=0.6,
+        gt=0,
+        lt=1,
+        description="share of the images in the train split; the rest is halved into the other two",
+    )

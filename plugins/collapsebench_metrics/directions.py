@@ -1,0 +1,30 @@
+"""The directions in which latents move the reconstruction, read from the observable `decoder-directions`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from collapsebench import Measurement
+
+
+def unit_directions(measurement: Measurement) -> NDArray[np.float64]:
+    """Return each latent's mean decoder Jacobian column, as a unit vector `(t, latent, d)`.
+
+    Latents in their raw order, averaged over the train split: a direction belongs to the decoder. NaN where a
+    replica was not observed; 0 where the decoder ignores the latent.
+    """
+    table = measurement.tables["decoder-directions"]
+    width = measurement.pca.components.shape[1]
+    columns = [f"feature_{index}" for index in range(width)]
+    result = np.full((measurement.temperatures.size, measurement.latent_dim, width), np.nan)
+    for temperature, rows in table[table["split"] == "train"].groupby("temperature"):
+        ordered = rows.sort_values("latent")[columns].to_numpy(dtype=np.float64)
+        result[measurement.temperatures == temperature] = ordered
+    length = np.linalg.norm(result, axis=-1, keepdims=True)
+    np.divide(result, length, out=result, where=length > 0)
+    return result

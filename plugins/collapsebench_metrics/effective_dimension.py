@@ -1,0 +1,62 @@
+"""How many latents a tolerated distortion needs, beside how many principal components."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from collapsebench import Evaluation, Measurement, Metric, Score, effective_dimension, rank_distortion
+from collapsebench_metrics.outcome import Outcome, evaluation, value_or
+from collapsebench_metrics.parameters import EffectiveDimensionParameters
+
+TOLERANCES = {"5%": 5e-2, "1%": 1e-2, "0.5%": 5e-3, "0.1%": 1e-3, "0.01%": 1e-4, "0.001%": 1e-5}
+
+
+class EffectiveDimension(Metric[EffectiveDimensionParameters]):
+    """Return min { K : D(K) / D(0) <= tolerance } for six tolerances; infinity is "not reached".
+
+    The temperature of each D(K) is chosen on the validation split. PCA is fitted on train and evaluated on
+    the same split as the scan.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("truncated-distortion",)
+    scores: ClassVar[tuple[Score, ...]] = (
+        *(
+            Score(
+                f"at-{name}",
+                f"Latents needed for {name} of the distortion of none.",
+                "lower",
+                "latents",
+                low=0,
+            )
+            for name in TOLERANCES
+        ),
+        *(
+            Score(f"pca-at-{name}", f"Principal components needed for {name}.", "none", "components", low=0)
+            for name in TOLERANCES
+        ),
+    )
+
+    def evaluate(self, measurement: Measurement) -> Evaluation:
+        """Return the scores, and both rank-distortion curves from rank 1."""
+        split = self.parameters.split
+        table = measurement.tables["truncated-distortion"]
+        found = rank_distortion(table, measurement.temperatures)
+        curve, pca = found.curves[split], measurement.pca.rank_distortion[split]
+        outcomes: dict[str, Outcome] = {}
+        for name, tolerance in TOLERANCES.items():
+            known = effective_dimension(curve, tolerance) if np.isfinite(curve[0]) else float("nan")
+            outcomes[f"at-{name}"] = value_or(known, "every replica diverged; lower the learning rate")
+            outcomes[f"pca-at-{name}"] = effective_dimension(pca, tolerance)
+        ranks = np.arange(1, measurement.latent_dim + 1)
+        reference = np.full(ranks.size, pca[-1])
+        reference[: pca.size - 1] = pca[1 : ranks.size + 1]
+        modes = pd.DataFrame(
+            {
+                "rank": ranks, "distortion": curve[1:], "relative_distortion": curve[1:] / curve[0],
+                "temperature": found.temperature[1:], "pca_distortion": reference,
+            }
+        )  # fmt: skip
+        return evaluation(outcomes, modes)

@@ -1,0 +1,115 @@
+"""How far a scan's replicas are from equilibrium, by what must hold there exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from collapsebench import Evaluation, Measurement, Metric, Score, oracle
+from collapsebench_metrics.outcome import Outcome, evaluation
+from collapsebench_metrics.parameters import EquilibriumParameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapsebench_metrics.comparison import Flags, Floats
+
+
+class Equilibrium(Metric[EquilibriumParameters]):
+    """Summarise the replicas' equilibrium: convergence, Ward identities, stability, loss gap, dD/dR = -beta.
+
+    Between neighbours beta_1 < beta_2 at their global minima, convexity puts the slope s = -(D_2 - D_1) /
+    (R_2 - R_1) inside [beta_1, beta_2]; its distance from that band, relative to the nearer edge, is what is
+    reported. Diverged replicas count against `converged-share` and are left out of the rest.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("equilibrium", "losses")
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score("converged-share", "Replicas marked converged, of all.", "higher", low=0, high=1),
+        Score("ward-residual", "Largest violation of an identity of stationary states.", "lower", low=0),
+        Score(
+            "residual-edge",
+            "Largest residual eigenvalue / (T V) with a spare latent; 1 is stable.",
+            "lower",
+            low=0,
+        ),
+        Score("loss-gap", "Largest (L - L*) / L* on the train split.", "lower"),
+        Score(
+            "derivative-identity", "Median relative distance of -dD/dR from [beta_1, beta_2].", "lower", low=0
+        ),
+        Score("derivative-violations", "Share of neighbours outside that band.", "lower", low=0, high=1),
+    )
+
+    def evaluate(self, measurement: Measurement) -> Evaluation:
+        """Return the scores."""
+        split = self.parameters.split
+        marks = (
+            measurement.tables["replicas"].set_index("temperature")["mark"].reindex(measurement.temperatures)
+        )
+        ended = (marks.notna() & (marks != "diverged")).to_numpy(dtype=np.bool_)
+        table = measurement.tables["equilibrium"]
+        ward = _by_replica(table, split, measurement, "ward_residual")
+        edge = _by_replica(table, split, measurement, "residual_edge") / measurement.temperatures
+        spare = _by_replica(table, split, measurement, "spare_latents") > 0
+        outcomes: dict[str, Outcome] = {
+            "converged-share": float((marks == "converged").mean()),
+            "ward-residual": _largest(
+                ward[ended], f"no replica that ended finite was observed on split '{split}'"
+            ),
+            "residual-edge": _largest(
+                edge[ended & spare], f"no replica that ended finite has a spare latent on split '{split}'"
+            ),
+            "loss-gap": self._loss_gap(measurement, ended),
+            **self._derivative(measurement, ended),
+        }
+        return evaluation(outcomes)
+
+    def _loss_gap(self, measurement: Measurement, ended: Flags) -> Outcome:
+        if not measurement.has_oracle:
+            return "needs the exact solution: a linear decoder with the plain objective"
+        exact = oracle(
+            measurement.covariance,
+            measurement.temperatures,
+            measurement.latent_dim,
+            decoder_variance=measurement.decoder_variance,
+        ).loss
+        loss = _by_replica(measurement.tables["losses"], "train", measurement, "loss")
+        return _largest(
+            ((loss - exact) / exact)[ended], "no replica that ended finite has a loss on the train split"
+        )
+
+    def _derivative(self, measurement: Measurement, ended: Flags) -> dict[str, Outcome]:
+        losses = measurement.tables["losses"]
+        distortion = _by_replica(losses, self.parameters.split, measurement, "distortion")
+        rate = _by_replica(losses, self.parameters.split, measurement, "rate")
+        usable = np.flatnonzero(ended & np.isfinite(distortion) & np.isfinite(rate))
+        order = usable[np.argsort(measurement.temperatures[usable], kind="stable")]
+        beta = measurement.temperatures[order] * measurement.total_variance / measurement.decoder_variance
+        excess = _band_excess(beta, distortion[order], rate[order], self.parameters.least_rate)
+        if not excess.size:
+            reason = "needs two neighbouring temperatures that ended finite with a latent active: scan lower"
+            return {"derivative-identity": reason, "derivative-violations": reason}
+        return {
+            "derivative-identity": float(np.median(excess)),
+            "derivative-violations": float((excess > self.parameters.tolerance).mean()),
+        }
+
+
+def _band_excess(beta: Floats, distortion: Floats, rate: Floats, least_rate: float) -> Floats:
+    """Return by how much -dD/dR between neighbours leaves [beta_1, beta_2], relative to the nearer edge."""
+    active = (np.maximum(rate[:-1], rate[1:]) > least_rate) & (np.diff(rate) != 0)
+    slope = -np.diff(distortion)[active] / np.diff(rate)[active]
+    low, high = beta[:-1][active], beta[1:][active]
+    excess: Floats = np.maximum(np.maximum(1.0 - slope / low, slope / high - 1.0), 0.0)
+    return excess
+
+
+def _by_replica(table: pd.DataFrame, split: str, measurement: Measurement, quantity: str) -> Floats:
+    rows = table[table["split"] == split].set_index("temperature")[quantity]
+    return rows.reindex(measurement.temperatures).to_numpy(dtype=np.float64)
+
+
+def _largest(values: Floats, reason: str) -> Outcome:
+    known = values[~np.isnan(values)]
+    return float(known.max()) if known.size else reason

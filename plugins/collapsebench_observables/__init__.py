@@ -1,0 +1,37 @@
+"""The first-party observables, one file per observable."""
+
+from __future__ import annotations
+
+from collapsebench import Component, hookimpl
+
+
+@hookimpl
+def collapsebench_observables() -> list[Component]:
+    """Return the descriptors of the first-party observables."""
+    return [
+        Component(
+            "latent-moments",
+            "collapsebench_observables.latent_moments:LatentMoments",
+            "moments of posterior mean and variance, rate and signal fraction of each latent",
+        ),
+        Component(
+            "truncated-distortion",
+            "collapsebench_observables.truncated_distortion:TruncatedDistortion",
+            "normalised distortion with the first K ranked latents kept",
+        ),
+        Component(
+            "decoder-directions",
+            "collapsebench_observables.decoder_directions:DecoderDirections",
+            "direction in data space that the decoder gives to each latent",
+        ),
+        Component(
+            "losses",
+            "collapsebench_observables.losses:Losses",
+            "distortion, rate and objective of each replica, in nats",
+        ),
+        Component(
+            "equilibrium",
+            "collapsebench_observables.equilibrium:Equilibrium",
+            "Ward residuals and residual edge: is a replica stationary, and is it stable",
+        ),
+    ]

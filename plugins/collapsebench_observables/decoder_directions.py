@@ -1,0 +1,40 @@
+"""Where each latent points in data space: the decoder's mean Jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from numpy.typing import NDArray
+
+from collapsebench import Model, Observable, Parameters, Samples, SplitName
+
+_ROWS = 256
+_STEP = 1e-2
+
+
+class DecoderDirections(Observable[Parameters]):
+    """Column k of the decoder's Jacobian, averaged over posterior means:
+
+        J_k = E_x [ f(mu(x) + h e_k) - f(mu(x) - h e_k) ] / (2 h),    h = 0.01 prior standard deviations
+
+    over the first 256 rows; a linear decoder needs one row only and has J_k = f(e_k) - f(0) exactly.
+    """
+
+    axis: ClassVar[Literal["latent", "rank"] | None] = "latent"
+    splits: ClassVar[tuple[SplitName, ...]] = ("train",)
+
+    def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:
+        """Return one quantity per feature, `feature_0`, `feature_1` ..., each `(replica, latent)`."""
+        x, _ = next(samples.chunks(values_per_sample=4))
+        step = 1.0 if model.linear_decoder else _STEP
+        mean, _ = model.encode(x[: 1 if model.linear_decoder else _ROWS])
+        columns = []
+        for latent in range(model.latent_dim):
+            shift = torch.zeros_like(mean[:1, :1])
+            shift[..., latent] = step
+            ends = model.decode(mean + shift) - model.decode(mean - shift)
+            columns.append(ends.flatten(2).double().mean(1) / (2 * step))
+        jacobian = torch.stack(columns, dim=1).float().cpu().numpy()
+        return {f"feature_{d}": jacobian[:, :, d] for d in range(jacobian.shape[2])}
