@@ -153,7 +153,8 @@ __version__ = "0.1.0"
 _HOME = {
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
-        "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples", "Score", "Split", "SplitName",
+        "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples",
+        "Score", "Split", "SplitName",
     ),
     "equilibrium": ("measure_equilibrium",),
     "errors": ("CollapsebenchError", "DataError", "PluginError", "UserError"),

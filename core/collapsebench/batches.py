@@ -35,9 +35,7 @@ class Batches:
         split = data.splits["train"]
         self._device, self._dtype = stack.device, stack.dtype
         self._x = torch.from_numpy(split.values).to(self._device, self._dtype)
-        self._weights = (
-            None if split.weights is None else torch.from_numpy(split.weights).to(self._device, self._dtype)
-        )
+        self._weights = None if split.weights is None else torch.from_numpy(split.weights).to(self._device, self._dtype)
         rows = len(self._x)
         self._size = rows if isinstance(batch_size, str) else min(batch_size, rows)
         self._seeds, self._latent_dim, self._noisy = list(seeds), latent_dim, noisy

@@ -89,10 +89,10 @@ def render(results: SuiteResults, format: str) -> str:
 
 def read_board(text: str) -> pd.DataFrame:
     """Return the long table of a board from its CSV, with the columns' types as `board` gives them."""
-    numbers = {column: [""] for column, kind in COLUMNS.items() if kind == "float64"}
-    return pd.read_csv(
-        io.StringIO(text), dtype=COLUMNS, keep_default_na=False, na_values=numbers, float_precision="round_trip"
-    )
+    # Read as text first: pandas's own reader of numbers may be off by the last bit, and takes some names for missing.
+    found = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
+    numbers = [column for column, kind in COLUMNS.items() if kind == "float64"]
+    return found.replace({column: {"": "nan"} for column in numbers}).astype(COLUMNS)
 
 
 def _frame(rows: list[tuple[Any, ...]], types: dict[str, str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import click
 
 from collapsebench import __version__
 from collapsebench.errors import CollapsebenchError, UserError
+from collapsebench.process import share_cores
 
 LAZY = {
     "run": ("collapsebench.cli_run:run", "Run a suite: train what is missing, observe, score, rank."),
@@ -95,6 +96,7 @@ class _Refusal(_Failure):
 @click.version_option(__version__, prog_name="collapsebench", message="%(prog)s %(version)s")
 def main() -> None:
     """Measure which latents a beta-VAE keeps, in which order, at what price, and how it compares with PCA."""
+    share_cores()
 
 
 if __name__ == "__main__":

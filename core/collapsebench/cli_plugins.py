@@ -24,9 +24,7 @@ LISTED = ("suite", *KINDS)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change a value; repeatable.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of suite files, for editors.")
 @AS_JSON
-def check(
-    suite: str | None, preset: str | None, overrides: tuple[str, ...], schema: bool, as_json: bool
-) -> None:
+def check(suite: str | None, preset: str | None, overrides: tuple[str, ...], schema: bool, as_json: bool) -> None:
     """Validate SUITE, a shipped id or a path; without --preset, all of its presets too."""
     from collapsebench.suite import check_presets, json_schema, load_suite
 
@@ -110,9 +108,7 @@ def info(id: str, kind: str | None, as_json: bool) -> None:
     if not found:
         raise ComponentError(unknown(kind or "component", id, {item.component.id for item in everything}))
     if as_json:
-        described = [
-            {**_summary(item), "parameters": item.parameters_model().model_json_schema()} for item in found
-        ]
+        described = [{**_summary(item), "parameters": item.parameters_model().model_json_schema()} for item in found]
         click.echo(json.dumps(described, indent=2))
         return
     for i, item in enumerate(found):
@@ -177,9 +173,7 @@ def _suite_rows() -> list[dict[str, Any]]:
 
 def _echo_component(item: Registered) -> None:
     component, owner = item.component, item.owner
-    click.echo(
-        f"{item.kind} {component.id}, version {component.version}, from {owner.distribution} {owner.version}"
-    )
+    click.echo(f"{item.kind} {component.id}, version {component.version}, from {owner.distribution} {owner.version}")
     click.echo(f"  {component.summary}")
     if component.requires:
         click.echo(f"  requires {', '.join(component.requires)}")

@@ -22,7 +22,12 @@ class ProgressLines:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+        )
         self._bars = Bars(*columns, console=self._console)
         self._tasks: dict[str, Any] = {}
         self._last: dict[str, float] = {}

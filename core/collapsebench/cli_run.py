@@ -26,7 +26,7 @@ def suite_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds."),
         click.option("--device", help="auto, cpu, cuda or mps."),
         click.option("--executor", help="Id of an executor."),
-        click.option("--store", type=click.Path(), help="Folder of the store; default COLLAPSEBENCH_STORE or .collapsebench."),
+        click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE."),
     ]  # fmt: skip
     for decorator in reversed(decorators):
         command = decorator(command)
@@ -80,7 +80,7 @@ def status(as_json: bool, **options: Any) -> None:
 @suite_options
 @click.argument("cell", required=False)
 def explain(cell: str | None, **options: Any) -> None:
-    """Say of every cell of SUITE (or of CELL: dataset/architecture/objective/seed, or a key) why it would be trained."""
+    """Say of every cell of SUITE, or of CELL (dataset/architecture/objective/seed, or a key), why it would run."""
     session = open_session(**options)
     cells = _plan(session).cells
     chosen = [c for c in cells if cell is None or c.name == cell or (c.key or "").startswith(cell)]

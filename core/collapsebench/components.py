@@ -69,13 +69,16 @@ class Component:
 
     def load(self) -> type[Any]:
         """Import and return the component's class."""
-        return _import(self.target, self.id)
+        found: type[Any] = _import(self.target, self.id)
+        return found
 
     def parameters_model(self) -> type[Parameters]:
         """Import and return the model of the component's parameters."""
         model = Parameters if self.parameters is None else _import(self.parameters, self.id)
         if not (isinstance(model, type) and issubclass(model, Parameters)):
-            raise PluginError(f"component '{self.id}': {self.parameters} is not a subclass of collapsebench.Parameters.")
+            raise PluginError(
+                f"component '{self.id}': {self.parameters} is not a subclass of collapsebench.Parameters."
+            )
         return model
 
     def create(self, parameters: Mapping[str, Any] | None = None) -> Any:

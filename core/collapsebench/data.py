@@ -95,7 +95,7 @@ def second_moment(split: Split) -> Floats:
 def principal_components(second_moments: Mapping[SplitName, Floats]) -> Pca:
     """Return PCA of the train covariance, with its rank-distortion curve on every split.
 
-        D_K = (tr S - sum_{k <= K} u_k^T S u_k) / V,    S the split's second moment about the train mean
+    D_K = (tr S - sum_{k <= K} u_k^T S u_k) / V,    S the split's second moment about the train mean
     """
     values, vectors = np.linalg.eigh(second_moments["train"])
     values, components = np.clip(values[::-1], 0.0, None), vectors.T[::-1]
@@ -128,7 +128,9 @@ def _check(split: Split, name: str, data: Data, dataset: str) -> None:
     if len(values) < 2:
         raise DataError(f"{where}: found {len(values)} rows, expected at least 2. Give it a larger share of the data.")
     if values.shape[1:] != data.train.values.shape[1:]:
-        raise DataError(f"{where}: found shape {values.shape[1:]}, expected that of train {data.train.values.shape[1:]}.")
+        raise DataError(
+            f"{where}: found shape {values.shape[1:]}, expected that of train {data.train.values.shape[1:]}."
+        )
     if len(data.feature_names) != int(np.prod(values.shape[1:])):
         raise DataError(f"{where}: {len(data.feature_names)} feature names for values of shape {values.shape[1:]}.")
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -138,7 +140,7 @@ def _check(split: Split, name: str, data: Data, dataset: str) -> None:
             "values. Leave those rows out or fill them in."
         )
     weights = split.weights
-    if weights is not None and (weights.shape != values.shape[:1] or not (weights >= 0).all() or weights.sum() <= 0):
+    if weights is not None and (weights.shape != values.shape[:1] or weights.min() < 0 or not 0 < weights.sum() < np.inf):
         raise DataError(f"{where}: weights must be one non-negative number per row with a positive sum.")
 
 

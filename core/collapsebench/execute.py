@@ -20,6 +20,7 @@ from collapsebench.data import Standardised, standardise
 from collapsebench.errors import DataError
 from collapsebench.observe import SplitSamples, measure
 from collapsebench.planning import Plan, error_text, key_of, used
+from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
 from collapsebench.stack import Stack, StackModel, build_pair, why_not_batched
@@ -65,6 +66,7 @@ def execute_job(
     """
     job, store = Job.read(path), Store(path.parent.parent)
     content = job.content
+    keep_freed_memory()
     if content["threads"]:
         torch.set_num_threads(content["threads"])
     registry = load_registry()
@@ -115,7 +117,12 @@ def _store_cell(
         return status
     own = slice(index * len(temperatures), (index + 1) * len(temperatures))
     replicas = tuple(
-        {"temperature": temperature, "mark": mark, "updates": updates, "loss": loss if math.isfinite(loss) else None}
+        {
+            "temperature": temperature,
+            "mark": mark,
+            "updates": updates,
+            "loss": loss if math.isfinite(loss) else None,
+        }
         for temperature, mark, updates, loss in zip(
             temperatures, trained.marks[own], trained.updates[own], trained.losses[own], strict=True
         )
@@ -183,9 +190,7 @@ def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry)
     )
 
 
-def choose_path(
-    plan: Plan, names: tuple[str, str, str], device: str, registry: Registry
-) -> tuple[bool, str]:
+def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[bool, str]:
     """Return whether a scan's replicas can be trained as one batched computation, and why not.
 
     What cannot even be built counts as batched: the job will fail with the plugin's own error.

@@ -219,24 +219,16 @@ def oracle(
             "leave out T = 0, the limit that no finite beta reaches."
         )
     if not (np.isfinite(decoder_variance) and decoder_variance > 0):
-        raise DataError(
-            f"oracle: decoder_variance is {decoder_variance}. Expected a finite number above 0; use 1.0."
-        )
+        raise DataError(f"oracle: decoder_variance is {decoder_variance}. Expected a finite number above 0; use 1.0.")
     if latent_dim is not None and latent_dim < 1:
-        raise DataError(
-            f"oracle: latent_dim is {latent_dim}. Expected at least 1; omit it for one latent per feature."
-        )
+        raise DataError(f"oracle: latent_dim is {latent_dim}. Expected at least 1; omit it for one latent per feature.")
     ascending, vectors = np.linalg.eigh(matrix)
     eigenvalues, components = ascending[::-1], vectors.T[::-1].copy()
     _check_eigenvalues(eigenvalues, "covariance")
     if not eigenvalues[0] > 0:
-        raise DataError(
-            "oracle: the covariance is zero. Expected some variance; check that the data are not constant."
-        )
+        raise DataError("oracle: the covariance is zero. Expected some variance; check that the data are not constant.")
     # What eigh leaves of an exact zero is noise of either sign; a threshold there would be fiction.
-    eigenvalues = np.where(
-        eigenvalues > eigenvalues[0] * eigenvalues.size * np.finfo(float).eps, eigenvalues, 0.0
-    )
+    eigenvalues = np.where(eigenvalues > eigenvalues[0] * eigenvalues.size * np.finfo(float).eps, eigenvalues, 0.0)
     moments = eigenvalues if evaluation is None else _moments_along(evaluation, components)
     dimension = eigenvalues.size if latent_dim is None else latent_dim
     return Oracle(scale, dimension, float(decoder_variance), eigenvalues, components, moments)

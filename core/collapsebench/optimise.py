@@ -47,7 +47,7 @@ class Adam(StackOptimiser):
         """Update the parameters in place."""
         inner = self._bind(parameters)
         for name, parameter in parameters.items():
-            parameter.grad = gradients[name]
+            parameter.grad = gradients[name].contiguous()  # the fused kernel pairs elements by address
         inner.param_groups[0]["lr"] = learning_rate
         inner.step()
         for name, parameter in parameters.items():
@@ -139,10 +139,10 @@ class Preconditioned(StackOptimiser):
         key = f"{name}/{side}-basis"
         if key not in self._state:
             # A replica that is no longer finite must not stop the others; it stays lost either way.
-            self._state[key] = torch.linalg.eigh(torch.nan_to_num(covariance, 0.0, 0.0, 0.0))[1].flip(-1)
+            self._state[key] = torch.linalg.eigh(torch.nan_to_num(covariance, 0.0, 0.0, 0.0))[1].flip(-1).contiguous()
         elif self._updates % self.refresh_every == 0:
             before = self._state[key]
-            self._state[key] = after = torch.linalg.qr(covariance @ before)[0]
+            self._state[key] = after = torch.linalg.qr(covariance @ before)[0].contiguous()
             # The momentum lives in the basis and turns with it.
             turn = after.mT @ before
             momentum = self._state[f"{name}/m"]
@@ -170,7 +170,7 @@ class Preconditioned(StackOptimiser):
 
 def affine_maps(parameters: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
     """Group stacked parameters into affine maps: a weight goes together with the bias of the same module."""
-    groups = []
+    groups: list[tuple[str, ...]] = []
     for name, value in parameters.items():
         bias = f"{name.removesuffix('weight')}bias"
         if name.endswith("weight") and value.dim() > 2 and bias in parameters:

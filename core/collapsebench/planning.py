@@ -106,7 +106,12 @@ def _cell(
 
 
 def describe(
-    suite: Suite, dataset: Reference, architecture: Architecture, objective: Reference, seed: int, fingerprint: str | None
+    suite: Suite,
+    dataset: Reference,
+    architecture: Architecture,
+    objective: Reference,
+    seed: int,
+    fingerprint: str | None,
 ) -> dict[str, Any]:
     """Return everything that decides a cell's numbers, as JSON values."""
     training = suite.training.model_dump(mode="json", exclude={"checkpoint_every_seconds"})
@@ -143,7 +148,9 @@ def key_of(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_jobs(plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[bool, str]]) -> list[Path]:
+def make_jobs(
+    plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[bool, str]]
+) -> list[Path]:
     """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
 
     paths: (dataset, architecture, objective) -> whether its stack is batched, and why not.

@@ -80,9 +80,7 @@ class Registry:
     def __init__(self, sources: Iterable[Source | tuple[str, str, str, Callable[[], Any]]]) -> None:
         self._registered: dict[tuple[Kind, str], dict[str, Registered]] = {}
         self._reports: list[PluginReport] = []
-        ordered = sorted(
-            (Source(*source) for source in sources), key=lambda s: (_plain(s.distribution), s.name)
-        )
+        ordered = sorted((Source(*source) for source in sources), key=lambda s: (_plain(s.distribution), s.name))
         for source in ordered:
             self._add(source)
 
@@ -106,12 +104,8 @@ class Registry:
             owners = [provider.owner for provider in providers.values()]
             names = _listed([f"{owner.distribution} {owner.version}" for owner in owners], "and")
             choices = _listed([f"'{owner.distribution}/{plain_id}'" for owner in owners], "or")
-            raise ComponentError(
-                f"{kind} '{plain_id}' is provided by {names}, expected one provider; write {choices}."
-            )
-        raise ComponentError(
-            unknown(kind, id, self._names(kind, qualified=bool(distribution))) + self._failures()
-        )
+            raise ComponentError(f"{kind} '{plain_id}' is provided by {names}, expected one provider; write {choices}.")
+        raise ComponentError(unknown(kind, id, self._names(kind, qualified=bool(distribution))) + self._failures())
 
     def components(self, kind: Kind) -> tuple[Component, ...]:
         """Return every component of a kind, ordered by id, then by distribution."""
@@ -132,9 +126,7 @@ class Registry:
             self._refuse_repeated(source, found)
         except (Exception, SystemExit) as error:  # whatever a plugin does, the others must load
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            self._reports.append(
-                PluginReport(source.distribution, source.version, source.name, "failed", reason)
-            )
+            self._reports.append(PluginReport(source.distribution, source.version, source.name, "failed", reason))
             return
         owner = Owner(source.distribution, source.version)
         for kind, component in found:
@@ -231,14 +223,10 @@ def _call(manager: pluggy.PluginManager, hook: str) -> list[Component]:
         raise PluginError(f"hook '{hook}' raised {type(error).__name__}: {error}") from error
     if len(results) != 1 or not isinstance(results[0], list | tuple):
         found = f"{type(results[0]).__name__}" if results else "None"
-        raise PluginError(
-            f"hook '{hook}' returned {found}, expected a list of collapsebench.Component; return one."
-        )
+        raise PluginError(f"hook '{hook}' returned {found}, expected a list of collapsebench.Component; return one.")
     for item in results[0]:
         if not isinstance(item, Component):
-            raise PluginError(
-                f"hook '{hook}' returned {item!r} in its list, expected a collapsebench.Component."
-            )
+            raise PluginError(f"hook '{hook}' returned {item!r} in its list, expected a collapsebench.Component.")
         if not _ID.fullmatch(item.id):
             raise PluginError(
                 f"hook '{hook}' returned a component with id '{item.id}', expected lower-case letters and "

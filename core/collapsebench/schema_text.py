@@ -110,9 +110,7 @@ def _resolve(node: Schema, root: Schema) -> Schema:
 
 
 def _tag(schema: Schema) -> str:
-    constants = (
-        f"{key} = {_quoted(v['const'])}" for key, v in schema.get("properties", {}).items() if "const" in v
-    )
+    constants = (f"{key} = {_quoted(v['const'])}" for key, v in schema.get("properties", {}).items() if "const" in v)
     return next(constants, "")
 
 
@@ -137,6 +135,4 @@ def _in_toml(value: Any) -> str:
         return "{" + ", ".join(f"{key} = {_in_toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_in_toml(inner) for inner in value) + "]"
-    return (
-        f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
-    )
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -125,11 +125,12 @@ def _cell_result(
     observables: Sequence[Reference],
     failures: Mapping[tuple[str, str], str],
 ) -> CellResult:
-    names = {"dataset": cell.dataset, "architecture": cell.architecture, "objective": cell.objective}
     record, data = cell.record, plan.data.get(cell.dataset)
     if record is None or record.status not in FINISHED or data is None:
         reason = record.reason.splitlines()[0] if record and record.reason else _why_absent(plan, cell)
-        return CellResult(key=cell.key or "", seed=cell.seed, status=cell.status, reason=reason, **names)
+        return CellResult(
+            cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, cell.status, reason
+        )
     tables = {"replicas": pd.DataFrame(list(record.replicas))}
     for reference in observables:
         frame = store.read_observable(record.key, observable_name(reference, plan.suite.evaluation))
@@ -149,8 +150,8 @@ def _cell_result(
         except Exception as error:
             metric_failures[id] = error_text(error)
     return CellResult(
-        key=record.key, seed=cell.seed, status=record.status, reason=record.reason, measurement=measurement,
-        evaluations=evaluations, metric_failures=metric_failures, **names,
+        record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, record.status, record.reason,
+        measurement, evaluations, metric_failures,
     )  # fmt: skip
 
 

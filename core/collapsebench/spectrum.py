@@ -56,9 +56,7 @@ class ExponentFit:
     n: int
 
 
-def grid(
-    table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str, axis: str = "latent"
-) -> Floats:
+def grid(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str, axis: str = "latent") -> Floats:
     """Return one quantity of an observable's table as `(t, axis)`, in the order of the temperatures.
 
     A temperature without rows is a row of NaN.
@@ -122,9 +120,7 @@ def effective_dimension(curve: ArrayLike, tolerance: float) -> float:
     return float(reached[0]) if reached.size else float("inf")
 
 
-def resolved_ranks(
-    reference_thresholds: ArrayLike, temperatures: ArrayLike, latent_dim: int
-) -> NDArray[np.bool_]:
+def resolved_ranks(reference_thresholds: ArrayLike, temperatures: ArrayLike, latent_dim: int) -> NDArray[np.bool_]:
     """Return, for each rank k, whether k <= latent_dim and T_k >= 10 times the lowest temperature."""
     reference = np.asarray(reference_thresholds, dtype=np.float64)
     lowest = float(np.min(np.asarray(temperatures, dtype=np.float64)))
@@ -134,9 +130,7 @@ def resolved_ranks(
     return enough & within
 
 
-def fixed_exponent_threshold(
-    temperatures: ArrayLike, signal_fraction: ArrayLike, active: float = ACTIVE
-) -> float:
+def fixed_exponent_threshold(temperatures: ArrayLike, signal_fraction: ArrayLike, active: float = ACTIVE) -> float:
     """Return T_c of the least-squares fit M^2 = [1 - T / T_c]_+, NaN for a mode that is never active.
 
     Global: for each set of temperatures below T_c the best 1 / T_c is known in closed form. Infinity if M^2
@@ -152,9 +146,7 @@ def fixed_exponent_threshold(
     return 1.0 / best if best > 0 else float("inf")
 
 
-def free_exponent_fit(
-    temperatures: ArrayLike, signal_fraction: ArrayLike, confidence: float = 0.95
-) -> ExponentFit:
+def free_exponent_fit(temperatures: ArrayLike, signal_fraction: ArrayLike, confidence: float = 0.95) -> ExponentFit:
     """Fit M^2 = [1 - T / T_c]_+^(2 a) by nonlinear least squares over T_c and a, the exponent of M.
 
     Window: T_c / 30 <= T <= 0.9 T_c, found by fitting twice, first in the window of the fixed-exponent T_c.
@@ -227,9 +219,7 @@ def first_swapped_rank(thresholds: ArrayLike, tolerance: float = 0.0) -> int:
     return int(rises[0]) + 2 if rises.size else values.size + 1
 
 
-def tail_exponent(
-    curve: ArrayLike, window: tuple[int, int], confidence: float = 0.95
-) -> tuple[float, float, float]:
+def tail_exponent(curve: ArrayLike, window: tuple[int, int], confidence: float = 0.95) -> tuple[float, float, float]:
     """Return a, low, high of D(K) ~ K^-a by log-log least squares over window[0] <= K <= window[1].
 
     The interval is the t-interval of the slope; NaN with fewer than three usable ranks.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -22,6 +23,7 @@ from collapsebench.errors import PluginError
 from collapsebench.seeds import seed_of
 
 Tensors = dict[str, Tensor]
+Floats = NDArray[np.float64]
 
 
 def build_pair(
@@ -110,10 +112,13 @@ class Stack:
     def __len__(self) -> int:
         return len(self.dials)
 
-    def losses(self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float) -> Tensor:
+    def losses(
+        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
+    ) -> Tensor:
         """Return each replica's normalised loss `(r,)` on a batch.
 
         x: `(b, *shape)`, noise `(b, k)`, weights `(b,)`; each may carry a leading seed axis if seeds differ in it.
+        price: the share of its dial that every replica pays.
         """
         done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
         arguments, axes = [], []
@@ -122,7 +127,9 @@ class Stack:
             arguments.append(value[self.seeds] if value is not None and differs else value)
             axes.append(0 if differs else None)
         return self._map(
-            lambda state, dial, *batch: self._loss(state, dial, done, *batch), (self.dials, *arguments), (0, *axes)
+            lambda state, dial, *batch: self._loss(state, dial, done, *batch),
+            (self.dials * price, *arguments),
+            (0, *axes),
         )
 
     def _loss(
@@ -140,8 +147,8 @@ class Stack:
         rate = 0.5 * (mean.square() + variance - 1 - log_variance)
         own = {name.removeprefix("objective."): v for name, v in state.items() if name.startswith("objective.")}
         loss = self.objective.loss(distortion, rate, dial, own, progress)
-        loss = loss.mean() if weights is None else (loss * weights).mean()
-        return loss / (self.total_variance * scale)
+        average: Tensor = loss.mean() if weights is None else (loss * weights).mean()
+        return average / (self.total_variance * scale)
 
     def _expected_error(self, state: Tensors, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """E_z |x - f(z)|^2 = |x - f(mean)|^2 + sum_k variance_k |f(e_k) - f(0)|^2 for an affine decoder f."""
@@ -247,7 +254,7 @@ def why_not_batched(stack: Stack, shape: tuple[int, ...], latent_dim: int) -> st
 class StackModel(Model):
     """A stack as observables see it: evaluation mode, no gradients."""
 
-    def __init__(self, stack: Stack, temperatures: Sequence[float], latent_dim: int) -> None:
+    def __init__(self, stack: Stack, temperatures: Sequence[float] | Floats, latent_dim: int) -> None:
         stack.template.eval()
         self._stack = stack
         self.temperatures = np.asarray(temperatures, dtype=np.float64)

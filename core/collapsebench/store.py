@@ -75,8 +75,8 @@ class Store:
         """Make sure that what exists of the store can be read."""
         if self.root.exists() and not (self.root.is_dir() and os.access(self.root, os.R_OK | os.X_OK)):
             raise StoreError(
-                f"store {self.root}: cannot be read as a folder. Choose another with COLLAPSEBENCH_STORE or --store, or "
-                "correct its permissions."
+                f"store {self.root}: cannot be read as a folder. Choose another with COLLAPSEBENCH_STORE or --store, "
+                "or correct its permissions."
             )
 
     def job_file(self, job: str) -> Path:
@@ -97,7 +97,7 @@ class Store:
 
     def cells(self) -> Iterator[CellRecord]:
         """Yield every stored cell, in the order of the keys."""
-        for path in sorted(self.root.glob("cells/??/*/cell.json")):
+        for path in sorted(self.root.glob("cells/??/[!.]*/cell.json")):
             record = _read_record(path)
             if record is not None:
                 yield record
@@ -117,7 +117,8 @@ class Store:
             if weights is not None:
                 from safetensors.torch import save_file
 
-                save_file({name: value.contiguous() for name, value in weights.items()}, temporary / "weights.safetensors")
+                plain = {name: value.contiguous() for name, value in weights.items()}
+                save_file(plain, temporary / "weights.safetensors")
             if log is not None:
                 log.to_parquet(temporary / "log.parquet", index=False)
             hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}

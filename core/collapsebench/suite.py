@@ -246,15 +246,9 @@ class _Resolver:
         }
         for i, table in self._items("architectures"):
             if isinstance(table, dict):
-                parts["encoders"] += self._reference(
-                    "encoder", table.get("encoder"), ("architectures", i, "encoder")
-                )
-                parts["decoders"] += self._reference(
-                    "decoder", table.get("decoder"), ("architectures", i, "decoder")
-                )
-        self._refuse_repeated(
-            "architectures", [self.architecture_id(i) for i, _ in self._items("architectures")]
-        )
+                parts["encoders"] += self._reference("encoder", table.get("encoder"), ("architectures", i, "encoder"))
+                parts["decoders"] += self._reference("decoder", table.get("decoder"), ("architectures", i, "decoder"))
+        self._refuse_repeated("architectures", [self.architecture_id(i) for i, _ in self._items("architectures")])
         compute = self._raw.get("compute", {})
         executor = compute.get("executor", "local") if isinstance(compute, dict) else "local"
         parts["executor"] += self._reference("executor", executor, ("compute", "executor"))
@@ -339,9 +333,7 @@ def json_schema(registry: Registry | None = None) -> dict[str, Any]:
         schema["properties"][section]["items"] = {"anyOf": [ids, tables]} if kind == "metric" else tables
     coders: tuple[Kind, ...] = ("encoder", "decoder")
     for kind in coders:
-        definitions["ArchitectureTable"]["properties"][kind] = _component_schema(
-            kind, registry, definitions, {}
-        )
+        definitions["ArchitectureTable"]["properties"][kind] = _component_schema(kind, registry, definitions, {})
     return schema
 
 

@@ -75,9 +75,7 @@ def find_suite(name_or_path: str | Path) -> SuiteLocation:
         return SuiteLocation(path.stem, path, text)
     shipped = shipped_suites()
     if text not in shipped:
-        raise UserError(
-            f"{unknown('suite', text, shipped)} For a file of your own, give its path, ending in .toml."
-        )
+        raise UserError(f"{unknown('suite', text, shipped)} For a file of your own, give its path, ending in .toml.")
     return SuiteLocation(text, shipped[text], f"suites/{text}.toml")
 
 
@@ -185,9 +183,7 @@ class SuiteEditor:
             node, path, inner = self.raw[keys[0]][index], (keys[0], index), keys[2:]
             if not inner:
                 node.clear()
-                node.update(
-                    {"id": keys[1], **value} if isinstance(value, dict) else {"use": value, "id": keys[1]}
-                )
+                node.update({"id": keys[1], **value} if isinstance(value, dict) else {"use": value, "id": keys[1]})
                 self._origins.append(Origin(path, label))
                 return
         created = _put(node, inner, value)
@@ -217,18 +213,14 @@ class SuiteEditor:
         variants = self._variants.get(section) or [Variant(i, ()) for i in range(len(items))]
         new: list[tuple[Any, Variant]] = []
         for item, variant in zip(items, variants, strict=True):
-            swept = isinstance(item, dict) and (
-                item_id(item) == id if id is not None else keys[0] not in item
-            )
+            swept = isinstance(item, dict) and (item_id(item) == id if id is not None else keys[0] not in item)
             if not swept:
                 new.append((item, variant))
                 continue
             for value in values:
                 changed = copy.deepcopy(item)
                 _put(changed, keys, value)
-                text = (
-                    f"{'.'.join(keys)}={value if isinstance(value, str) else json.dumps(value, default=str)}"
-                )
+                text = f"{'.'.join(keys)}={value if isinstance(value, str) else json.dumps(value, default=str)}"
                 new.append((changed, Variant(variant.position, (*variant.swept, Swept(keys, text, label)))))
         self.raw[section] = [item for item, _ in new]
         self._variants[section] = [variant for _, variant in new]

@@ -43,14 +43,10 @@ def validated(model: type[BaseModel], data: Any, at: Path = ()) -> tuple[BaseMod
         sentence = _sentence(path, detail, model, data)
         if sentence not in found[path]:
             found[path].append(sentence)
-    return None, [
-        Problem((*at, *path), _merged(sentences, _at(data, path))) for path, sentences in found.items()
-    ]
+    return None, [Problem((*at, *path), _merged(sentences, _at(data, path))) for path, sentences in found.items()]
 
 
-def _coerced(
-    model: type[BaseModel], text: str, data: Any, known: set[Path]
-) -> list[tuple[Path, ErrorDetails]]:
+def _coerced(model: type[BaseModel], text: str, data: Any, known: set[Path]) -> list[tuple[Path, ErrorDetails]]:
     """Return the errors of scalars that only a conversion made legal, as "3" for a number.
 
     Only scalars are strict: below a validator that runs first, pydantic would refuse a list for a tuple.
@@ -102,9 +98,7 @@ def _path(detail: ErrorDetails, data: Any) -> Path:
     """Return the error's location without the names of union branches that pydantic puts into it."""
     path: list[str | int] = []
     for i, key in enumerate(detail["loc"]):
-        is_key = (isinstance(data, Mapping) and key in data) or (
-            isinstance(data, list) and isinstance(key, int)
-        )
+        is_key = (isinstance(data, Mapping) and key in data) or (isinstance(data, list) and isinstance(key, int))
         if is_key:
             data = data[key]
             path.append(key)
@@ -182,9 +176,7 @@ def _nearest(found: Any, expected: list[str]) -> str:
 def _legal(model: type[BaseModel], path: Path, data: Any) -> list[str]:
     try:
         return legal_keys(model, path, data)
-    except (
-        Exception
-    ):  # a model of another distribution may have no JSON Schema; the problem itself is still reported
+    except Exception:  # a model of another distribution may have no JSON Schema; the problem itself is still reported
         return []
 
 

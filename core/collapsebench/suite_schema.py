@@ -48,9 +48,7 @@ class Grid(Section):
 class Scan(Section):
     """What is scanned: the grid of temperatures, the latents, the order of training."""
 
-    latent_dim: PositiveInt = Field(
-        description="latents of every model, unless an architecture says otherwise"
-    )
+    latent_dim: PositiveInt = Field(description="latents of every model, unless an architecture says otherwise")
     grid: Grid | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
         alias="temperatures", description="normalised temperatures T, a log grid or a list"
     )
@@ -63,9 +61,7 @@ class Scan(Section):
         if isinstance(self.grid, tuple):
             twice = sorted({value for value in self.grid if self.grid.count(value) > 1})
             if twice:
-                raise ValueError(
-                    f"found temperature {twice[0]:g} more than once, expected distinct ones; remove it."
-                )
+                raise ValueError(f"found temperature {twice[0]:g} more than once, expected distinct ones; remove it.")
         return self
 
     @property
@@ -92,12 +88,8 @@ class Preconditioned(Section):
     beta1: Decay = Field(default=0.95, description="decay of the first moment")
     beta2: Decay = Field(default=0.95, description="decay of the second moment")
     preconditioner_decay: Decay = Field(default=0.95, description="decay of the gradient covariances")
-    refresh_every: PositiveInt = Field(
-        default=10, description="updates between two refreshes of the eigenbases"
-    )
-    max_dimension: PositiveInt = Field(
-        default=1024, description="sides of a weight longer than this are not rotated"
-    )
+    refresh_every: PositiveInt = Field(default=10, description="updates between two refreshes of the eigenbases")
+    max_dimension: PositiveInt = Field(default=1024, description="sides of a weight longer than this are not rotated")
     epsilon: PositiveFloat = Field(default=1e-12, description="added to the root of the second moment")
 
 
@@ -108,15 +100,11 @@ class Convergence(Section):
         default=1e-3, description="an improvement of the loss below this share is none"
     )
     patience: Share = Field(default=0.01, description="share of the budget without improvement")
-    ward_residual: PositiveFloat = Field(
-        default=1e-2, description="largest Ward residual of a stationary replica"
-    )
+    ward_residual: PositiveFloat = Field(default=1e-2, description="largest Ward residual of a stationary replica")
     edge_tolerance: NonNegativeFloat = Field(
         default=0.05, description="excess of the residual edge over T V, as a share"
     )
-    drift: PositiveFloat = Field(
-        default=0.02, description="largest change of a signal fraction per e-fold of updates"
-    )
+    drift: PositiveFloat = Field(default=0.02, description="largest change of a signal fraction per e-fold of updates")
     checks: PositiveInt = Field(default=40, description="number of checks over the budget")
 
 
@@ -124,18 +112,18 @@ class Training(Section):
     """How replicas are trained."""
 
     optimiser: Annotated[Adam | Preconditioned, Field(discriminator="use")] = Adam()
-    schedule: Literal["cosine", "constant"] = Field(
-        default="cosine", description="learning rate over the budget"
-    )
-    batch_size: PositiveInt | Literal["full"] = Field(
-        default=256, description="samples per update, or 'full'"
-    )
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="learning rate over the budget")
+    batch_size: PositiveInt | Literal["full"] = Field(default=256, description="samples per update, or 'full'")
     max_updates: PositiveInt = Field(description="the budget of every replica, in updates")
     warm_up: int = Field(default=50, ge=0, description="updates over which the learning rate rises from zero")
     convergence: Convergence = Convergence()
-    checkpoint_every_seconds: PositiveFloat = Field(
-        default=30.0, description="seconds between two checkpoints"
+    price_warm_up: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the budget over which beta rises from zero; the equilibria are the same",
     )
+    checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between two checkpoints")
 
 
 def _all_as_none(value: Any) -> Any:
@@ -148,9 +136,7 @@ class EvaluationSettings(Section):
     max_rows: Annotated[PositiveInt | None, BeforeValidator(_all_as_none)] = Field(
         default=50_000, description="samples measured per split, at most; 'all' for no limit"
     )
-    samples: PositiveInt = Field(
-        default=16_384, description="draws of z behind every sampled expectation, at least"
-    )
+    samples: PositiveInt = Field(default=16_384, description="draws of z behind every sampled expectation, at least")
     active_threshold: float = Field(
         default=0.1, gt=0, lt=1, description="signal fraction above which a latent is active"
     )
@@ -209,29 +195,19 @@ class SuiteFile(Section):
     metrics: tuple[str | NamedComponent, ...] = Field(
         min_length=1, description="ids of metrics, or tables with their parameters"
     )
-    rank_by: tuple[str, ...] | None = Field(
-        default=None, description="scores `metric/score` that the board ranks by"
-    )
+    rank_by: tuple[str, ...] | None = Field(default=None, description="scores `metric/score` that the board ranks by")
     scan: Scan
     training: Training
     evaluation: EvaluationSettings = EvaluationSettings()
     datasets: tuple[NamedComponent, ...] = Field(min_length=1)
     architectures: tuple[ArchitectureTable, ...] = Field(min_length=1)
-    objectives: tuple[NamedComponent, ...] = Field(
-        default=(NamedComponent(use="beta-vae", id=None),), min_length=1
-    )
-    sweep: dict[str, Any] = Field(
-        default={}, description="dotted path of a parameter -> values; the product is run"
-    )
+    objectives: tuple[NamedComponent, ...] = Field(default=(NamedComponent(use="beta-vae", id=None),), min_length=1)
+    sweep: dict[str, Any] = Field(default={}, description="dotted path of a parameter -> values; the product is run")
     compute: ComputeSettings = ComputeSettings()
-    presets: dict[str, dict[str, Any]] = Field(
-        default={}, description="name -> what it changes, nested or dotted"
-    )
+    presets: dict[str, dict[str, Any]] = Field(default={}, description="name -> what it changes, nested or dotted")
 
     @model_validator(mode="after")
     def _check_seeds(self) -> SuiteFile:
         if isinstance(self.seeds, tuple) and len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(
-                f"found seeds = {list(self.seeds)}, expected distinct seeds; remove the repeated ones."
-            )
+            raise ValueError(f"found seeds = {list(self.seeds)}, expected distinct seeds; remove the repeated ones.")
         return self

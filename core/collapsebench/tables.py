@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
+from tabulate import MIN_PADDING, tabulate
 
 from collapsebench.components import Score
 from collapsebench.ranking import CONFIDENCE, t_interval
@@ -36,7 +36,7 @@ class _Column:
 
     @property
     def width(self) -> int:
-        return max(map(len, (*self.header, *self.cells)))
+        return max(*(len(line) + MIN_PADDING for line in self.header), *map(len, self.cells))
 
 
 def page(results: SuiteResults, *, markdown: bool = False) -> str:
@@ -63,7 +63,9 @@ def number(mean: float, low: float = math.nan, high: float = math.nan) -> str:
         return f"{mean:.4g}"
     if half == 0:
         return f"{mean:.4g} ± 0"
-    digits = min(max(0, 1 - math.floor(math.log10(half))), 6)
+    digits = max(0, 1 - math.floor(math.log10(half)))
+    if digits > 6:
+        return f"{mean:.6g} ± {half:.1g}"
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 

@@ -130,15 +130,13 @@ class Trainer:
                 raise KeyboardInterrupt
             if late:
                 raise OutOfTimeError(f"{self.update} of {budget} updates done when the time limit passed")
-        return Trained(
-            self.finished, self.track.marks, self.track.updates, self.track.losses, self.track.log
-        )
+        return Trained(self.finished, self.track.marks, self.track.updates, self.track.losses, self.track.log)
 
     def advance(self) -> None:
         """Do one update of every replica in the stack."""
         x, noise, weights = self.batches.draw(self.update)
         progress = self.update / self.training.max_updates
-        losses = self.stack.losses(x, noise, weights, progress)
+        losses = self.stack.losses(x, noise, weights, progress, self.price())
         parameters = self.stack.parameters
         found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
         gradients = {
@@ -150,6 +148,11 @@ class Trainer:
         self._loss_count += 1
         self.update += 1
 
+    def price(self) -> float:
+        """Return the share of its dial that a replica pays at the next update: below one while the price rises."""
+        rise = self.training.price_warm_up * self.training.max_updates
+        return min(1.0, self.update / rise) if rise else 1.0
+
     def learning_rate(self) -> float:
         """Return the learning rate of the next update: a linear warm-up, then the schedule, to zero at the budget."""
         training = self.training
@@ -160,9 +163,10 @@ class Trainer:
     def check(self, *, final: bool) -> None:
         """Judge every replica in the stack; retire those that have settled, all of them at the end of the budget."""
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
+        rising = self.price() < 1.0 and not final
         found = self.measure(everything=final)
         stable = self._is_stable(found, self.alive)
-        calm = self._is_calm(found, losses)
+        calm = np.zeros(len(self.alive), dtype=bool) if rising else self._is_calm(found, losses)
         slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
         tolerance = self.training.convergence.ward_residual
         candidate = stable & calm & (found.ward_residual <= tolerance + slack)
@@ -220,9 +224,8 @@ class Trainer:
                 waited = self.update - self.track.best_update[replica] >= patience
                 calm[place] = drift <= settings.drift and waited
             history.append((self.update, [float(value) for value in now]))
-            if losses[place] < self.track.best[replica] - settings.relative_tolerance * abs(self.track.best[replica]) or (
-                not history[:-1]
-            ):
+            best = self.track.best[replica]
+            if len(history) == 1 or losses[place] < best - settings.relative_tolerance * abs(best):
                 self.track.best[replica], self.track.best_update[replica] = float(losses[place]), self.update
         return calm
 

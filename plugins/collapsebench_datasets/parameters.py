@@ -24,9 +24,7 @@ class Gap(Parameters):
 
     kind: Literal["gap"] = "gap"
     strong: int = Field(default=6, ge=1, description="number of strong modes")
-    ratio: FiniteFloat = Field(
-        default=100.0, gt=1, description="ratio of the eigenvalues on the two sides of the gap"
-    )
+    ratio: FiniteFloat = Field(default=100.0, gt=1, description="ratio of the eigenvalues on the two sides of the gap")
 
 
 class NearDegenerate(Parameters):
@@ -56,9 +54,7 @@ class GaussianParameters(Parameters):
     """
 
     dimension: int = Field(default=16, ge=1, description="number of features")
-    spectrum: Spectrum = Field(
-        default=PowerLaw(), description="eigenvalues of the covariance, in descending order"
-    )
+    spectrum: Spectrum = Field(default=PowerLaw(), description="eigenvalues of the covariance, in descending order")
     covariance: tuple[tuple[FiniteFloat, ...], ...] | None = Field(
         default=None,
         description="the covariance itself, symmetric and positive semi-definite, instead of a spectrum",
@@ -67,9 +63,7 @@ class GaussianParameters(Parameters):
     evaluation_samples: int = Field(
         default=1024, ge=2, description="samples of the validation and of the test split, each"
     )
-    exact: bool = Field(
-        default=True, description="make the training samples' covariance equal the target exactly"
-    )
+    exact: bool = Field(default=True, description="make the training samples' covariance equal the target exactly")
 
     @model_validator(mode="before")
     @classmethod
@@ -109,9 +103,7 @@ def _check_spectrum(spectrum: Spectrum, dimension: int) -> None:
         found, expected = "eigenvalues that are all zero", "at least one positive eigenvalue"
     else:
         return
-    raise ValueError(
-        f"spectrum '{spectrum.kind}': found {found}, expected {expected}; correct either of the two."
-    )
+    raise ValueError(f"spectrum '{spectrum.kind}': found {found}, expected {expected}; correct either of the two.")
 
 
 def _check_covariance(rows: tuple[tuple[float, ...], ...], dimension: int) -> None:

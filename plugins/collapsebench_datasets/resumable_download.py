@@ -108,9 +108,7 @@ def _attempt(url: str, part: Path) -> int | None:
         _discard(part)
     offset = _size(part)
     try:
-        response = urllib.request.urlopen(
-            _request(url, offset, state.get("validator")), timeout=TIMEOUT_SECONDS
-        )
+        response = urllib.request.urlopen(_request(url, offset, state.get("validator")), timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != 416 or not offset:

@@ -87,4 +87,4 @@ def systematic_sample(area: Floats, count: int, generator: np.random.Generator) 
     """
     ends = np.cumsum(area)
     points = (generator.random() + np.arange(count)) * (ends[-1] / count)
-    return np.minimum(np.searchsorted(ends, points, side="right"), len(area) - 1)
+    return np.asarray(np.minimum(np.searchsorted(ends, points, side="right"), len(area) - 1))

@@ -72,9 +72,7 @@ class WorldClim(Dataset[WorldClimParameters]):
         """Return every valid cell once, before any split: the whole table."""
         sha256 = self._sha256(cache)
         if sha256 is None or not self._cells_file(cache, sha256).exists():
-            raise DataError(
-                f"{cache}: WorldClim is not there, expected its cells in this folder. Call prepare first."
-            )
+            raise DataError(f"{cache}: WorldClim is not there, expected its cells in this folder. Call prepare first.")
         return Cells.load(self._cells_file(cache, sha256))
 
     def load(self, seed: int, cache: Path) -> Data:
@@ -82,9 +80,7 @@ class WorldClim(Dataset[WorldClimParameters]):
         p = self.parameters
         cells = self.cells(cache)
         blocks = spatial_blocks(cells.latitude, cells.longitude, p.block_km)
-        of_blocks, *of_splits = (
-            np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)
-        )
+        of_blocks, *of_splits = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4))
         parts = split_by_block(blocks, cells.area, p.train_samples, of_blocks)
         limits = {"train": p.train_samples, "validation": p.evaluation_samples, "test": p.evaluation_samples}
         train, validation, test = (

@@ -129,9 +129,7 @@ def content_sha256(source: Path) -> str:
     return digest.hexdigest()
 
 
-def _find_layers(
-    source: Path, version: Version, resolution: Resolution, variables: Sequence[int]
-) -> dict[int, str]:
+def _find_layers(source: Path, version: Version, resolution: Resolution, variables: Sequence[int]) -> dict[int, str]:
     """Return what rasterio opens for each variable, in ascending order."""
     if not source.exists():
         raise DataError(
@@ -213,9 +211,7 @@ def _opened(source: Path, layer: str) -> Iterator[Any]:
         ) from error
 
 
-def _valid_cells(
-    source: Path, layers: Mapping[int, str], resolution: Resolution
-) -> tuple[NDArray[np.bool_], Any]:
+def _valid_cells(source: Path, layers: Mapping[int, str], resolution: Resolution) -> tuple[NDArray[np.bool_], Any]:
     """Return where every layer has data `(rows, columns)`, and the map from cells to degrees."""
     valid: NDArray[np.bool_] | None = None
     counts: dict[str, int] = {}

@@ -46,9 +46,7 @@ class WorldClimParameters(Parameters):
     @classmethod
     def _in_order(cls, variables: tuple[int, ...]) -> tuple[int, ...]:
         if not variables or len(set(variables)) < len(variables) or not set(variables) <= set(ALL_VARIABLES):
-            raise ValueError(
-                f"found {list(variables)}, expected distinct numbers from 1 to 19. Name each BIO once."
-            )
+            raise ValueError(f"found {list(variables)}, expected distinct numbers from 1 to 19. Name each BIO once.")
         return tuple(sorted(variables))
 
     @model_validator(mode="after")

@@ -23,15 +23,11 @@ def fitted_thresholds(temperatures: Floats, signal_fraction: Floats) -> Floats:
     return np.array([fixed_exponent_threshold(temperatures, column) for column in signal_fraction.T])
 
 
-def identity(
-    measured: Floats, reference: Floats, resolved: Flags, measurement: Measurement
-) -> tuple[Outcome, Outcome]:
+def identity(measured: Floats, reference: Floats, resolved: Flags, measurement: Measurement) -> tuple[Outcome, Outcome]:
     """Return identity R^2 and largest log error of measured against reference over the resolved ranks."""
     reason = few_ranks(int(resolved.sum()), measurement)
     return (
-        value_or(
-            identity_r2(measured[resolved], reference[resolved]), f"needs two ranks that differ; {reason}"
-        ),
+        value_or(identity_r2(measured[resolved], reference[resolved]), f"needs two ranks that differ; {reason}"),
         value_or(
             max_log_error(measured[resolved], reference[resolved]),
             f"needs one rank with a threshold; {reason}",

@@ -35,18 +35,14 @@ class Equilibrium(Metric[EquilibriumParameters]):
             low=0,
         ),
         Score("loss-gap", "Largest (L - L*) / L* on the train split.", "lower"),
-        Score(
-            "derivative-identity", "Median relative distance of -dD/dR from [beta_1, beta_2].", "lower", low=0
-        ),
+        Score("derivative-identity", "Median relative distance of -dD/dR from [beta_1, beta_2].", "lower", low=0),
         Score("derivative-violations", "Share of neighbours outside that band.", "lower", low=0, high=1),
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:
         """Return the scores."""
         split = self.parameters.split
-        marks = (
-            measurement.tables["replicas"].set_index("temperature")["mark"].reindex(measurement.temperatures)
-        )
+        marks = measurement.tables["replicas"].set_index("temperature")["mark"].reindex(measurement.temperatures)
         ended = (marks.notna() & (marks != "diverged")).to_numpy(dtype=np.bool_)
         table = measurement.tables["equilibrium"]
         ward = _by_replica(table, split, measurement, "ward_residual")
@@ -54,9 +50,7 @@ class Equilibrium(Metric[EquilibriumParameters]):
         spare = _by_replica(table, split, measurement, "spare_latents") > 0
         outcomes: dict[str, Outcome] = {
             "converged-share": float((marks == "converged").mean()),
-            "ward-residual": _largest(
-                ward[ended], f"no replica that ended finite was observed on split '{split}'"
-            ),
+            "ward-residual": _largest(ward[ended], f"no replica that ended finite was observed on split '{split}'"),
             "residual-edge": _largest(
                 edge[ended & spare], f"no replica that ended finite has a spare latent on split '{split}'"
             ),
@@ -75,9 +69,7 @@ class Equilibrium(Metric[EquilibriumParameters]):
             decoder_variance=measurement.decoder_variance,
         ).loss
         loss = _by_replica(measurement.tables["losses"], "train", measurement, "loss")
-        return _largest(
-            ((loss - exact) / exact)[ended], "no replica that ended finite has a loss on the train split"
-        )
+        return _largest(((loss - exact) / exact)[ended], "no replica that ended finite has a loss on the train split")
 
     def _derivative(self, measurement: Measurement, ended: Flags) -> dict[str, Outcome]:
         losses = measurement.tables["losses"]

@@ -34,9 +34,7 @@ class ExponentFit(Metric[ExponentFitParameters]):
     scores: ClassVar[tuple[Score, ...]] = (
         Score("exponent", "Median exponent of M over resolved ranks; 1/2 is mean field.", "none", low=0),
         Score("exponent-max-deviation", "Largest |a - 1/2| over resolved ranks.", "lower", low=0),
-        Score(
-            "threshold-max-log-error", "Largest |log T_c - log lambda_k / V| of the same fit.", "lower", low=0
-        ),
+        Score("threshold-max-log-error", "Largest |log T_c - log lambda_k / V| of the same fit.", "lower", low=0),
         Score("missed-ranks", "Resolved ranks without a fit.", "lower", "ranks", low=0),
     )
 
@@ -65,9 +63,7 @@ class ExponentFit(Metric[ExponentFitParameters]):
         outcomes: dict[str, Outcome] = {
             "exponent": float(np.median(exponents)) if exponents.size else reason,
             "exponent-max-deviation": float(np.abs(exponents - 0.5).max()) if exponents.size else reason,
-            "threshold-max-log-error": value_or(
-                max_log_error(thresholds[against_pca], spectrum[against_pca]), reason
-            ),
+            "threshold-max-log-error": value_or(max_log_error(thresholds[against_pca], spectrum[against_pca]), reason),
             "missed-ranks": missed(thresholds, resolved),
         }
         return evaluation(outcomes, modes)

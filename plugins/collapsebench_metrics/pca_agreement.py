@@ -103,11 +103,7 @@ class PcaAgreement(Metric[PcaAgreementParameters]):
         usable = scored & (np.abs(distance) > self.parameters.margin)
         errors = np.abs(fractions - expected)[np.take_along_axis(usable, mode_of_rank, axis=1)]
         errors = errors[~np.isnan(errors)]
-        return (
-            float(errors.max())
-            if errors.size
-            else "needs a resolved rank and a temperature away from its threshold"
-        )
+        return float(errors.max()) if errors.size else "needs a resolved rank and a temperature away from its threshold"
 
     def _subspace_angle(self, measurement: Measurement) -> Outcome:
         split, pca = self.parameters.split, measurement.pca

@@ -80,9 +80,7 @@ class ThresholdRanking(Metric[ThresholdRankingParameters]):
         spectrum = measurement.pca.eigenvalues[:count]
         by_mode = fitted_thresholds(temperatures, self._mode_signal_fraction(measurement)[:, :count])
         moments = measurement.tables["latent-moments"]
-        by_rank = fitted_thresholds(
-            temperatures, ranked_signal_fraction(moments, split, temperatures)[:, :count]
-        )
+        by_rank = fitted_thresholds(temperatures, ranked_signal_fraction(moments, split, temperatures)[:, :count])
         curve = rank_distortion(measurement.tables["truncated-distortion"], temperatures).curves[split]
         worth = utilities(curve)[:count]
 
@@ -113,9 +111,7 @@ class ThresholdRanking(Metric[ThresholdRankingParameters]):
         spectrum = pca.eigenvalues
         larger = np.maximum(spectrum[:, None], spectrum)
         same_space = (np.abs(spectrum[:, None] - spectrum) <= self.parameters.gap * larger).astype(np.float64)
-        fractions = grid(
-            measurement.tables["latent-moments"], split, measurement.temperatures, "signal_fraction"
-        )
+        fractions = grid(measurement.tables["latent-moments"], split, measurement.temperatures, "signal_fraction")
         tracked = np.full((measurement.temperatures.size, spectrum.size), np.nan)
         directions = unit_directions(measurement)
         for row, (fraction, direction) in enumerate(zip(fractions, directions, strict=True)):
@@ -126,25 +122,17 @@ class ThresholdRanking(Metric[ThresholdRankingParameters]):
                 tracked[row, matched] = np.minimum(weight[latents, matched], 1.0)
         return tracked
 
-    def _tau(
-        self, thresholds: Floats, reference: Floats, resolved: Flags, measurement: Measurement
-    ) -> Outcome:
+    def _tau(self, thresholds: Floats, reference: Floats, resolved: Flags, measurement: Measurement) -> Outcome:
         if resolved.sum() < 2:
             return f"needs two resolved ranks; {few_ranks(int(resolved.sum()), measurement)}"
         digits = round(-np.log10(self.parameters.tolerance))
         found = np.nan_to_num(thresholds[resolved], nan=0.0)
-        ordered = [
-            np.round(np.log(np.maximum(values, 1e-300)), digits) for values in (found, reference[resolved])
-        ]
+        ordered = [np.round(np.log(np.maximum(values, 1e-300)), digits) for values in (found, reference[resolved])]
         tau = float(kendalltau(*ordered).statistic)
         return value_or(tau, "thresholds or references are all equal, so that they have no order")
 
-    def _first_swap(
-        self, thresholds: Floats, reference: Floats, resolved: Flags, measurement: Measurement
-    ) -> Outcome:
+    def _first_swap(self, thresholds: Floats, reference: Floats, resolved: Flags, measurement: Measurement) -> Outcome:
         if resolved.sum() < 2:
             return f"needs two resolved ranks; {few_ranks(int(resolved.sum()), measurement)}"
         found, expected = thresholds[resolved], reference[resolved]
-        return float(
-            first_swapped_rank(found[np.argsort(-expected, kind="stable")], self.parameters.tolerance)
-        )
+        return float(first_swapped_rank(found[np.argsort(-expected, kind="stable")], self.parameters.tolerance))

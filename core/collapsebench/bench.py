@@ -1,0 +1,159 @@
+"""How fast this machine trains stacks: ratios of interleaved measurements, because absolute times drift.
+
+Source of the network: Hirn 2026, arXiv 2608.10599: 19 inputs, 4 hidden layers of 64 SiLU units, 32 latents, batch 256.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from collapsebench.process import keep_freed_memory
+from collapsebench.components import Data, Split
+from collapsebench.data import Standardised, standardise
+from collapsebench.registry import Registry, load_registry
+from collapsebench.stack import Stack, build_pair
+from collapsebench.suite_schema import EvaluationSettings, Training
+from collapsebench.train import Trainer
+
+INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
+_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarise measurements."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What `bench throughput` measures; ratios are taken pair by pair, then summarised.
+
+    replica_update_ms: one update of one replica within the stack. plain_update_ms: one update of a plain PyTorch loop
+    with fused Adam on one model. share_of_matrix_peak: matrix products of the update, 6 per weight and sample, over
+    the best rate of a large square float32 product measured in the same run. speedup_over_pythae: None, not measured.
+    """
+
+    replicas: int
+    device: str
+    replica_update_ms: Spread
+    plain_update_ms: Spread
+    speedup_over_plain_loop: Spread
+    share_of_matrix_peak: Spread
+    matrix_gflops: Spread
+    speedup_over_pythae: None = None
+
+
+def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") -> Throughput:
+    """Time a stack against a plain loop and against the matrix peak, in turn, `repeats` times."""
+    keep_freed_memory()
+    registry = load_registry()
+    place = torch.device(device)
+    data = _data()
+    pair = _pair(registry)
+    trainer = _trainer(registry, data, pair, replicas, place)
+    plain = _plain_loop(data, copy.deepcopy(pair).to(place), place)
+    square = torch.randn(2048, 2048, device=place)
+    work = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
+    columns: dict[str, list[float]] = {name: [] for name in ("stack", "plain", "speedup", "gflops", "share")}
+    for _ in range(repeats):
+        one = _milliseconds(plain, place)
+        many = _milliseconds(trainer.advance, place) / replicas
+        gflops = 2 * 2048**3 / (_milliseconds(lambda: square @ square, place) * 1e6)
+        for name, value in zip(columns, (many, one, one / many, gflops, work / (many * 1e6) / gflops), strict=True):
+            columns[name].append(value)
+    stack, single, speedup, gflops_spread, share = (Spread.of(values) for values in columns.values())
+    return Throughput(replicas, device, stack, single, speedup, share, gflops_spread)
+
+
+def _data() -> Standardised:
+    generator = np.random.default_rng(0)
+    train, validation, test = (
+        Split(generator.standard_normal((n, INPUTS)).astype(np.float32)) for n in (ROWS, 1000, 1000)
+    )
+    return standardise(Data(train, validation, test, feature_names=tuple(f"x{i}" for i in range(INPUTS))), "bench")
+
+
+def _pair(registry: Registry) -> nn.ModuleDict:
+    parameters = {"depth": DEPTH, "width": WIDTH}
+    encoder = registry.get("encoder", "mlp").create(parameters)
+    return build_pair(encoder, registry.get("decoder", "mlp").create(parameters), (INPUTS,), LATENTS, 0)
+
+
+def _trainer(
+    registry: Registry, data: Standardised, pair: nn.ModuleDict, replicas: int, device: torch.device
+) -> Trainer:
+    temperatures = np.logspace(0, -6, replicas)
+    stack = Stack(
+        [pair],
+        registry.get("objective", "beta-vae").create(),
+        torch.tensor(temperatures * data.total_variance),
+        torch.zeros(replicas, dtype=torch.long),
+        data.total_variance,
+        data.shape,
+        linear=False,
+        batched=True,
+        device=device,
+        dtype=torch.float32,
+    )
+    training = Training.model_validate(
+        {"optimiser": {"use": "adam"}, "batch_size": BATCH, "max_updates": 10**9, "schedule": "constant"}
+    )
+    return Trainer(stack, data, list(temperatures), (0,), LATENTS, training, EvaluationSettings())
+
+
+def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -> Callable[[], Any]:
+    """The loop that everyone writes: one model, mini-batches, fused Adam."""
+    x = torch.from_numpy(data.splits["train"].values).to(device)
+    optimiser = torch.optim.Adam(pair.parameters(), lr=3e-4, fused=True)
+    generator = torch.Generator(device).manual_seed(0)
+    beta = 0.1
+
+    def update() -> Tensor:
+        batch = x[torch.randint(len(x), (BATCH,), generator=generator, device=device)]
+        mean, log_variance = pair["encoder"](batch)
+        noise = torch.randn(mean.shape, generator=generator, device=device)
+        x_hat = pair["decoder"](mean + (0.5 * log_variance).exp() * noise)
+        distortion = 0.5 * (batch - x_hat).square().sum(1)
+        rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        loss: Tensor = (distortion + beta * rate).mean()
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        return loss
+
+    return update
+
+
+def _milliseconds(step: Callable[[], Any], device: torch.device) -> float:
+    """Return the mean time of a step over about 0.3 seconds, after one step that is not counted."""
+    step()
+    _wait(device)
+    steps, started = 0, time.perf_counter()
+    while steps < 2 or time.perf_counter() - started < _SECONDS:
+        step()
+        steps += 1
+    _wait(device)
+    return (time.perf_counter() - started) / steps * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

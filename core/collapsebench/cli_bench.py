@@ -1,0 +1,43 @@
+"""The verb that measures speed: bench."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+
+@click.group()
+def bench() -> None:
+    """Measure how fast this machine is."""
+
+
+@bench.command()
+@click.option("--replicas", default=64, show_default=True, type=click.IntRange(min=1), help="Replicas in the stack.")
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(min=1), help="Interleaved repetitions.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def throughput(replicas: int, repeats: int, device: str, as_json: bool) -> None:
+    """Time a stack of the published network against a plain PyTorch loop, in turn."""
+    import torch
+
+    from collapsebench.bench import bench_throughput
+    from collapsebench.provenance import processor
+
+    found = bench_throughput(replicas, repeats, device)
+    hardware = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "hardware": hardware}, indent=1))
+        return
+    rows = {
+        "replica-update in the stack, ms": found.replica_update_ms,
+        "update of the plain loop, ms": found.plain_update_ms,
+        "speedup over the plain loop": found.speedup_over_plain_loop,
+        "share of the matrix peak": found.share_of_matrix_peak,
+        "matrix peak, GFLOP/s": found.matrix_gflops,
+    }
+    click.echo(f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)")
+    for name, spread in rows.items():
+        click.echo(f"  {name:34s}{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})")
+    click.echo(", ".join(f"{key} {value}" for key, value in hardware.items()))
