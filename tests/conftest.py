@@ -54,6 +54,7 @@ def stack_of(
     encoder and decoder: (id, parameters), or a component.
     """
     import torch
+
     from collapsebench.stack import Stack, build_pair
 
     encoder, decoder = (
@@ -108,6 +109,7 @@ def exact_weights(data, temperatures, latent_dim, collapsed=None):
     m_k = [1 - T / T_k]_+. collapsed: per replica, the mode that is held at the prior instead, or None.
     """
     import torch
+
     from collapsebench.linear_oracle import oracle
 
     exact = oracle(data.second_moments["train"], temperatures, latent_dim)
@@ -139,6 +141,7 @@ def exact_weights(data, temperatures, latent_dim, collapsed=None):
 def samples_of(data, split="train", *, replicas=1, max_rows=None, dtype=None):
     """Return a split as observables read it."""
     import torch
+
     from collapsebench.observe import SplitSamples
 
     return SplitSamples(

@@ -81,6 +81,18 @@ if TYPE_CHECKING:
     from collapsebench.linear_oracle import landau_cost as landau_cost
     from collapsebench.linear_oracle import oracle as oracle
     from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
+    from collapsebench.scaling_laws import (
+        TailLaw as TailLaw,
+    )
+    from collapsebench.scaling_laws import (
+        crossover_rank as crossover_rank,
+    )
+    from collapsebench.scaling_laws import (
+        rate_law as rate_law,
+    )
+    from collapsebench.scaling_laws import (
+        tail_law as tail_law,
+    )
     from collapsebench.spectrum import (
         ExponentFit as ExponentFit,
     )
@@ -161,6 +173,7 @@ _HOME = {
     "execute": ("execute_job",),
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
+    "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),
     "spectrum": (
         "ExponentFit", "RankDistortion", "effective_dimension", "first_swapped_rank", "fixed_exponent_threshold",
         "fixed_slope_rate_threshold", "free_exponent_fit", "grid", "identity_r2", "max_log_error",

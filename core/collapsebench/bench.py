@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from collapsebench.process import keep_freed_memory
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
+from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
 from collapsebench.stack import Stack, build_pair
 from collapsebench.suite_schema import EvaluationSettings, Training

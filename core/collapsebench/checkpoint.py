@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,10 +24,11 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(plain, temporary, metadata={"meta": json.dumps(meta)})
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StoreError(f"{path}: could not be written ({error}). Free some space or choose another store.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:

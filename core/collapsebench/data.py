@@ -140,7 +140,9 @@ def _check(split: Split, name: str, data: Data, dataset: str) -> None:
             "values. Leave those rows out or fill them in."
         )
     weights = split.weights
-    if weights is not None and (weights.shape != values.shape[:1] or weights.min() < 0 or not 0 < weights.sum() < np.inf):
+    if weights is None:
+        return
+    if weights.shape != values.shape[:1] or weights.min() < 0 or not 0 < weights.sum() < np.inf:
         raise DataError(f"{where}: weights must be one non-negative number per row with a positive sum.")
 
 

@@ -24,7 +24,7 @@ from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
 from collapsebench.stack import Stack, StackModel, build_pair, why_not_batched
-from collapsebench.store import CellRecord, Store
+from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import EvaluationSettings, Reference, Training
 from collapsebench.train import Controls, OutOfTimeError, Trained, Trainer
 
@@ -95,6 +95,10 @@ def execute_job(
     }
     statuses = {}
     for index, cell in enumerate(content["cells"]):
+        stored = store.read_cell(cell["key"])
+        if stored is not None and stored.status in FINISHED:
+            statuses[cell["key"]] = stored.status
+            continue
         statuses[cell["key"]] = _store_cell(store, content, index, trained, status, reason, about)
     if status != "timeout":
         checkpoint.unlink(missing_ok=True)

@@ -17,11 +17,13 @@ from collapsebench.components import SplitName
 from collapsebench.errors import DataError
 from collapsebench.linear_oracle import Oracle, oracle
 from collapsebench.results import CellResult
+from collapsebench.scaling_laws import TAIL_WINDOW, TailLaw, tail_law
 from collapsebench.spectrum import (
     fixed_exponent_threshold,
+    fixed_slope_rate_threshold,
     grid,
     rank_distortion,
-    ranked_signal_fraction,
+    ranked,
     resolved_ranks,
     utilities,
 )
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collapsebench.components import Floats, Measurement
 
     Curve = Callable[[pd.DataFrame, Floats], Floats]
+    Fit = Callable[[Floats, Floats, float], float]
 
 MOMENTS = "latent-moments"
 TRUNCATED = "truncated-distortion"
@@ -60,9 +63,21 @@ class Stack:
         return np.where(np.isinf(low), np.nan, low), np.where(np.isinf(high), np.nan, high)
 
 
+def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> Stack:
+    """Return a quantity of the latents `(run, t, rank)`, ranked by signal fraction at each temperature."""
+    return _over_temperatures(cells, MOMENTS, lambda table, t: ranked(table, split, t, quantity))
+
+
 def signal_fractions(cells: Sequence[CellResult], split: SplitName) -> Stack:
     """Return M^2 `(run, t, rank)`."""
-    return _over_temperatures(cells, MOMENTS, lambda table, t: ranked_signal_fraction(table, split, t))
+    return ranked_moments(cells, split, "signal_fraction")
+
+
+def fitted_thresholds(fractions: Stack) -> Floats:
+    """Return the fixed-exponent T_c of each rank of M^2, the geometric mean over runs `(rank,)`; NaN for none."""
+    fitted = [[fixed_exponent_threshold(fractions.x, column) for column in run.T] for run in fractions.y]
+    logarithms = np.log(np.array(fitted))
+    return np.exp(Stack(np.zeros(0), np.where(np.isfinite(logarithms), logarithms, np.nan)).mean)
 
 
 def truncated_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
@@ -87,25 +102,27 @@ def rank_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
 
 
 def thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Stack]:
-    """Return the fixed-exponent T_c and the utility of every rank `(run, rank)`, NaN where not resolved.
+    """Return the fixed-exponent T_c of M^2 and the utility of every rank `(run, rank)`, NaN where not resolved.
 
     A rank is resolved where its utility is at least ten times the lowest temperature.
     """
-    fractions, curves = signal_fractions(cells, split), rank_distortions(cells, split)
-    reason = fractions.reason or curves.reason
-    if reason or len(fractions.y) != len(curves.y):
-        nothing = _stack(np.zeros(0), [], reason or "runs lack one of the two observables")
-        return nothing, nothing
-    worth = np.array([utilities(curve) for curve in curves.y])
-    fitted = [[fixed_exponent_threshold(fractions.x, column) for column in run.T] for run in fractions.y]
-    usable = np.array([resolved_ranks(np.nan_to_num(row), fractions.x, row.size) for row in worth])
-    usable &= np.isfinite(fitted)
-    ranks = np.arange(1, worth.shape[1] + 1)
-    missing = "no rank is resolved with a threshold"
-    return (
-        _stack(ranks, list(np.where(usable, fitted, np.nan)), missing),
-        _stack(ranks, list(np.where(usable, worth, np.nan)), missing),
-    )
+    return _with_utilities(cells, split, "signal_fraction", lambda t, y, worth: fixed_exponent_threshold(t, y))
+
+
+def rate_thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Stack]:
+    """Return the fixed-slope T_c of the rate and the utility of every rank `(run, rank)`, NaN where not resolved."""
+    return _with_utilities(cells, split, "rate", fixed_slope_rate_threshold)
+
+
+def rates_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Floats]:
+    """Return R_k `(run, t, rank)` in nats, and the utilities of the resolved ranks `(run, rank)`, NaN for others."""
+    return _moments_and_utilities(cells, split, "rate")
+
+
+def tail_laws(curves: Stack) -> list[TailLaw]:
+    """Return the power law of each run's rank-distortion curve, the window cut to the ranks that there are."""
+    window = (TAIL_WINDOW[0], min(TAIL_WINDOW[1], curves.x.size - 1))
+    return [tail_law(curve, window) for curve in curves.y]
 
 
 def exact(cells: Sequence[CellResult], temperatures: Floats, split: SplitName) -> Oracle | None:
@@ -125,6 +142,36 @@ def pca_curve(cells: Sequence[CellResult], split: SplitName) -> Floats | None:
         if split in measurement.pca.rank_distortion:
             return measurement.pca.rank_distortion[split]
     return None
+
+
+def _with_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str, fit: Fit) -> tuple[Stack, Stack]:
+    moments, worth = _moments_and_utilities(cells, split, quantity)
+    fitted = np.full(worth.shape, np.nan)
+    for run, rank in np.argwhere(np.isfinite(worth)):
+        fitted[run, rank] = fit(moments.x, moments.y[run, :, rank], float(worth[run, rank]))
+    usable = np.isfinite(fitted)
+    ranks = np.arange(1, worth.shape[1] + 1)
+    missing = moments.reason or "no rank is resolved with a threshold"
+    return (
+        _stack(ranks, list(np.where(usable, fitted, np.nan)), missing),
+        _stack(ranks, list(np.where(usable, worth, np.nan)), missing),
+    )
+
+
+def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str) -> tuple[Stack, Floats]:
+    """Return a ranked quantity and the utilities of the resolved ranks, NaN for others, of the runs that have both."""
+    both = [cell for cell in cells if _measured([cell], MOMENTS) and _measured([cell], TRUNCATED)]
+    moments, curves = ranked_moments(both or cells, split, quantity), rank_distortions(both or cells, split)
+    reason = moments.reason or curves.reason
+    if not reason and len(moments.y) != len(curves.y):
+        reason = "runs lack one of the two observables"
+    if reason:
+        return _stack(np.zeros(0), [], reason), np.zeros((0, 0))
+    worth = np.array([utilities(curve) for curve in curves.y])
+    resolved = np.array([resolved_ranks(row, moments.x, row.size) for row in worth])
+    if not resolved.any():
+        return _stack(np.zeros(0), [], "the scan resolves no rank"), np.zeros((0, 0))
+    return moments, np.where(resolved, worth, np.nan)
 
 
 def _over_temperatures(cells: Sequence[CellResult], table: str, curve: Curve) -> Stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from collapsebench.components import Floats
 
@@ -25,6 +28,7 @@ RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.titlesize": 9,
+    "axes.titley": 1.0,
     "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,9 +40,10 @@ RC: Any = {
     "legend.fontsize": 8,
     "svg.hashsalt": "collapsebench",
     "svg.fonttype": "path",
-    "path.simplify": False,
+    "path.simplify": True,
 }
 COLUMNS = 3
+DENSE = 24
 REFERENCE: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.7, "zorder": 4}
 RANK_MARKERS = ("o", "s", "^", "D")
 # Okabe and Ito 2008, without the yellow that white paper swallows.
@@ -50,6 +55,7 @@ _CAPTION_SIZE = 7.5
 _LINE = 0.155
 _CHARACTERS_PER_INCH = 16.5
 _LEGEND_CHARACTER = 0.062
+_LEGEND_LINE = 0.158
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Layout:
     panels: list[Axes]
     legend_left: float
     top: float
+    columns: int
+    legend_columns: int
 
 
 def lay_out(
@@ -70,42 +78,52 @@ def lay_out(
     width: float = 2.75,
     height: float = 2.3,
     titled: bool = True,
+    columns: int | None = None,
 ) -> Layout:
     """Return a figure with `count` panels that share both axes, its caption below; panel measures in inches.
 
-    names: the entries of the legend, for which the right margin leaves room.
+    names: the entries of the legend, for which the right margin leaves room. columns: where it is given, the panels of
+    a column share their own vertical axis, and every panel shows its numbers.
     """
-    legend = 0.62 + _LEGEND_CHARACTER * max(map(len, names))
-    columns, rows = min(count, COLUMNS), -(-count // COLUMNS)
+    apart = columns is not None
+    columns = columns or (2 if count == 4 else min(count, COLUMNS))
+    rows = -(-count // columns)
     width = max(width, 3.9) if columns == 1 else width
-    left, gap, row_gap, above, axis = 0.75, 0.2, 0.6, 0.4 if titled else 0.15, 0.5
+    left, gap, row_gap = (0.85, 0.78, 0.5) if apart else (0.75, 0.2, 0.6)
+    above, axis = 0.4 if titled else 0.15, 0.5
+    panels_height = rows * height + (rows - 1) * row_gap
+    legend_columns = 2 if _LEGEND_LINE * (len(names) + 1) > panels_height + 0.5 else 1
+    legend = 0.05 + legend_columns * (0.57 + _LEGEND_CHARACTER * max(map(len, names)))
     total = left + columns * width + (columns - 1) * gap + 0.15 + legend
     lines = textwrap.wrap(caption, int((total - 0.3) * _CHARACTERS_PER_INCH))
     below = axis + 0.1 + _LINE * len(lines) + 0.08
-    tall = above + rows * height + (rows - 1) * row_gap + below
+    tall = above + panels_height + below
     figure = Figure(figsize=(total, tall))
     panels: list[Axes] = []
     for place in range(count):
         row, column = divmod(place, columns)
         bottom = tall - above - (row + 1) * height - row * row_gap
         x = left + column * (width + gap)
-        shared: dict[str, Any] = {"sharex": panels[0], "sharey": panels[0]} if panels else {}
+        shared: dict[str, Any] = {"sharex": panels[0]} if panels else {}
+        if panels and (row or not apart):
+            shared["sharey"] = panels[column if apart else 0]
         panels.append(figure.add_axes((x / total, bottom / tall, width / total, height / tall), **shared))
-        panels[-1].tick_params(labelleft=column == 0, labelbottom=place + columns >= count)
+        panels[-1].tick_params(which="both", labelleft=column == 0 or apart, labelbottom=place + columns >= count)
     figure.text(
         0.15 / total, 0.08 / tall, "\n".join(lines), size=_CAPTION_SIZE, va="bottom", linespacing=1.35,
         parse_math=False,
     )  # fmt: skip
-    return Layout(figure, panels, (total - legend - 0.05) / total, 1 - above / tall)
+    return Layout(figure, panels, (total - legend - 0.05) / total, 1 - above / tall, columns, legend_columns)
 
 
-def label(layout: Layout, x: str, y: str) -> None:
-    """Name the axes on the outer panels."""
+def label(layout: Layout, x: str, *y: str) -> None:
+    """Name the axes on the outer panels; with several names for y, those of each column."""
     for place, axes in enumerate(layout.panels):
-        if place + COLUMNS >= len(layout.panels):
+        if place + layout.columns >= len(layout.panels):
             axes.set_xlabel(x)
-        if place % COLUMNS == 0:
-            axes.set_ylabel(y)
+        column = place % layout.columns
+        if column < len(y):
+            axes.set_ylabel(y[column])
 
 
 def title(axes: Axes, text: str) -> None:
@@ -125,8 +143,23 @@ def draw_legend(layout: Layout, handles: Sequence[Line2D], heading: str) -> None
     """Draw a legend in the right margin, its top at the panels'."""
     layout.figure.legend(
         handles=list(handles), loc="upper left", bbox_to_anchor=(layout.legend_left, layout.top), title=heading,
-        handlelength=2.2, labelspacing=0.35, borderaxespad=0, alignment="left",
+        handlelength=2.2, labelspacing=0.35, borderaxespad=0, alignment="left", ncols=layout.legend_columns,
+        columnspacing=1.0,
     )  # fmt: skip
+
+
+def name_numbers(*axes: Axis) -> None:
+    """Write the numbers of logarithmic axes that span little as 0.6, not as 6 × 10^-1."""
+    for axis in axes:
+        low, high = axis.get_view_interval()
+        if high < 30 * low:
+            shown = (2, 3, 4, 6) if high < 10 * low else (2, 5)
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(FuncFormatter(partial(_plain, shown)))
+
+
+def _plain(shown: tuple[int, ...], value: float, place: int | None = None) -> str:
+    return f"{value:g}" if round(value / 10 ** np.floor(np.log10(value))) in shown else ""
 
 
 def rank_colours(count: int) -> list[Colour]:
@@ -135,11 +168,16 @@ def rank_colours(count: int) -> list[Colour]:
     return [(float(red), float(green), float(blue), float(alpha)) for red, green, blue, alpha in rows]
 
 
-def rank_line(rank: int, colour: Colour, dense: bool) -> dict[str, Any]:
-    """Return the style of a rank's curve: lightness orders the ranks, markers tell neighbours apart."""
+def rank_line(rank: int, colour: Colour, points: int = 0) -> dict[str, Any]:
+    """Return the style of a rank's curve: lightness orders the ranks, markers tell neighbours apart.
+
+    points: how many the curve has; of many only some are marked, not the same ones for neighbouring ranks.
+    """
+    step = -(-points // DENSE)
+    marked = {"markevery": (rank * 3 % step, step)} if step > 1 else {}
     return {
-        "color": colour, "marker": RANK_MARKERS[rank % len(RANK_MARKERS)], "markersize": 1.8 if dense else 3.2,
-        "markeredgewidth": 0, "linewidth": 1.1,
+        "color": colour, "marker": RANK_MARKERS[rank % len(RANK_MARKERS)], "markersize": 3.2, "markeredgewidth": 0,
+        "linewidth": 1.1, **marked,
     }  # fmt: skip
 
 
@@ -154,7 +192,9 @@ def architecture_line(place: int) -> dict[str, Any]:
 
 def draw_curve(axes: Axes, x: Floats, mean: Floats, extremes: tuple[Floats, Floats], **style: Any) -> None:
     """Draw a mean as a line and the range over runs as a band."""
-    axes.fill_between(x, *extremes, color=style["color"], alpha=0.2, linewidth=0)
+    low, high = extremes
+    if (high > low).any():
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.plot(x, mean, **style)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+_RIDGE, _DAMPING = 1e-4, 1e-5
 
 
 class StackOptimiser(ABC):
@@ -92,9 +93,11 @@ class Preconditioned(StackOptimiser):
 
     For an affine map with gradient G `(out, in + 1)`, bias appended as a column:
 
-        L <- a L + (1 - a) G G^T        Q_L <- orthonormalise(L Q_L) every `refresh_every` updates, likewise R, Q_R
-        update = Q_L [ m / (sqrt(v) + epsilon) ] Q_R^T,    m, v: running means of Q_L^T G Q_R and of its square
+        L <- a L + (1 - a) G G^T        Q_L <- orthonormalise((L + r I) Q_L) every `refresh_every` updates, from I
+        update = Q_L [ m / (sqrt(v) + e max sqrt(v)) ] Q_R^T,    m, v: running means of Q_L^T G Q_R and of its square
 
+    and likewise R, Q_R. The ridge r, 1 % of the mean eigenvalue, turns no eigenvector; with e = 1e-4 it keeps rounding
+    errors from choosing directions where there is no gradient, so a replica does not depend on what it is stacked with.
     A side longer than `max_dimension` keeps the identity as its basis; a vector that belongs to no map gets plain
     Adam. Source: the idea of Vyas et al. 2024 (SOAP), here without weight decay.
     """
@@ -127,7 +130,10 @@ class Preconditioned(StackOptimiser):
         rotated = _rotate(gradient, left, right)
         momentum = self._running(f"{name}/m", rotated, self.beta1)
         square = self._running(f"{name}/v", rotated.square(), self.beta2)
-        scale = (square / (1 - self.beta2**self._updates)).sqrt_().add_(self.epsilon)
+        scale = (square / (1 - self.beta2**self._updates)).sqrt_()
+        if left is not None or right is not None:
+            scale = scale + _DAMPING * scale.amax((-2, -1), keepdim=True)
+        scale = scale.add_(self.epsilon)
         return _rotate(momentum / scale, _inverse(left), _inverse(right)).div_(1 - self.beta1**self._updates)
 
     def _basis(self, name: str, side: str, gradient: Tensor) -> Tensor | None:
@@ -137,12 +143,13 @@ class Preconditioned(StackOptimiser):
         outer = gradient @ gradient.mT if side == "left" else gradient.mT @ gradient
         covariance = self._running(f"{name}/{side}", outer, self.decay)
         key = f"{name}/{side}-basis"
+        ridge = _RIDGE * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         if key not in self._state:
-            # A replica that is no longer finite must not stop the others; it stays lost either way.
-            self._state[key] = torch.linalg.eigh(torch.nan_to_num(covariance, 0.0, 0.0, 0.0))[1].flip(-1).contiguous()
+            eye = torch.eye(size, device=gradient.device, dtype=gradient.dtype)
+            self._state[key] = torch.linalg.qr(covariance + ridge * eye)[0].contiguous()
         elif self._updates % self.refresh_every == 0:
             before = self._state[key]
-            self._state[key] = after = torch.linalg.qr(covariance @ before)[0].contiguous()
+            self._state[key] = after = torch.linalg.qr(covariance @ before + ridge * before)[0].contiguous()
             # The momentum lives in the basis and turns with it.
             turn = after.mT @ before
             momentum = self._state[f"{name}/m"]
@@ -169,20 +176,16 @@ class Preconditioned(StackOptimiser):
 
 
 def affine_maps(parameters: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
-    """Group stacked parameters into affine maps: a weight goes together with the bias of the same module."""
-    groups: list[tuple[str, ...]] = []
+    """Group stacked parameters into affine maps: a weight with the bias of the same module that has one entry a row."""
+    partner = {}
     for name, value in parameters.items():
         bias = f"{name.removesuffix('weight')}bias"
-        if name.endswith("weight") and value.dim() > 2 and bias in parameters:
-            groups.append((name, bias))
-        elif not (name.endswith("bias") and _has_matrix_weight(name, parameters)):
-            groups.append((name,))
-    return groups
-
-
-def _has_matrix_weight(bias: str, parameters: Mapping[str, Tensor]) -> bool:
-    weight = parameters.get(f"{bias.removesuffix('bias')}weight")
-    return weight is not None and weight.dim() > 2
+        if not name.endswith("weight") or value.dim() < 3 or bias not in parameters:
+            continue
+        if parameters[bias].shape == value.shape[:2]:
+            partner[name] = bias
+    taken = set(partner.values())
+    return [(name, partner[name]) if name in partner else (name,) for name in parameters if name not in taken]
 
 
 def _join(parts: list[Tensor]) -> Tensor:

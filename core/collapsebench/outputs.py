@@ -10,18 +10,26 @@ from typing import Any
 import pandas as pd
 
 from collapsebench.boards import render, statuses
+from collapsebench.required_rank import required_rank_csv, required_rank_page, required_ranks
 from collapsebench.results import SuiteResults
 
 FORMATS = {"text": "txt", "md": "md", "csv": "csv", "json": "json"}
 
 
 def write_outputs(results: SuiteResults, folder: Path) -> list[Path]:
-    """Write board.{txt,md,csv,json}, cells.csv and one table per metric with its modes; return their paths."""
+    """Write boards and tables as files; return their paths.
+
+    board.{txt,md,csv,json}; cells.csv; in tables/, required-rank.{csv,md} and one table per metric with its modes;
+    provenance.json.
+    """
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     written = []
     for format, suffix in FORMATS.items():
         written.append(_write(folder / f"board.{suffix}", render(results, format)))
     written.append(_write(folder / "cells.csv", statuses(results).to_csv(index=False)))
+    ranks = required_ranks(results)
+    written.append(_write(folder / "tables" / "required-rank.csv", required_rank_csv(ranks)))
+    written.append(_write(folder / "tables" / "required-rank.md", required_rank_page(ranks)))
     for metric, frame in mode_tables(results).items():
         written.append(_write(folder / "tables" / f"{metric}.csv", frame.to_csv(index=False)))
     about = {"provenance": dict(results.provenance), "datasets": {k: dict(v) for k, v in results.datasets.items()}}

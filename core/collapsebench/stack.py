@@ -36,8 +36,8 @@ def build_pair(
         torch.manual_seed(seed_of(use="decoder", seed=seed))
         built_decoder = decoder.build(latent_dim, shape)
     pair = nn.ModuleDict({"encoder": built_encoder, "decoder": built_decoder})
-    _check_outputs(pair, shape, latent_dim, linear=decoder.linear)
-    return pair
+    _check_outputs(pair.eval(), shape, latent_dim, linear=decoder.linear)
+    return pair.train()
 
 
 @torch.no_grad()
@@ -49,8 +49,9 @@ def _check_outputs(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int,
     if found != [(3, latent_dim)] * 2:
         raise PluginError(f"encoder: returned {found}, expected (mean, log_variance), each {(3, latent_dim)}.")
     decoded = pair["decoder"](z)
-    if tuple(decoded.shape) != (3, *shape):
-        raise PluginError(f"decoder: returned shape {tuple(decoded.shape)}, expected {(3, *shape)}.")
+    given = f"shape {tuple(decoded.shape)}" if isinstance(decoded, Tensor) else type(decoded).__name__
+    if given != f"shape {(3, *shape)}":
+        raise PluginError(f"decoder: returned {given}, expected {(3, *shape)}.")
     for name, value in (("encoder", torch.cat(list(encoded))), ("decoder", decoded)):
         if not torch.isfinite(value).all():
             raise PluginError(f"{name}: returned NaN or infinity for standard normal input before any training.")
@@ -126,11 +127,12 @@ class Stack:
             differs = value is not None and value.dim() > own_axes
             arguments.append(value[self.seeds] if value is not None and differs else value)
             axes.append(0 if differs else None)
-        return self._map(
+        losses: Tensor = self._map(
             lambda state, dial, *batch: self._loss(state, dial, done, *batch),
             (self.dials * price, *arguments),
             (0, *axes),
         )
+        return losses
 
     def _loss(
         self, state: Tensors, dial: Tensor, progress: Tensor, x: Tensor, noise: Tensor | None, weights: Tensor | None
@@ -226,8 +228,9 @@ class Stack:
 def why_not_batched(stack: Stack, shape: tuple[int, ...], latent_dim: int) -> str | None:
     """Return why a stack's modules cannot be batched over replicas, or None if they can: tried, not guessed."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, *shape, generator=generator).to(stack.device, stack.dtype)
-    noise = torch.randn(4, latent_dim, generator=generator).to(stack.device, stack.dtype)
+    seeds, chosen = int(stack.seeds.max()) + 1, stack.batched
+    x = torch.randn(seeds, 4, *shape, generator=generator).to(stack.device, stack.dtype)
+    noise = torch.randn(seeds, 4, latent_dim, generator=generator).to(stack.device, stack.dtype)
     results = []
     for batched in (True, False):
         stack.batched = batched
@@ -242,6 +245,7 @@ def why_not_batched(stack: Stack, shape: tuple[int, ...], latent_dim: int) -> st
         finally:
             changed = any(not torch.equal(before[name], value) for name, value in stack.weights().items())
             stack.load(before)
+            stack.batched = chosen
         if changed:
             return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
         results.append([losses.detach(), *(g for g in gradients if g is not None)])

@@ -47,4 +47,46 @@ def collapsebench_metrics() -> list[Component]:
             "How far the replicas are from equilibrium: exact identities, stability and the loss gap.",
             parameters=f"{_PARAMETERS}EquilibriumParameters",
         ),
+        Component(
+            "rate-overlay",
+            "collapsebench_metrics.rate_overlay:RateOverlay",
+            "How far rates lie from the law of one mode, each scaled by its own utility.",
+            parameters=f"{_PARAMETERS}RateOverlayParameters",
+        ),
+        Component(
+            "rate-thresholds",
+            "collapsebench_metrics.rate_thresholds:RateThresholds",
+            "Whether thresholds read from rates come in the order of utilities.",
+            parameters=f"{_PARAMETERS}RateThresholdsParameters",
+        ),
+        Component(
+            "tail-exponent",
+            "collapsebench_metrics.tail_exponent:TailExponent",
+            "The power law of the rank-distortion curve over a window of ranks.",
+            parameters=f"{_PARAMETERS}TailExponentParameters",
+        ),
+        Component(
+            "posterior-scale",
+            "collapsebench_metrics.posterior_scale:PosteriorScale",
+            "How far each latent's second moment is from the prior's, |A^2 - 1|.",
+            parameters=f"{_PARAMETERS}PosteriorScaleParameters",
+        ),
+        Component(
+            "jensen-gap",
+            "collapsebench_metrics.jensen_gap:JensenGap",
+            "How much posterior variances depend on the sample.",
+            parameters=f"{_PARAMETERS}JensenGapParameters",
+        ),
+        Component(
+            "rate-distortion-gap",
+            "collapsebench_metrics.rate_distortion_gap:RateDistortionGap",
+            "Nats spent beyond the Gaussian rate-distortion function.",
+            parameters=f"{_PARAMETERS}RateDistortionGapParameters",
+        ),
+        Component(
+            "landau-onset",
+            "collapsebench_metrics.landau_onset:LandauOnset",
+            "Whether the residual's top eigenvalue foretells the next threshold.",
+            parameters=f"{_PARAMETERS}LandauOnsetParameters",
+        ),
     ]

@@ -27,9 +27,13 @@ class DecoderDirections(Observable[Parameters]):
 
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:
         """Return one quantity per feature, `feature_0`, `feature_1` ..., each `(replica, latent)`."""
-        x, _ = next(samples.chunks(values_per_sample=4))
-        step = 1.0 if model.linear_decoder else _STEP
-        mean, _ = model.encode(x[: 1 if model.linear_decoder else _ROWS])
+        step, rows = (1.0, 1) if model.linear_decoder else (_STEP, _ROWS)
+        parts: list[torch.Tensor] = []
+        for x, _ in samples.chunks(values_per_sample=4):
+            parts.append(model.encode(x)[0])
+            if sum(part.shape[1] for part in parts) >= rows:
+                break
+        mean = torch.cat(parts, dim=1)[:, :rows]
         columns = []
         for latent in range(model.latent_dim):
             shift = torch.zeros_like(mean[:1, :1])

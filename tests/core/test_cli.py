@@ -12,6 +12,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+
 from collapsebench import __version__
 from collapsebench.cli import LAZY, LazyGroup, main
 from collapsebench.errors import PluginError, SuiteError
@@ -53,9 +54,7 @@ def ending_in(error: BaseException) -> Result:
 )  # fmt: skip
 def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     probe = PROBE.format(heavy=HEAVY)
-    done = subprocess.run(
-        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY"
 
 
@@ -122,9 +121,7 @@ def test_info_shows_parameters_with_type_default_and_meaning_for_every_kind_with
 
 def test_plugins_list_reports_the_health_of_every_plugin() -> None:
     reports = json.loads(run("plugins", "list", "--json").output)
-    assert [report["entry_point"] for report in reports] == sorted(
-        report["entry_point"] for report in reports
-    )
+    assert [report["entry_point"] for report in reports] == sorted(report["entry_point"] for report in reports)
     assert {report["status"] for report in reports} == {"ok"}
     assert "objectives: objective beta-vae" in run("plugins", "list").output
 

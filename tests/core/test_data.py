@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
+
 from collapsebench.components import SPLITS, Data, Split
 from collapsebench.data import fingerprint, standardise
 from collapsebench.errors import DataError
-from sklearn.decomposition import PCA
 
 
 def values(rows, *shape, seed=0):
@@ -23,9 +24,7 @@ def dataset(*shape, scaling="per-feature", weighted=False, **changes):
     shape = shape or (5,)
     rng = np.random.default_rng(9)
     splits = {
-        name: Split(
-            values(rows, *shape, seed=seed), rng.uniform(0.1, 4, rows).astype(np.float32) if weighted else None
-        )
+        name: Split(values(rows, *shape, seed=seed), rng.uniform(0.1, 4, rows).astype(np.float32) if weighted else None)
         for seed, (name, rows) in enumerate(zip(SPLITS, (300, 70, 80), strict=True))
     }
     names = tuple(f"f{index}" for index in range(int(np.prod(shape))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from collapsebench.equilibrium import measure_equilibrium
 from collapsebench.linear_oracle import oracle
 from collapsebench.stack import StackModel

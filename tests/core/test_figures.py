@@ -18,7 +18,13 @@ from collapsebench.results import CellResult, SuiteResults
 TEMPERATURES = np.logspace(0, -4, 17)
 LATENTS = 8
 SPECTRA = {"power-law": np.arange(1, 11) ** -1.5, "gap": np.array([4, 3, 2.5, 2, 0.02, 0.015, 0.01, 0.008])}
+STANDARD = ("signal-fraction", "truncated-distortion", "rank-distortion", "utility-threshold")
+SPLITS_OF = {kind: SPLIT_OF[kind] for kind in STANDARD}
 SHAPE = {"linear": 1.0, "mlp": 0.7, "mlp-linear": 1.0}
+
+
+def draw(results, folder, splits=None):
+    return draw_figures(results, folder, splits, kinds=STANDARD)
 
 
 def long(axis, values):
@@ -87,7 +93,7 @@ def results():
 @pytest.fixture(scope="module")
 def drawn(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
-    return folder, draw_figures(results, folder)
+    return folder, draw(results, folder)
 
 
 def captions(folder):
@@ -96,7 +102,7 @@ def captions(folder):
 
 def test_every_figure_of_every_dataset_is_there_in_both_formats_and_has_a_caption(drawn):
     folder, paths = drawn
-    stems = {f"{kind}-{dataset}" for kind in SPLIT_OF for dataset in SPECTRA}
+    stems = {f"{kind}-{dataset}" for kind in SPLITS_OF for dataset in SPECTRA}
     assert {path.name for path in paths} == {f"{s}.{f}" for s in stems for f in ("svg", "png")} | {"captions.json"}
     assert set(folder.iterdir()) == set(paths)
     assert set(captions(folder)) == stems
@@ -105,7 +111,7 @@ def test_every_figure_of_every_dataset_is_there_in_both_formats_and_has_a_captio
 def test_the_same_results_draw_the_same_bytes(drawn, results, tmp_path):
     _, paths = drawn
     gap = replace(results, cells=[cell for cell in results.cells if cell.dataset == "gap"])
-    again = {path.name: path.read_bytes() for path in draw_figures(gap, tmp_path)}
+    again = {path.name: path.read_bytes() for path in draw(gap, tmp_path)}
     first = {path.name: path.read_bytes() for path in paths}
     assert len(again) == 9
     assert all(content == first[name] for name, content in again.items() if name != "captions.json")
@@ -115,9 +121,9 @@ def test_the_same_results_draw_the_same_bytes(drawn, results, tmp_path):
 def test_captions_state_temperatures_runs_how_they_ended_split_and_dashed_lines(drawn):
     found = captions(drawn[0])
     for stem, caption in found.items():
-        kind = next(kind for kind in SPLIT_OF if stem.startswith(kind))
+        kind = next(kind for kind in SPLITS_OF if stem.startswith(kind))
         assert "17 temperatures from 1 to 0.0001" in caption
-        assert f"{SPLIT_OF[kind]} split of {stem.removeprefix(kind + '-')}" in caption
+        assert f"{SPLITS_OF[kind]} split of {stem.removeprefix(kind + '-')}" in caption
         assert "Dashed: " in caption
         assert "replicas converged" in caption
         runs = (
@@ -129,12 +135,12 @@ def test_captions_state_temperatures_runs_how_they_ended_split_and_dashed_lines(
 
 
 def test_another_split_can_be_asked_for_and_is_stated(results, tmp_path):
-    draw_figures(suite(results.cells[:1]), tmp_path, {"rank-distortion": "validation"})
+    draw(suite(results.cells[:1]), tmp_path, {"rank-distortion": "validation"})
     assert "validation split of power-law" in captions(tmp_path)["rank-distortion-power-law"]
 
 
 def test_where_nothing_was_measured_figures_are_left_out_and_the_reason_is_said(tmp_path):
-    paths = draw_figures(suite([cell("gap", "mlp", 0, "failed", reason="out of patience")]), tmp_path)
+    paths = draw(suite([cell("gap", "mlp", 0, "failed", reason="out of patience")]), tmp_path)
     assert [path.name for path in paths] == ["captions.json"]
     assert len(captions(tmp_path)) == 4
     assert all("mlp: nothing was measured: failed (out of patience)" in text for text in captions(tmp_path).values())
@@ -142,7 +148,7 @@ def test_where_nothing_was_measured_figures_are_left_out_and_the_reason_is_said(
 
 def test_where_every_replica_diverged_figures_are_left_out_and_the_reason_is_said(tmp_path):
     lost = cell("gap", "linear", 0, "diverged", measurement=measurement(SPECTRA["gap"], diverged=range(17)))
-    assert len(draw_figures(suite([lost]), tmp_path)) == 1
+    assert len(draw(suite([lost]), tmp_path)) == 1
     assert all("diverged" in text for text in captions(tmp_path).values())
 
 
@@ -150,7 +156,7 @@ def test_a_figure_whose_observable_no_metric_asked_for_is_left_out_alone(results
     measured = results.cells[0].measurement
     tables = {name: table for name, table in measured.tables.items() if name != "truncated-distortion"}
     bare = replace(results.cells[0], measurement=replace(measured, tables=tables))
-    names = {path.name for path in draw_figures(suite([bare]), tmp_path)}
+    names = {path.name for path in draw(suite([bare]), tmp_path)}
     assert names == {"signal-fraction-power-law.svg", "signal-fraction-power-law.png", "captions.json"}
     assert "no metric of the suite asked for" in captions(tmp_path)["rank-distortion-power-law"]
 
@@ -159,7 +165,7 @@ def test_objectives_and_awkward_names_get_files_of_their_own(results, tmp_path):
     tables = {"replicas": results.cells[0].measurement.tables["replicas"]}
     bare = replace(results.cells[0], measurement=replace(results.cells[0].measurement, tables=tables))
     cells = [replace(bare, dataset=d, objective=o) for d in ("a[n=1]", "a/n=1") for o in ("beta-vae", "free-bits")]
-    draw_figures(suite(cells), tmp_path)
+    draw(suite(cells), tmp_path)
     stems = list(captions(tmp_path))
     assert len(set(stems)) == 16
     assert "rank-distortion-a-n-1-free-bits" in stems
@@ -174,7 +180,7 @@ def test_one_temperature_is_enough_to_draw_without_warnings(results, tmp_path):
 
 
 def captions_of(made, folder):
-    draw_figures(suite([made]), folder)
+    draw(suite([made]), folder)
     return captions(folder)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize, minimize_scalar
+
 from collapsebench.errors import DataError
 from collapsebench.linear_oracle import landau_cost, oracle, reverse_water_filling
-from scipy.optimize import minimize, minimize_scalar
 
 SPECTRA = {
     "distinct": [5.0, 2.0, 0.7, 0.1],
@@ -136,9 +137,7 @@ def test_the_loss_is_concave_in_beta_and_the_rate_decreases():
 def test_the_logarithmic_slope_of_the_rate_counts_active_modes_with_multiplicity(name):
     matrix, t, step = covariance(SPECTRA[name]), np.array([0.6, 0.3, 0.05, 1e-2, 1e-4]), 1e-6
     change = oracle(matrix, t * (1 + step)).total_rate - oracle(matrix, t * (1 - step)).total_rate
-    assert -2 * change / np.log((1 + step) / (1 - step)) == pytest.approx(
-        oracle(matrix, t).active_count, abs=1e-4
-    )
+    assert -2 * change / np.log((1 + step) / (1 - step)) == pytest.approx(oracle(matrix, t).active_count, abs=1e-4)
 
 
 def test_rate_and_sampled_distortion_lie_on_reverse_water_filling():

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+
 from collapsebench import observe
 from collapsebench.components import SPLITS, Data, Observable, Parameters, Split
 from collapsebench.data import standardise

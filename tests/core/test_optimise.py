@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from collapsebench.optimise import Adam, Preconditioned, affine_maps
 
 SHAPES = {"layer.weight": (5, 4), "layer.bias": (5,), "scale": (3,), "kernel.weight": (2, 3, 2, 2), "kernel.bias": (2,)}
@@ -64,7 +65,8 @@ def test_state_that_is_loaded_back_continues_bitwise(use):
     first = OPTIMISERS[use]()
     half = run(first, parameters(3), 13)
     second = OPTIMISERS[use]()
-    second.load(copies(first.state()))
+    # As a checkpoint does: in standard memory layout.
+    second.load({name: value.contiguous().clone() for name, value in first.state().items()})
     rest = run(second, copies(half), 14, first=13)
     assert all(torch.equal(rest[name], whole[name]) for name in whole)
 
@@ -131,7 +133,6 @@ def test_a_weight_goes_together_with_the_bias_of_its_module_and_vectors_stay_alo
     assert affine_maps(norm) == [("norm.weight",), ("norm.bias",)]
 
 
-@pytest.mark.xfail(strict=True, reason="a bias is joined to a weight whose first axis it does not share")
 @pytest.mark.parametrize(
     ("weight", "bias"), [((3, 5, 2, 2), (5,)), ((4, 6), (4, 6))], ids=["transposed convolution", "layer norm"]
 )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from collapsebench.components import KINDS, Component
 from collapsebench.errors import ComponentError, PluginError
 from collapsebench.hooks import hookimpl
@@ -78,9 +79,7 @@ def test_a_plugin_that_exits_at_import_does_not_end_the_process() -> None:
 
 
 def test_the_registry_does_not_depend_on_the_order_of_the_plugins() -> None:
-    sources = [
-        source(plugin(result=[dataset(f"d{i}")]), name=f"n{i}", distribution=f"dist{i % 3}") for i in range(9)
-    ]
+    sources = [source(plugin(result=[dataset(f"d{i}")]), name=f"n{i}", distribution=f"dist{i % 3}") for i in range(9)]
     reports = Registry(sources).plugins()
     random.Random(0).shuffle(sources)
     assert Registry(sources).plugins() == reports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+
 from collapsebench import spectrum
 from collapsebench.errors import DataError
 
@@ -55,9 +56,7 @@ def test_ranking_follows_the_signal_fraction_with_ties_by_index_and_missing_last
 
 def test_rows_follow_the_order_of_the_temperatures_that_are_passed():
     table = moments(np.array([[0.2], [0.5], [0.9]]), [0.3, 0.2, 0.1])
-    assert spectrum.ranked_signal_fraction(table, "train", [0.1, 0.3, 0.2]).ravel() == pytest.approx(
-        [0.9, 0.2, 0.5]
-    )
+    assert spectrum.ranked_signal_fraction(table, "train", [0.1, 0.3, 0.2]).ravel() == pytest.approx([0.9, 0.2, 0.5])
 
 
 def test_a_temperature_without_rows_is_missing_and_a_split_without_rows_is_an_error():

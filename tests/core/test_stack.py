@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from collapsebench.stack import StackModel
 
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
@@ -32,7 +33,9 @@ def loss_and_gradients(stack, *arguments):
 def test_batched_losses_and_gradients_equal_those_computed_one_by_one(gaussian, make_stack, name, weighted):
     results = [
         loss_and_gradients(
-            make_stack(gaussian, TEMPERATURES, seeds=SEEDS, batched=batched, dtype=torch.float64, **ARCHITECTURES[name]),
+            make_stack(
+                gaussian, TEMPERATURES, seeds=SEEDS, batched=batched, dtype=torch.float64, **ARCHITECTURES[name]
+            ),
             *(part if part is None else part.double() for part in batch(gaussian, weighted=weighted)),
         )
         for batched in (True, False)
@@ -51,7 +54,9 @@ def test_a_replica_sees_its_own_seeds_batch_and_nothing_of_its_neighbours(gaussi
     )
     for replica in range(len(whole)):
         place, temperature = divmod(replica, len(TEMPERATURES))
-        single = make_stack(gaussian, [TEMPERATURES[temperature]], seeds=SEEDS[place : place + 1], **ARCHITECTURES[name])
+        single = make_stack(
+            gaussian, [TEMPERATURES[temperature]], seeds=SEEDS[place : place + 1], **ARCHITECTURES[name]
+        )
         alone, _ = loss_and_gradients(single, x[place], noise[place], weights[place])
         assert alone.item() == pytest.approx(whole[replica].item(), rel=1e-5)
 
@@ -145,6 +150,13 @@ def test_the_exact_solution_has_the_oracles_loss_and_no_gradient(gaussian, make_
     expected = oracle(gaussian.second_moments["train"], TEMPERATURES, 8).loss / (gaussian.total_variance / 2)
     assert losses.numpy() == pytest.approx(expected, rel=1e-9)
     assert max(gradient.abs().max() for gradient in gradients) < 1e-7
+
+
+def test_a_reduced_price_is_that_of_a_lower_temperature(gaussian, make_stack):
+    x, noise, weights = batch(gaussian)
+    full, tenth = (make_stack(gaussian, [t], seeds=SEEDS, **MLP) for t in (0.2, 0.02))
+    reduced = full.losses(x, noise, weights, 0.0, 0.1)
+    assert torch.allclose(reduced, tenth.losses(x, noise, weights, 0.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])

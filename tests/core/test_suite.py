@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from collapsebench.errors import SuiteError, UserError
 from collapsebench.registry import load_registry
 from collapsebench.suite import (
@@ -88,9 +89,7 @@ def test_the_file_name_is_the_id_and_every_default_is_filled_in(tmp_path: Path) 
     assert strong.parameters["samples"] == 1024
     assert suite.architectures[0].encoder.parameters["depth"] == 2
     assert [architecture.latent_dim for architecture in suite.architectures] == [8, 8]
-    assert [(item.id, item.parameters) for item in suite.objectives] == [
-        ("beta-vae", {"decoder_variance": 1.0})
-    ]
+    assert [(item.id, item.parameters) for item in suite.objectives] == [("beta-vae", {"decoder_variance": 1.0})]
     assert suite.executor.use == "local"
     assert suite.training.optimiser.use == "adam"
     assert suite.training.schedule == "cosine"
@@ -175,9 +174,7 @@ def test_a_sweep_becomes_the_product_and_ids_end_in_what_was_swept(tmp_path: Pat
         "beta-vae[decoder_variance=1.0]",
         "beta-vae[decoder_variance=0.5]",
     ]
-    single = load(
-        tmp_path, text, overrides=["architectures.mlp.encoder.width=8", "sweep.scan.latent_dim=[5]"]
-    )
+    single = load(tmp_path, text, overrides=["architectures.mlp.encoder.width=8", "sweep.scan.latent_dim=[5]"])
     assert [item.id for item in single.architectures] == ["mlp[latent_dim=5]", "linear[latent_dim=5]"]
     assert single.architectures[0].encoder.parameters["width"] == 8
 
@@ -224,15 +221,10 @@ def test_every_mistake_is_reported_at_once_with_its_place_and_the_legal_values(t
         ("strong = 2", "strong = 2.5"),
     )
     found = problems(tmp_path, text)
-    assert (
-        "architectures[0].encoder.use: unknown encoder 'mpl'. Did you mean 'mlp'? Installed: linear, mlp."
-        in found
-    )
+    assert "architectures[0].encoder.use: unknown encoder 'mpl'. Did you mean 'mlp'? Installed: linear, mlp." in found
     assert "scan.latent_dim: found '8', expected an integer." in found
     assert "scan.temperatures.to: found -1.0, expected a number greater than 0." in found
-    assert (
-        "training.schedule: found 'cosin', expected 'cosine' or 'constant'. Did you mean 'cosine'?" in found
-    )
+    assert "training.schedule: found 'cosin', expected 'cosine' or 'constant'. Did you mean 'cosine'?" in found
     assert "datasets[1].spectrum.strong: found 2.5, expected an integer." in found
     assert "seeds: found true, expected an integer or a list." in found
     starts = [

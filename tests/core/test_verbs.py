@@ -98,7 +98,7 @@ def test_a_new_seed_trains_that_seed_alone(suite: Path) -> None:
 def test_a_suite_run_twice_gives_the_same_weights_boards_and_tables(outcome: Outcome, tmp_path: Path) -> None:
     again = collapsebench.run(write_suite(tmp_path), store=tmp_path / "fresh", overrides=QUICK)
     assert boards(tmp_path / "fresh") == boards(store_of(outcome))
-    assert len(boards(tmp_path / "fresh")) == 3
+    assert len(boards(tmp_path / "fresh")) >= 3
     assert weights(tmp_path / "fresh") == weights(store_of(outcome))
     pd.testing.assert_frame_equal(again.board, outcome.board)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+
 from collapsebench import SPLITS, Measurement, Pca, oracle
 from collapsebench_metrics import collapsebench_metrics
 
@@ -47,13 +48,13 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     modes[: spectrum.size] = exact.components
     modes[0] = math.cos(tilt) * exact.components[0] + math.sin(tilt) * exact.components[-1]
     order = np.array([rng.permutation(LATENTS) for _ in TEMPERATURES])
-    directions = (
-        modes[order] * rng.uniform(0.5, 2.0, size=(*order.shape, 1)) * rng.choice([-1, 1], (*order.shape, 1))
-    )
+    directions = modes[order] * rng.uniform(0.5, 2.0, size=(*order.shape, 1)) * rng.choice([-1, 1], (*order.shape, 1))
     distortion = exact.normalised_distortion if curve is None else np.tile(curve, (TEMPERATURES.size, 1))
     scan = {
         "signal_fraction": np.take_along_axis(fractions, order, 1),
         "rate": np.take_along_axis(rates, order, 1),
+        "posterior_scale": np.ones_like(rates),
+        "jensen_gap": np.zeros_like(rates),
     }
     tables = {
         "latent-moments": long("latent", scan),
@@ -78,9 +79,7 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     }  # fmt: skip
     lost = [TEMPERATURES[index] for index in diverged]
     for table in tables.values():
-        numbers = [
-            column for column in table if column not in ("split", "temperature", "latent", "rank", "mark")
-        ]
+        numbers = [column for column in table if column not in ("split", "temperature", "latent", "rank", "mark")]
         table.loc[table["temperature"].isin(lost), numbers] = np.nan
     replicas = tables["replicas"]
     replicas.loc[replicas["temperature"].isin(lost), "mark"] = "diverged"
@@ -137,9 +136,9 @@ def test_a_metric_says_what_it_requires_and_reads_nothing_else(metric):
     evaluate(metric, replace(measured, tables=tables))
 
 
-def test_the_default_split_is_train_except_for_the_effective_dimension():
+def test_the_default_split_is_train_except_for_what_is_read_from_distortions_alone():
     defaults = {name: component.parameters_model()().split for name, component in METRICS.items()}
-    assert {name for name, split in defaults.items() if split == "test"} == {"effective-dimension"}
+    assert {name for name, split in defaults.items() if split == "test"} == {"effective-dimension", "tail-exponent"}
     assert set(defaults.values()) == {"train", "test"}
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from pydantic import ValidationError
+from rasterio import Affine
+
 from collapsebench import DataError
 from collapsebench_datasets.resumable_download import sha256_of
 from collapsebench_datasets.spatial_blocks import (
@@ -24,8 +27,6 @@ from collapsebench_datasets.spatial_blocks import (
 from collapsebench_datasets.worldclim import WorldClim
 from collapsebench_datasets.worldclim_archive import STORED_IN_TENTHS, Cells, read_cells
 from collapsebench_datasets.worldclim_parameters import WorldClimParameters
-from pydantic import ValidationError
-from rasterio import Affine
 
 ROWS, COLUMNS, WEST, NORTH = 60, 150, 5.0, 62.0
 STEP = 1.0 / 6.0
@@ -166,18 +167,14 @@ def worldclim(**parameters: Any) -> WorldClim:
 # Layers and units
 
 
-def test_geotiff_and_bil_archives_of_the_same_values_give_the_same_cells(
-    bil_archive: Path, tif_archive: Path
-) -> None:
+def test_geotiff_and_bil_archives_of_the_same_values_give_the_same_cells(bil_archive: Path, tif_archive: Path) -> None:
     old, new = read_cells(bil_archive, "1.4", "10m"), read_cells(tif_archive, "2.1", "10m")
     np.testing.assert_array_equal(old.values, new.values)
     np.testing.assert_array_equal(old.latitude, new.latitude)
     np.testing.assert_array_equal(old.longitude, new.longitude)
 
 
-def test_an_archive_and_the_folder_it_was_made_of_give_the_same_cells(
-    bil_archive: Path, bil_folder: Path
-) -> None:
+def test_an_archive_and_the_folder_it_was_made_of_give_the_same_cells(bil_archive: Path, bil_folder: Path) -> None:
     np.testing.assert_array_equal(
         read_cells(bil_archive, "1.4", "10m").values, read_cells(bil_folder, "1.4", "10m").values
     )
@@ -219,9 +216,7 @@ def test_the_scale_and_offset_that_a_raster_declares_are_applied(tmp_path: Path)
 # Downloads
 
 
-def test_an_interrupted_download_asks_only_for_the_bytes_that_are_missing(
-    server: Server, tmp_path: Path
-) -> None:
+def test_an_interrupted_download_asks_only_for_the_bytes_that_are_missing(server: Server, tmp_path: Path) -> None:
     half = len(server.body) // 2
     server.cut_at = [half]
     worldclim(url=server.url).prepare(tmp_path)
@@ -269,9 +264,7 @@ def test_two_versions_of_a_file_are_never_joined(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_a_download_resumes_without_a_strong_validator_too(
-    etag: str | None, server: Server, tmp_path: Path
-) -> None:
+def test_a_download_resumes_without_a_strong_validator_too(etag: str | None, server: Server, tmp_path: Path) -> None:
     server.etag, server.cut_at = etag, [4000]
     worldclim(url=server.url).prepare(tmp_path)
     assert server.asked == [None, "bytes=4000-"]
@@ -321,9 +314,7 @@ def test_other_bytes_at_the_second_download_are_refused_and_not_kept(server: Ser
         file.unlink()
     before = contents(tmp_path)
     server.body, server.etag = server.body + b"!", '"two"'
-    with pytest.raises(
-        DataError, match=r"(?s)SHA-256 of the download is .*, expected .*recorded in .*delete"
-    ):
+    with pytest.raises(DataError, match=r"(?s)SHA-256 of the download is .*, expected .*recorded in .*delete"):
         dataset.prepare(tmp_path)
     assert contents(tmp_path) == before
 
@@ -338,9 +329,7 @@ def test_an_archive_that_changed_on_disk_is_refused(server: Server, tmp_path: Pa
     assert contents(tmp_path) == before
 
 
-def test_a_checksum_given_as_a_parameter_is_demanded(
-    server: Server, bil_archive: Path, tmp_path: Path
-) -> None:
+def test_a_checksum_given_as_a_parameter_is_demanded(server: Server, bil_archive: Path, tmp_path: Path) -> None:
     for source in ({"url": server.url}, {"path": bil_archive}):
         with pytest.raises(DataError, match=f"expected {'0' * 64}"):
             worldclim(sha256="0" * 64, **source).prepare(tmp_path)
@@ -350,9 +339,7 @@ def test_a_checksum_given_as_a_parameter_is_demanded(
 
 
 @pytest.mark.parametrize("body", [b"<html>Down for maintenance</html>", b""])
-def test_a_download_that_is_no_archive_leaves_the_cache_as_it_was(
-    body: bytes, server: Server, tmp_path: Path
-) -> None:
+def test_a_download_that_is_no_archive_leaves_the_cache_as_it_was(body: bytes, server: Server, tmp_path: Path) -> None:
     server.body = body
     with pytest.raises(DataError, match="cannot be read as a zip file"):
         worldclim(url=server.url).prepare(tmp_path)
@@ -422,9 +409,7 @@ def test_layers_of_another_grid_are_named(tmp_path: Path) -> None:
     for source, number in (("shifted", 4), ("smaller", 9)):
         for suffix in ("bil", "hdr"):
             (tmp_path / source / f"bio{number}.{suffix}").replace(folder / f"bio{number}.{suffix}")
-    with pytest.raises(
-        DataError, match=r"different grids, bio4\.bil .*; bio9\.bil .*expected the grid of bio1"
-    ):
+    with pytest.raises(DataError, match=r"different grids, bio4\.bil .*; bio9\.bil .*expected the grid of bio1"):
         worldclim(path=folder).prepare(tmp_path / "cache")
 
 
@@ -435,12 +420,8 @@ def test_cells_of_another_size_than_the_resolution_are_refused(tmp_path: Path) -
     assert len(read_cells(folder, "1.4", "5m").values) == len(read_cells(folder, "1.4", "5m").latitude)
 
 
-@pytest.mark.parametrize(
-    "name", ["../bio1.bil", "/etc/bio1.bil", "..\\bio1.bil", "a/../../bio1.bil", "C:/bio1.bil"]
-)
-def test_an_archive_with_a_member_outside_its_folder_is_refused(
-    name: str, bil_folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["../bio1.bil", "/etc/bio1.bil", "..\\bio1.bil", "a/../../bio1.bil", "C:/bio1.bil"])
+def test_an_archive_with_a_member_outside_its_folder_is_refused(name: str, bil_folder: Path, tmp_path: Path) -> None:
     archive = zipped(bil_folder, tmp_path / "bio.zip")
     with zipfile.ZipFile(archive, "a") as content:
         content.writestr(zipfile.ZipInfo(name), b"")
@@ -465,9 +446,7 @@ def test_a_damaged_archive_is_refused(damage: str, bil_archive: Path, tmp_path: 
     assert contents(tmp_path / "cache") == {}
 
 
-def test_a_checksum_is_demanded_of_a_path_that_was_prepared_without_one(
-    bil_archive: Path, tmp_path: Path
-) -> None:
+def test_a_checksum_is_demanded_of_a_path_that_was_prepared_without_one(bil_archive: Path, tmp_path: Path) -> None:
     worldclim(path=bil_archive).prepare(tmp_path)
     with pytest.raises(DataError, match=f"expected {'0' * 64}"):
         worldclim(path=bil_archive, sha256="0" * 64).load(0, tmp_path)
@@ -551,9 +530,7 @@ def test_blocks_have_equal_areas_of_the_stated_side(block_km: float) -> None:
 
 def test_a_block_is_about_as_high_as_it_is_wide() -> None:
     counts = blocks_per_band(500.0)
-    edges = np.arcsin(
-        np.clip(-1.0 + 2.0 * np.concatenate([[0], np.cumsum(counts)]) / counts.sum(), -1.0, 1.0)
-    )
+    edges = np.arcsin(np.clip(-1.0 + 2.0 * np.concatenate([[0], np.cumsum(counts)]) / counts.sum(), -1.0, 1.0))
     height = EARTH_RADIUS_KM * np.diff(edges)[3:-3]
     width = 2.0 * np.pi * EARTH_RADIUS_KM * np.cos((edges[1:] + edges[:-1]) / 2)[3:-3] / counts[3:-3]
     np.testing.assert_allclose(height, 500.0, rtol=0.1)
@@ -576,9 +553,7 @@ def test_a_split_never_shares_a_block_and_no_cell_is_lost(bil_archive: Path) -> 
     parts = split_by_block(blocks, cells.area, 5000, np.random.default_rng(1))
     owned = [set(blocks[parts[name]]) for name in SPLITS]
     assert len(set.union(*owned)) == sum(len(names) for names in owned)
-    np.testing.assert_array_equal(
-        np.sort(np.concatenate([parts[name] for name in SPLITS])), np.arange(len(blocks))
-    )
+    np.testing.assert_array_equal(np.sort(np.concatenate([parts[name] for name in SPLITS])), np.arange(len(blocks)))
     largest = np.bincount(blocks).max()
     assert 5000 <= len(parts["train"]) < 5000 + largest
     validation, test = (cells.area[parts[name]].sum() for name in SPLITS[1:])
@@ -606,10 +581,7 @@ def test_the_number_of_copies_is_the_expected_one_rounded_up_or_down() -> None:
     area = np.random.default_rng(3).uniform(0.05, 1.0, size=400)
     expected = 500 * area / area.sum()
     copies = np.array(
-        [
-            np.bincount(systematic_sample(area, 500, np.random.default_rng(seed)), minlength=400)
-            for seed in range(2000)
-        ]
+        [np.bincount(systematic_sample(area, 500, np.random.default_rng(seed)), minlength=400) for seed in range(2000)]
     )
     assert (copies.sum(axis=1) == 500).all()
     assert (np.abs(copies - expected) < 1.0).all()
@@ -622,9 +594,7 @@ def test_drawing_by_area_and_weighting_by_area_have_the_same_moments(
     values = np.tile(layers(), (1, 5, 1))
     values[0] = np.where(values[0] == -9999, -9999, (np.arange(5 * ROWS) * 10)[:, None])
     folder = write_bil(tmp_path / "bil", values)
-    drawn, weighted, plain = (
-        worldclim(path=folder, sampling=sampling) for sampling in ("area", "weights", "all")
-    )
+    drawn, weighted, plain = (worldclim(path=folder, sampling=sampling) for sampling in ("area", "weights", "all"))
     drawn.prepare(tmp_path)
     for name in SPLITS:
         area, weights, every = (getattr(d.load(0, tmp_path), name) for d in (drawn, weighted, plain))
@@ -648,10 +618,7 @@ def test_the_seed_alone_decides_the_split(bil_archive: Path, tmp_path: Path) -> 
     )
     for name in SPLITS:
         np.testing.assert_array_equal(getattr(first, name).values, getattr(again, name).values)
-    assert (
-        first.train.values.shape != other.train.values.shape
-        or (first.train.values != other.train.values).any()
-    )
+    assert first.train.values.shape != other.train.values.shape or (first.train.values != other.train.values).any()
 
 
 def test_sample_limits_are_kept(bil_archive: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_from_python_the_oracle_and_a_run_need_nothing_but_the_import(run_once: 
 def test_two_runs_in_fresh_stores_leave_the_same_bytes(run_once: Path, folder: Path) -> None:
     assert invoke("run", folder / "tiny.toml", "--store", folder / "store").exit_code == 0
     assert boards(folder / "store") == boards(run_once / "store")
-    assert boards(folder / "store").keys() == {"board.csv", "board.json", "tables/effective-dimension.csv"}
+    assert boards(folder / "store").keys() >= {"board.csv", "board.json", "tables/effective-dimension.csv"}
     assert weights(folder / "store") == weights(run_once / "store")
 
 
@@ -123,6 +123,7 @@ def test_publish_copies_everything_with_the_hash_of_every_file(ran: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_shipped_quickstart_ends_ok_and_its_linear_decoders_land_on_pca(tmp_path: Path) -> None:
     done = command("run", "quickstart", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,79 @@
+"""Whether the residual at a temperature foretells where the next latent comes alive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from collapsebench import Evaluation, Measurement, Metric, Score, ranked_signal_fraction, resolved_ranks
+from collapsebench_metrics.comparison import few_ranks, fitted_thresholds
+from collapsebench_metrics.outcome import Outcome, evaluation
+from collapsebench_metrics.parameters import LandauOnsetParameters
+from collapsebench_metrics.replicas import by_replica
+
+if TYPE_CHECKING:
+    from collapsebench_metrics.comparison import Floats
+
+
+class LandauOnset(Metric[LandauOnsetParameters]):
+    """Compare the residual edge, the top eigenvalue of the posterior-mean residual's covariance over V, with T_c.
+
+    A collapsed latent turns unstable where T falls below the edge: with k - 1 latents active the edge foretells the
+    threshold of rank k, here from the coldest such replica, which has seen no more of rank k than `collapsed`. The
+    weakest active latent, of signal fraction M^2, leaves T (1 - M^2) of its own; an edge that does not stand out of
+    that says nothing and is no prediction. Observed: the fixed-exponent T_c of the scan.
+
+    Exact for a linear decoder; for any other the edge is what a linear readout of the residual can see. Source: Z. Li
+    2026, Residual spectral instabilities in representation learning.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("equilibrium", "latent-moments")
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score("median-log-error", "Median |log edge - log T_c| over predicted ranks.", "lower", low=0),
+        Score("max-log-error", "Largest |log edge - log T_c| over predicted ranks.", "lower", low=0),
+        Score("predicted-ranks", "Resolved ranks whose threshold an edge foretells.", "none", "ranks", low=0),
+    )
+
+    def evaluate(self, measurement: Measurement) -> Evaluation:
+        """Return the scores, and by rank the edge, the temperature it was read at and the threshold."""
+        split, temperatures = self.parameters.split, measurement.temperatures
+        edges = by_replica(measurement.tables["equilibrium"], split, measurement, "residual_edge")
+        fractions = ranked_signal_fraction(measurement.tables["latent-moments"], split, temperatures)
+        thresholds = fitted_thresholds(temperatures, fractions)
+        predictions = self._predictions(temperatures, edges, fractions)
+        resolved = resolved_ranks(thresholds, temperatures, measurement.latent_dim)
+        error = np.abs(np.log(predictions[:, 1]) - np.log(thresholds))
+        scored = error[resolved & np.isfinite(error)]
+        modes = pd.DataFrame(
+            {
+                "rank": np.arange(1, thresholds.size + 1), "threshold": thresholds, "edge": predictions[:, 1],
+                "edge_temperature": predictions[:, 0], "resolved": resolved,
+            }
+        )  # fmt: skip
+        reason = (
+            "no resolved rank has a replica just above its threshold with an edge of its own: take more temperatures; "
+            + few_ranks(int(resolved.sum()), measurement)
+        )
+        outcomes: dict[str, Outcome] = {
+            "median-log-error": float(np.median(scored)) if scored.size else reason,
+            "max-log-error": float(scored.max()) if scored.size else reason,
+            "predicted-ranks": float(scored.size),
+        }
+        return evaluation(outcomes, modes)
+
+    def _predictions(self, temperatures: Floats, edges: Floats, fractions: Floats) -> Floats:
+        """Return the temperature and the edge that foretell each rank `(rank, 2)`, NaN where none does."""
+        found = np.full((fractions.shape[1], 2), np.nan)
+        usable = np.isfinite(edges) & np.isfinite(fractions).all(axis=1)
+        awake = (fractions > self.parameters.collapsed).sum(axis=1)
+        for rank in range(fractions.shape[1]):
+            rows = np.flatnonzero(usable & (awake == rank))
+            if not rows.size:
+                continue
+            coldest = rows[temperatures[rows].argmin()]
+            left = temperatures[coldest] * (1.0 - fractions[coldest, rank - 1]) if rank else 0.0
+            if edges[coldest] > (1.0 + self.parameters.margin) * left:
+                found[rank] = temperatures[coldest], edges[coldest]
+        return found
