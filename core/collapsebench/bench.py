@@ -46,14 +46,19 @@ class Spread:
 class Throughput:
     """What `bench throughput` measures; ratios are taken pair by pair, then summarised.
 
-    replica_update_ms: one update of one replica within the stack. plain_update_ms: one update of a plain PyTorch loop
-    with fused Adam on one model. share_of_matrix_peak: matrix products of the update, 6 per weight and sample, over
-    the best rate of a large square float32 product measured in the same run. speedup_over_pythae: None, not measured.
+    replica_update_ms: one update of one replica within the stack, compiled if it can be. eager_update_ms: the same
+    without torch.compile. compile_seconds: what compiling costs once. why_not_compiled: empty if it could be.
+    plain_update_ms: one update of a plain PyTorch loop with fused Adam on one model. share_of_matrix_peak: matrix
+    products of the update, 6 per weight and sample, over the best rate of a large square float32 product measured in
+    the same run. speedup_over_pythae: None, not measured.
     """
 
     replicas: int
     device: str
     replica_update_ms: Spread
+    eager_update_ms: Spread
+    compile_seconds: float
+    why_not_compiled: str
     plain_update_ms: Spread
     speedup_over_plain_loop: Spread
     share_of_matrix_peak: Spread
@@ -68,19 +73,37 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     place = torch.device(device)
     data = _data()
     pair = _pair(registry)
+    eager = _trainer(registry, data, pair, replicas, place)
     trainer = _trainer(registry, data, pair, replicas, place)
+    trainer.stack.compiling = True
+    started = time.perf_counter()
+    trainer.advance()
+    compile_seconds = time.perf_counter() - started
     plain = _plain_loop(data, copy.deepcopy(pair).to(place), place)
     square = torch.randn(2048, 2048, device=place)
     work = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
-    columns: dict[str, list[float]] = {name: [] for name in ("stack", "plain", "speedup", "gflops", "share")}
+    columns: dict[str, list[float]] = {name: [] for name in ("stack", "eager", "plain", "speedup", "gflops", "share")}
     for _ in range(repeats):
         one = _milliseconds(plain, place)
         many = _milliseconds(trainer.advance, place) / replicas
+        unfused = _milliseconds(eager.advance, place) / replicas
         gflops = 2 * 2048**3 / (_milliseconds(lambda: square @ square, place) * 1e6)
-        for name, value in zip(columns, (many, one, one / many, gflops, work / (many * 1e6) / gflops), strict=True):
+        found = (many, unfused, one, one / many, gflops, work / (many * 1e6) / gflops)
+        for name, value in zip(columns, found, strict=True):
             columns[name].append(value)
-    stack, single, speedup, gflops_spread, share = (Spread.of(values) for values in columns.values())
-    return Throughput(replicas, device, stack, single, speedup, share, gflops_spread)
+    spread = {name: Spread.of(values) for name, values in columns.items()}
+    return Throughput(
+        replicas=replicas,
+        device=device,
+        replica_update_ms=spread["stack"],
+        eager_update_ms=spread["eager"],
+        compile_seconds=compile_seconds,
+        why_not_compiled=trainer.stack.why_not_compiled,
+        plain_update_ms=spread["plain"],
+        speedup_over_plain_loop=spread["speedup"],
+        share_of_matrix_peak=spread["share"],
+        matrix_gflops=spread["gflops"],
+    )
 
 
 def _data() -> Standardised:

@@ -32,6 +32,7 @@ def throughput(replicas: int, repeats: int, device: str, as_json: bool) -> None:
         return
     rows = {
         "replica-update in the stack, ms": found.replica_update_ms,
+        "the same without compiling, ms": found.eager_update_ms,
         "update of the plain loop, ms": found.plain_update_ms,
         "speedup over the plain loop": found.speedup_over_plain_loop,
         "share of the matrix peak": found.share_of_matrix_peak,
@@ -40,4 +41,6 @@ def throughput(replicas: int, repeats: int, device: str, as_json: bool) -> None:
     click.echo(f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)")
     for name, spread in rows.items():
         click.echo(f"  {name:34s}{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})")
+    compiled = f"compiled in {found.compile_seconds:.0f} s"
+    click.echo(f"  {(found.why_not_compiled and 'not compiled: ' + found.why_not_compiled) or compiled}")
     click.echo(", ".join(f"{key} {value}" for key, value in hardware.items()))

@@ -97,7 +97,7 @@ def prepare(**options: Any) -> None:
     """Fetch and verify the data of SUITE."""
     session = open_session(**options)
     failures = prepare_session(session, click.echo)
-    for dataset, reason in failures.items():
+    for dataset, (_, reason) in failures.items():
         click.echo(f"error: {dataset}: {reason}", err=True)
     if not failures:
         click.echo(f"{len(session.suite.datasets)} datasets are ready")
@@ -138,10 +138,11 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
         "updates_at_most": replicas * suite.training.max_updates,
     }
     if as_json:
-        click.echo(json.dumps({**summary, "plan": rows, "failures": dict(current.failures)}, indent=1))
+        failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
+        click.echo(json.dumps({**summary, "plan": rows, "failures": failures}, indent=1))
         return
     _echo_table(rows, ("cell", "status", "converged", "key"))
-    for dataset, reason in current.failures.items():
+    for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(
         f"\n{summary['cells']} cells, {missing} to train: {replicas} replicas, at most {suite.training.max_updates} "

@@ -14,7 +14,8 @@ Every message says where, what was found, what was expected and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class CollapsebenchError(Exception):
@@ -47,6 +48,16 @@ class StoreError(UserError):
 
 class PluginError(CollapsebenchError):
     """A plugin broke its contract."""
+
+
+@contextmanager
+def blaming(owner: str) -> Iterator[None]:
+    """Note on every exception that leaves whose it is, as in "encoder 'mlp'"."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(owner)
+        raise
 
 
 def unknown(kind: str, found: str, known: Iterable[str]) -> str:

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from collapsebench.components import Observable, Progress
+from collapsebench.components import Kind, Observable, Progress
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import DataError
+from collapsebench.errors import DataError, blaming
 from collapsebench.observe import SplitSamples, measure
-from collapsebench.planning import Plan, error_text, key_of, used
+from collapsebench.planning import Plan, classify, error_text, key_of, used
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
@@ -85,7 +85,7 @@ def execute_job(
     except OutOfTimeError as error:
         status, reason = "timeout", str(error)
     except Exception as error:
-        status, reason = _classify(error), f"{error_text(error)}\n{traceback.format_exc()}"
+        status, reason = classify(error), f"{error_text(error)}\n{traceback.format_exc()}"
     about = {
         **provenance(registry, content["device"], content["precision"]),
         "wall_seconds": round(time.monotonic() - started, 3),
@@ -141,15 +141,9 @@ def _store_cell(
     return status
 
 
-def _classify(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
-        return "out-of-memory"
-    return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
-
-
 def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> Standardised:
     """Load and standardise a job's dataset, and make sure that it is still the one that was planned with."""
-    dataset = registry.get("dataset", content["dataset"]["use"]).create(content["dataset"]["parameters"])
+    dataset = _used(registry, "dataset", content)
     data = standardise(dataset.load(content["split_seed"], store.cache), content["names"][0])
     planned = content["cells"][0]["description"]["dataset"]["data"]
     if data.fingerprint != planned:
@@ -160,16 +154,20 @@ def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> S
     return data
 
 
+def _used(registry: Registry, kind: Kind, content: Mapping[str, Any]) -> Any:
+    with blaming(f"{kind} '{content[kind]['use']}'"):
+        return registry.get(kind, content[kind]["use"]).create(content[kind]["parameters"])
+
+
 def build_stack(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Stack:
     """Build a job's stack with fresh weights: cells one after the other, temperatures in their order within each."""
-    encoder = registry.get("encoder", content["encoder"]["use"]).create(content["encoder"]["parameters"])
-    decoder = registry.get("decoder", content["decoder"]["use"]).create(content["decoder"]["parameters"])
-    objective = registry.get("objective", content["objective"]["use"]).create(content["objective"]["parameters"])
+    encoder, decoder, objective = (_used(registry, kind, content) for kind in ("encoder", "decoder", "objective"))
+    names = (f"encoder '{content['encoder']['use']}'", f"decoder '{content['decoder']['use']}'")
     seeds = [cell["seed"] for cell in content["cells"]]
     temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
     dials = temperatures * data.total_variance / objective.decoder_variance
     return Stack(
-        [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed) for seed in seeds],
+        [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed, names) for seed in seeds],
         objective,
         dials.repeat(len(seeds)),
         torch.arange(len(seeds)).repeat_interleave(len(temperatures)),
@@ -177,6 +175,7 @@ def build_stack(content: Mapping[str, Any], data: Standardised, registry: Regist
         data.shape,
         linear=decoder.linear,
         batched=content["batched"],
+        compiling=content.get("compile", False),
         device=torch.device(content["device"]),
         dtype=torch.float64 if content["precision"] == "float64" else torch.float32,
     )

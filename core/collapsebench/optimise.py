@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-_RIDGE, _DAMPING = 1e-4, 1e-5
+_RIDGE, _DAMPING = 1e-3, 1e-6
 
 
 class StackOptimiser(ABC):
@@ -96,8 +96,9 @@ class Preconditioned(StackOptimiser):
         L <- a L + (1 - a) G G^T        Q_L <- orthonormalise((L + r I) Q_L) every `refresh_every` updates, from I
         update = Q_L [ m / (sqrt(v) + e max sqrt(v)) ] Q_R^T,    m, v: running means of Q_L^T G Q_R and of its square
 
-    and likewise R, Q_R. The ridge r, 1 % of the mean eigenvalue, turns no eigenvector; with e = 1e-4 it keeps rounding
-    errors from choosing directions where there is no gradient, so a replica does not depend on what it is stacked with.
+    and likewise R, Q_R. The ridge r, 0.1 % of the mean eigenvalue, turns no eigenvector; with e = 1e-6 it keeps
+    rounding errors from choosing directions where there is no gradient, so that a replica hardly depends on what it is
+    stacked with; more of either holds back the weakest modes.
     A side longer than `max_dimension` keeps the identity as its basis; a vector that belongs to no map gets plain
     Adam. Source: the idea of Vyas et al. 2024 (SOAP), here without weight decay.
     """

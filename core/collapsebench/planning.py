@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import CollapsebenchError, StoreError
+from collapsebench.errors import CollapsebenchError, StoreError, blaming
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
@@ -54,12 +54,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every cell of a suite, with its data where they are prepared. failures: dataset id -> why it cannot be loaded."""
+    """Every cell of a suite, with its data where they are prepared.
+
+    failures: dataset id -> the status that gives its cells, and why it cannot be prepared or loaded.
+    """
 
     suite: Suite
     cells: tuple[Cell, ...]
     data: Mapping[str, Standardised]
-    failures: Mapping[str, str]
+    failures: Mapping[str, tuple[str, str]]
 
     @property
     def missing(self) -> list[Cell]:
@@ -71,15 +74,14 @@ def make_plan(suite: Suite, store: Store, registry: Registry) -> Plan:
     """Return the plan of a suite; nothing is prepared, trained or written."""
     store.make_readable()
     data: dict[str, Standardised] = {}
-    failures: dict[str, str] = {}
+    failures: dict[str, tuple[str, str]] = {}
     for reference in suite.datasets:
-        dataset = create(registry, reference)
-        if not dataset.is_prepared(store.cache):
-            continue
         try:
-            data[reference.id] = standardise(dataset.load(suite.split_seed, store.cache), reference.id)
+            dataset = create(registry, reference)
+            if dataset.is_prepared(store.cache):
+                data[reference.id] = standardise(dataset.load(suite.split_seed, store.cache), reference.id)
         except Exception as error:
-            failures[reference.id] = error_text(error)
+            failures[reference.id] = (classify(error), error_text(error))
     cells = tuple(
         _cell(suite, store, dataset, architecture, objective, seed, data.get(dataset.id))
         for dataset in suite.datasets
@@ -157,6 +159,9 @@ def make_jobs(
     """
     missing = {cell.key: cell for cell in plan.missing if cell.key}
     files, adopted = _unfinished(store, set(missing))
+    for path in files:
+        job = json.loads(path.read_text())
+        store.write_text(path, json.dumps({**job, **_manner(plan.suite, device)}, indent=1, sort_keys=True))
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for key, cell in missing.items():
         if key not in adopted:
@@ -180,7 +185,10 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"{path}: is not a readable job file ({error}). Remove it and run again.") from error
         done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
-        if keys - done and keys - done <= missing and not keys & adopted:
+        if not keys - done:  # killed after its last cell was stored
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            path.unlink()
+        elif keys - done <= missing and not keys & adopted:
             files.append(path)
             adopted |= keys
     return files, adopted
@@ -203,16 +211,24 @@ def _job(
         "latent_dim": architecture.latent_dim,
         "temperatures": list(suite.scan.temperatures),
         "split_seed": suite.split_seed,
-        "training": suite.training.model_dump(mode="json"),
         "evaluation": suite.evaluation.model_dump(mode="json"),
-        "device": device,
         "precision": suite.compute.precision,
-        "threads": suite.compute.threads,
-        "time_limit": suite.compute.time_limit,
+        **_manner(suite, device),
         "batched": path[0],
         "why_not_batched": path[1],
     }
     return {"id": key_of(job)[:16], **job}
+
+
+def _manner(suite: Suite, device: str) -> dict[str, Any]:
+    """What a job takes from the run that executes it, also where an earlier run froze it; no key holds any of it."""
+    return {
+        "training": suite.training.model_dump(mode="json"),
+        "device": device,
+        "threads": suite.compute.threads,
+        "time_limit": suite.compute.time_limit,
+        "compile": suite.compute.compile,
+    }
 
 
 def used(reference: Reference) -> dict[str, Any]:
@@ -222,13 +238,29 @@ def used(reference: Reference) -> dict[str, Any]:
 
 def create(registry: Registry, reference: Reference) -> Any:
     """Create the component that a reference describes."""
-    return registry.get(reference.kind, reference.qualified).create(reference.parameters)
+    with blaming(f"{reference.kind} '{reference.qualified}'"):
+        return registry.get(reference.kind, reference.qualified).create(reference.parameters)
+
+
+def with_records(plan: Plan, store: Store) -> Plan:
+    """Return a plan with what the store holds of its cells now; no data are loaded again."""
+    cells = tuple(replace(cell, record=store.read_cell(cell.key) if cell.key else None) for cell in plan.cells)
+    return replace(plan, cells=cells)
+
+
+def classify(error: Exception) -> str:
+    """Return the status of a cell that an exception ended."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in text or "not enough memory" in text:
+        return "out-of-memory"
+    return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error as one line: its own message for ours, with its type for others."""
+    """Return an error as one line: its own message for ours, with its type for others, after the notes on it."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, CollapsebenchError) else f"{type(error).__name__}: {text}"
+    text = text if isinstance(error, CollapsebenchError) else f"{type(error).__name__}: {text}"
+    return ": ".join([*getattr(error, "__notes__", [])[::-1], text])
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

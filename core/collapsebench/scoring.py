@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from collapsebench.components import Evaluation, Measurement, Metric
 from collapsebench.data import Standardised
-from collapsebench.errors import PluginError
+from collapsebench.errors import PluginError, StoreError, unknown
 from collapsebench.execute import observable_name, observe_cells
 from collapsebench.planning import Cell, Plan, create, error_text, used
 from collapsebench.provenance import provenance
@@ -24,8 +25,9 @@ from collapsebench.suite import Reference, Suite
 def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> SuiteResults:
     """Return every planned cell of a plan with its scores; cells that are not there are rows all the same."""
     suite = plan.suite
-    metrics = {reference.id: create(registry, reference) for reference in suite.metrics}
-    observables = _observables(metrics, registry)
+    if suite.compute.threads:
+        torch.set_num_threads(suite.compute.threads)
+    metrics, observables = open_metrics(suite, registry)
     failures = _observe_missing(plan, store, registry, device, observables)
     cells = [_cell_result(plan, cell, store, registry, metrics, observables, failures) for cell in plan.cells]
     declared = {id: tuple(metric.scores) for id, metric in metrics.items()}
@@ -45,6 +47,22 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
         },
         datasets={id: {**data.about, "left_out": list(data.left_out)} for id, data in plan.data.items()},
     )
+
+
+def open_metrics(suite: Suite, registry: Registry) -> tuple[dict[str, Metric[Any]], list[Reference]]:
+    """Create the metrics of a suite and find what they require; a PluginError names the one that cannot be used."""
+    metrics: dict[str, Metric[Any]] = {}
+    for reference in suite.metrics:
+        try:
+            metrics[reference.id] = create(registry, reference)
+        except Exception as error:
+            raise PluginError(error_text(error)) from error
+        known = {component.id for component in registry.components("observable")}
+        for name in metrics[reference.id].requires:
+            if name.rpartition("/")[2] not in known:
+                problem = unknown("observable", name, known)
+                raise PluginError(f"metric '{reference.qualified}': requires {problem} Correct its `requires`.")
+    return metrics, _observables(metrics, registry)
 
 
 def default_ranking(metrics: Mapping[str, Metric[Any]]) -> list[str]:
@@ -84,7 +102,16 @@ def _observe_missing(
     for names, cells in groups.items():
         for observable in observables:
             name = observable_name(observable, suite.evaluation)
-            todo = [cell.record for cell in cells if cell.record and not _is_measured(store, cell.record, name)]
+            todo = []
+            for record in (cell.record for cell in cells if cell.record):
+                if _is_measured(store, record, name):
+                    continue
+                try:
+                    store.verified_weights(record)
+                except StoreError as error:
+                    failures[record.key, observable.use] = str(error)
+                else:
+                    todo.append(record)
             if not todo:
                 continue
             try:
@@ -128,12 +155,15 @@ def _cell_result(
     record, data = cell.record, plan.data.get(cell.dataset)
     if record is None or record.status not in FINISHED or data is None:
         reason = record.reason.splitlines()[0] if record and record.reason else _why_absent(plan, cell)
-        return CellResult(
-            cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, cell.status, reason
-        )
+        status = plan.failures[cell.dataset][0] if cell.dataset in plan.failures else cell.status
+        return CellResult(cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, status, reason)
     tables = {"replicas": pd.DataFrame(list(record.replicas))}
     for reference in observables:
-        frame = store.read_observable(record.key, observable_name(reference, plan.suite.evaluation))
+        try:
+            frame = store.read_observable(record.key, observable_name(reference, plan.suite.evaluation))
+        except StoreError as error:
+            failures = {**failures, (record.key, reference.use): str(error)}
+            continue
         if frame is not None:
             tables[reference.use] = frame
     measurement = measurement_of(plan.suite, cell, data, tables, registry)
@@ -157,7 +187,7 @@ def _cell_result(
 
 def _why_absent(plan: Plan, cell: Cell) -> str:
     if cell.dataset in plan.failures:
-        return plan.failures[cell.dataset]
+        return plan.failures[cell.dataset][1]
     return "its dataset is not prepared" if cell.key is None else "not trained yet"
 
 

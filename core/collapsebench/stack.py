@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from collapsebench.components import Decoder, Encoder, Model, Objective
-from collapsebench.errors import PluginError
+from collapsebench.errors import PluginError, blaming
 from collapsebench.seeds import seed_of
 
 Tensors = dict[str, Tensor]
@@ -27,32 +27,46 @@ Floats = NDArray[np.float64]
 
 
 def build_pair(
-    encoder: Encoder[Any], decoder: Decoder[Any], shape: tuple[int, ...], latent_dim: int, seed: int
+    encoder: Encoder[Any],
+    decoder: Decoder[Any],
+    shape: tuple[int, ...],
+    latent_dim: int,
+    seed: int,
+    names: tuple[str, str] = ("encoder", "decoder"),
 ) -> nn.ModuleDict:
-    """Build one encoder and one decoder with the initial weights that belong to a seed, and check what they return."""
+    """Build one encoder and one decoder with the initial weights that belong to a seed, and check what they return.
+
+    names: what errors call the two.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(use="encoder", seed=seed))
-        built_encoder = encoder.build(shape, latent_dim)
+        with blaming(names[0]):
+            built_encoder = encoder.build(shape, latent_dim)
         torch.manual_seed(seed_of(use="decoder", seed=seed))
-        built_decoder = decoder.build(latent_dim, shape)
+        with blaming(names[1]):
+            built_decoder = decoder.build(latent_dim, shape)
     pair = nn.ModuleDict({"encoder": built_encoder, "decoder": built_decoder})
-    _check_outputs(pair.eval(), shape, latent_dim, linear=decoder.linear)
+    _check_outputs(pair.eval(), shape, latent_dim, names, linear=decoder.linear)
     return pair.train()
 
 
 @torch.no_grad()
-def _check_outputs(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int, *, linear: bool) -> None:
+def _check_outputs(
+    pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int, names: tuple[str, str], *, linear: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
     x, z = torch.randn(3, *shape, generator=generator), torch.randn(3, latent_dim, generator=generator)
-    encoded = pair["encoder"](x)
+    with blaming(names[0]):
+        encoded = pair["encoder"](x)
     found = [tuple(part.shape) for part in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
     if found != [(3, latent_dim)] * 2:
-        raise PluginError(f"encoder: returned {found}, expected (mean, log_variance), each {(3, latent_dim)}.")
-    decoded = pair["decoder"](z)
+        raise PluginError(f"{names[0]}: returned {found}, expected (mean, log_variance), each {(3, latent_dim)}.")
+    with blaming(names[1]):
+        decoded = pair["decoder"](z)
     given = f"shape {tuple(decoded.shape)}" if isinstance(decoded, Tensor) else type(decoded).__name__
     if given != f"shape {(3, *shape)}":
-        raise PluginError(f"decoder: returned {given}, expected {(3, *shape)}.")
-    for name, value in (("encoder", torch.cat(list(encoded))), ("decoder", decoded)):
+        raise PluginError(f"{names[1]}: returned {given}, expected {(3, *shape)}.")
+    for name, value in ((names[0], torch.cat(list(encoded))), (names[1], decoded)):
         if not torch.isfinite(value).all():
             raise PluginError(f"{name}: returned NaN or infinity for standard normal input before any training.")
     if linear:
@@ -60,7 +74,7 @@ def _check_outputs(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int,
         gap = (ends[0] + ends[1] - decoded[0] - decoded[1]).abs().max()
         if gap > 1e-4 * (1 + decoded.abs().max()):
             raise PluginError(
-                f"decoder: declares itself linear, but f(a + b) + f(0) differs from f(a) + f(b) by {gap:.2g}. "
+                f"{names[1]}: declares itself linear, but f(a + b) + f(0) differs from f(a) + f(b) by {gap:.2g}. "
                 "Remove `linear = True`."
             )
 
@@ -84,11 +98,14 @@ class Stack:
         *,
         linear: bool,
         batched: bool,
+        compiling: bool = False,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.template = pairs[0].to(device=device, dtype=dtype)
         self.objective, self.linear, self.batched = objective, linear, batched
+        self.compiling, self.why_not_compiled = compiling, ""
+        self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
         self.device, self.dtype = device, dtype
         self.total_variance, self.shape = total_variance, shape
         self.dials, self.seeds = dials.to(device=device, dtype=dtype), seeds.to(device)
@@ -124,15 +141,28 @@ class Stack:
         done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
         arguments, axes = [], []
         for value, own_axes in ((x, 1 + len(self.shape)), (noise, 2), (weights, 1)):
+            if value is not None and value.dim() > own_axes and len(value) == 1:
+                value = value[0]  # one seed: all replicas share it, and the first layer is a single product
             differs = value is not None and value.dim() > own_axes
             arguments.append(value[self.seeds] if value is not None and differs else value)
             axes.append(0 if differs else None)
+        dials = self.dials * price
+        if self.compiling and self.batched:
+            try:
+                return self._compiled_losses(tuple(axes))({**self.parameters, **self.buffers}, dials, done, *arguments)
+            except Exception as error:
+                self.compiling, self.why_not_compiled = False, f"{type(error).__name__}: {str(error).splitlines()[0]}"
         losses: Tensor = self._map(
-            lambda state, dial, *batch: self._loss(state, dial, done, *batch),
-            (self.dials * price, *arguments),
-            (0, *axes),
+            lambda state, dial, *batch: self._loss(state, dial, done, *batch), (dials, *arguments), (0, *axes)
         )
         return losses
+
+    def _compiled_losses(self, axes: tuple[int | None, ...]) -> Callable[..., Tensor]:
+        """The mapped loss through torch.compile, which fuses what is not a matrix product; compiled once per shape."""
+        if axes not in self._compiled:
+            mapped = vmap(self._loss, in_dims=(0, 0, None, *axes))
+            self._compiled[axes] = torch.compile(mapped, mode="max-autotune-no-cudagraphs", dynamic=False)
+        return self._compiled[axes]
 
     def _loss(
         self, state: Tensors, dial: Tensor, progress: Tensor, x: Tensor, noise: Tensor | None, weights: Tensor | None

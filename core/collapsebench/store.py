@@ -73,7 +73,9 @@ class Store:
 
     def make_readable(self) -> None:
         """Make sure that what exists of the store can be read."""
-        if self.root.exists() and not (self.root.is_dir() and os.access(self.root, os.R_OK | os.X_OK)):
+        root = self.root.absolute()
+        nearest = next(path for path in (root, *root.parents) if path.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.R_OK | os.X_OK)):
             raise StoreError(
                 f"store {self.root}: cannot be read as a folder. Choose another with COLLAPSEBENCH_STORE or --store, "
                 "or correct its permissions."
@@ -123,7 +125,7 @@ class Store:
                 log.to_parquet(temporary / "log.parquet", index=False)
             hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
             text = json.dumps({**vars(record), "files": hashes}, indent=1, sort_keys=True)
-            (temporary / "cell.json").write_text(text)
+            (temporary / "cell.json").write_text(text, encoding="utf-8")
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
@@ -139,20 +141,29 @@ class Store:
         """Return the stacked weights of a cell, after comparing their SHA-256."""
         from safetensors.torch import load_file
 
+        return load_file(self.verified_weights(record))
+
+    def verified_weights(self, record: CellRecord) -> Path:
+        """Return the file of a cell's weights, after comparing its SHA-256."""
         path = self.cell_folder(record.key) / "weights.safetensors"
         if not path.exists() or _sha256(path) != record.files.get(path.name):
             raise StoreError(
                 f"{path}: missing or changed since it was written (SHA-256 differs from cell.json). Remove the folder "
                 f"{path.parent} and run again."
             )
-        return load_file(path)
+        return path
 
     def read_observable(self, key: str, name: str) -> pd.DataFrame | None:
         """Return an observable of a cell by its full name (id and digest), or None if it was not measured yet."""
         import pandas as pd
 
         path = self.cell_folder(key) / "observables" / f"{name}.parquet"
-        return pd.read_parquet(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be read ({error}). Remove it and score again.") from error
 
     def write_observable(self, key: str, name: str, frame: pd.DataFrame) -> None:
         """Write an observable of a cell."""
@@ -166,7 +177,7 @@ class Store:
         """Write a text file of the store atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
 
 

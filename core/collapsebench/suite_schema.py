@@ -159,6 +159,9 @@ class ComputeSettings(Section):
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )
+    compile: bool = Field(
+        default=False, description="fuse the update with torch.compile: pays from about ten thousand updates on"
+    )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"
     )

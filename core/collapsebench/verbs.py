@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapsebench.components import Progress
-from collapsebench.errors import UserError
-from collapsebench.planning import Cell, Plan, create, differences, error_text, make_jobs, make_plan, nearest
+from collapsebench.errors import StoreError, UserError
+from collapsebench.planning import (
+    Cell,
+    Plan,
+    classify,
+    create,
+    differences,
+    error_text,
+    make_jobs,
+    make_plan,
+    nearest,
+    with_records,
+)
 from collapsebench.registry import Registry, load_registry
 from collapsebench.store import Store
 from collapsebench.suite import Suite, load_suite
@@ -141,27 +152,32 @@ def board(suite: str | Path, **options: Any) -> pd.DataFrame:
     return score(suite, **options).board
 
 
-def prepare_session(session: Session, say: Say) -> dict[str, str]:
-    """Prepare every dataset that is not; return dataset -> why it failed."""
+def prepare_session(session: Session, say: Say) -> dict[str, tuple[str, str]]:
+    """Prepare every dataset that is not; return dataset -> the status of its cells, and why it failed."""
     failures = {}
     for reference in session.suite.datasets:
-        dataset = create(session.registry, reference)
-        if dataset.is_prepared(session.store.cache):
-            continue
-        say(f"preparing {reference.id}")
-        session.store.make_writable()
         try:
+            dataset = create(session.registry, reference)
+            if dataset.is_prepared(session.store.cache):
+                continue
+            say(f"preparing {reference.id}")
+            session.store.make_writable()
             session.store.cache.mkdir(parents=True, exist_ok=True)
             dataset.prepare(session.store.cache)
+        except StoreError:
+            raise
         except Exception as error:
-            failures[reference.id] = error_text(error)
+            failures[reference.id] = (classify(error), error_text(error))
     return failures
 
 
 def run_session(session: Session, report: Callable[[str, Progress], None], say: Say) -> Outcome:
     """Do what `run` does, telling what happens."""
+    from collapsebench.scoring import open_metrics
+
     suite, store, registry = session.suite, session.store, session.registry
     device = session.device
+    open_metrics(suite, registry)  # what can never be scored is not trained
     store.make_writable()
     unprepared = prepare_session(session, say)
     current = make_plan(suite, store, registry)
@@ -171,7 +187,7 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
     executor = registry.get("executor", suite.executor.qualified).create(suite.executor.parameters)
     with _stop_on_interrupt() as stop:
         executor.run(jobs, report, stop)
-    return score_session(session, unprepared, say)
+    return score_session(session, unprepared, say, with_records(current, store))
 
 
 def plan_jobs(session: Session, current: Plan) -> list[Path]:
@@ -183,13 +199,18 @@ def plan_jobs(session: Session, current: Plan) -> list[Path]:
     return make_jobs(current, session.store, session.device, paths)
 
 
-def score_session(session: Session, unprepared: dict[str, str] | None = None, say: Say = lambda text: None) -> Outcome:
-    """Score what is there, and write board, tables and figures into the store."""
+def score_session(
+    session: Session,
+    unprepared: Mapping[str, tuple[str, str]] | None = None,
+    say: Say = lambda text: None,
+    current: Plan | None = None,
+) -> Outcome:
+    """Score what is there, and write board, tables and figures into the store. current: the plan, if there is one."""
     from collapsebench.figures import draw_figures
     from collapsebench.outputs import write_outputs
     from collapsebench.scoring import score_plan
 
-    current = make_plan(session.suite, session.store, session.registry)
+    current = current or make_plan(session.suite, session.store, session.registry)
     current = Plan(current.suite, current.cells, current.data, {**current.failures, **(unprepared or {})})
     say("scoring")
     results = score_plan(current, session.store, session.registry, session.device)

