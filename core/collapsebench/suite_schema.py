@@ -121,7 +121,7 @@ class Training(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the budget over which beta rises from zero; the equilibria are the same",
+        description="share of the budget over which beta rises from a tenth to its value",
     )
     checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between two checkpoints")
 

@@ -30,6 +30,7 @@ from collapsebench.suite_schema import EvaluationSettings, Training
 
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 _SCREEN_ROWS = 4096
+_FIRST_PRICE = 0.1
 
 
 class OutOfTimeError(Exception):
@@ -151,7 +152,7 @@ class Trainer:
     def price(self) -> float:
         """Return the share of its dial that a replica pays at the next update: below one while the price rises."""
         rise = self.training.price_warm_up * self.training.max_updates
-        return min(1.0, self.update / rise) if rise else 1.0
+        return min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * self.update / rise) if rise else 1.0
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next update: a linear warm-up, then the schedule, to zero at the budget."""

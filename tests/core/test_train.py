@@ -241,13 +241,13 @@ def test_the_learning_rate_rises_linearly_and_falls_to_zero_at_the_budget(gaussi
     assert falling == pytest.approx(5e-3 * (1 + np.cos(np.pi * np.arange(200) / 200)))
 
 
-def test_the_price_of_a_nat_rises_linearly_over_its_share_of_the_budget(gaussian, make_trainer):
+def test_the_price_of_a_nat_rises_linearly_from_a_tenth_over_its_share_of_the_budget(gaussian, make_trainer):
     trainer = make_trainer(gaussian, [0.1], training=settings(max_updates=100, price_warm_up=0.2))
     prices = []
     for update in range(100):
         trainer.update = update
         prices.append(trainer.price())
-    assert prices == pytest.approx([min(1.0, update / 20) for update in range(100)])
+    assert prices == pytest.approx([min(1.0, 0.1 + 0.9 * update / 20) for update in range(100)])
     assert make_trainer(gaussian, [0.1], training=settings()).price() == 1.0
 
 
