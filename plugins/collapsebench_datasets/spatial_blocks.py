@@ -45,11 +45,11 @@ def spatial_blocks(latitude: Floats, longitude: Floats, block_km: float) -> Inte
 
 
 def split_by_block(
-    blocks: Integers, area: Floats, train_samples: int, generator: np.random.Generator
+    blocks: Integers, area: Floats, train_cells: int, generator: np.random.Generator
 ) -> Mapping[SplitName, Integers]:
     """Return the cells of each split, such that no block has cells in two of them.
 
-    Blocks are shuffled. Train takes them until it holds min(train_samples, 0.9 of all) cells; each other
+    Blocks are shuffled. Train takes them until it holds min(train_cells, 0.9 of all) cells; each other
     block goes to whichever of validation and test has less area so far.
     """
     names, member, cells = np.unique(blocks, return_inverse=True, return_counts=True)
@@ -59,7 +59,7 @@ def split_by_block(
             "3, one for each split. Lower block_km or cover a larger area."
         )
     order = generator.permutation(len(names))
-    target = min(train_samples, MAX_TRAIN_SHARE * len(blocks))
+    target = min(train_cells, MAX_TRAIN_SHARE * len(blocks))
     taken = int(np.searchsorted(np.cumsum(cells[order]), target)) + 1
     taken = min(taken, len(names) - 2)
     block_area = np.bincount(member, weights=area)

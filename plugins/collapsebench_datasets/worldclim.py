@@ -41,7 +41,7 @@ class WorldClim(Dataset[WorldClimParameters]):
 
     The paper gives: equal-area blocks of side 500 km, area-weighted sampling, a target of 500,000 training
     samples, the other blocks split equally into validation and test. Ours, where it is silent: the shape of
-    the blocks (`spatial_blocks`); train takes shuffled blocks until they hold `train_samples` cells, at most
+    the blocks (`spatial_blocks`); train takes shuffled blocks until they hold `train_cells` cells, at most
     0.9 of all; the other blocks are shared out so that validation and test have equal areas. With sampling
     "area" each split is then drawn by a systematic sample in proportion to the cells' areas, `train_samples`
     draws for train and never more draws than cells. A draw without replacement would weight nothing, since
@@ -81,7 +81,7 @@ class WorldClim(Dataset[WorldClimParameters]):
         cells = self.cells(cache)
         blocks = spatial_blocks(cells.latitude, cells.longitude, p.block_km)
         of_blocks, *of_splits = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4))
-        parts = split_by_block(blocks, cells.area, p.train_samples, of_blocks)
+        parts = split_by_block(blocks, cells.area, p.train_cells, of_blocks)
         limits = {"train": p.train_samples, "validation": p.evaluation_samples, "test": p.evaluation_samples}
         train, validation, test = (
             self._sample(cells, parts[name], limits[name], generator)

@@ -23,7 +23,8 @@ class WorldClimParameters(Parameters):
     variables: which of BIO1 to BIO19. path: an archive (zip) or a folder of layers that is already there;
     nothing is downloaded then. url: another place to download the archive from. sha256: the checksum that the
     archive must have; without it, the checksum of the first download is trusted and recorded. block_km: side
-    of the equal-area blocks that a split never shares, km. train_samples: target size of train.
+    of the equal-area blocks that a split never shares, km. train_cells: cells whose blocks go to
+    train, whatever is drawn from them. train_samples: target size of train.
     evaluation_samples: upper limit on the samples of validation and of test. sampling: "area" draws each cell
     a number of times proportional to its area, "weights" takes each cell once with its area as weight, "all"
     takes each cell once, unweighted.
@@ -38,6 +39,7 @@ class WorldClimParameters(Parameters):
     url: str | None = Field(default=None, pattern=r"^https?://")
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     block_km: float = Field(default=500.0, ge=10.0, le=20_000.0)
+    train_cells: int = Field(default=500_000, ge=2)
     train_samples: int = Field(default=500_000, ge=2)
     evaluation_samples: int | None = Field(default=None, ge=2)
     sampling: Sampling = "area"

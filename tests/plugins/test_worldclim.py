@@ -623,10 +623,20 @@ def test_the_seed_alone_decides_the_split(bil_archive: Path, tmp_path: Path) -> 
 
 def test_sample_limits_are_kept(bil_archive: Path, tmp_path: Path) -> None:
     for sampling in ("area", "weights", "all"):
-        dataset = worldclim(path=bil_archive, sampling=sampling, train_samples=3000, evaluation_samples=500)
+        dataset = worldclim(
+            path=bil_archive, sampling=sampling, train_cells=3000, train_samples=3000, evaluation_samples=500
+        )
         dataset.prepare(tmp_path)
         data = dataset.load(0, tmp_path)
         assert [len(getattr(data, name).values) for name in SPLITS] == [3000, 500, 500]
+
+
+def test_a_small_sample_of_train_comes_from_as_many_blocks_as_a_large_one(bil_archive: Path, tmp_path: Path) -> None:
+    for samples in (500, 3000):
+        dataset = worldclim(path=bil_archive, train_samples=samples)
+        dataset.prepare(tmp_path)
+        blocks = dataset.load(0, tmp_path).notes["blocks"]
+        assert blocks == worldclim(path=bil_archive).load(0, tmp_path).notes["blocks"]
 
 
 def test_no_split_holds_a_cell_of_another(bil_archive: Path, tmp_path: Path) -> None:
