@@ -34,8 +34,8 @@ class RankDistortion:
     """The least distortion at which K latents describe the data, D(K) = min over T of D_K(T), K =
     0..latent_dim.
 
-    temperature `(K,)`: the minimiser on the validation split, NaN where there is none. curves: per split,
-    D(K) `(K,)` at that temperature, over V.
+    temperature `(K,)`: the minimiser on the validation split, NaN where there is none. curves: per split, D(K) `(K,)`
+    at that temperature, over V; on train at the train split's own minimiser.
     """
 
     temperature: Floats
@@ -96,7 +96,11 @@ def ranked_signal_fraction(table: pd.DataFrame, split: str, temperatures: ArrayL
 
 
 def rank_distortion(table: pd.DataFrame, temperatures: ArrayLike) -> RankDistortion:
-    """Return D(K) of "truncated-distortion": T chosen on validation, evaluated on every split."""
+    """Return D(K) of "truncated-distortion": its minimum over T on train, elsewhere at the T chosen on validation.
+
+    What a model does on samples it has not seen needs a T that they did not choose; what it has come to on the train
+    split is compared with that split's own covariance, and must not hang on another's.
+    """
     scale = np.asarray(temperatures, dtype=np.float64)
     chosen = grid(table, "validation", scale, "normalised_distortion", "rank")
     best = np.where(np.isnan(chosen), np.inf, chosen).argmin(axis=0)
@@ -104,7 +108,11 @@ def rank_distortion(table: pd.DataFrame, temperatures: ArrayLike) -> RankDistort
     curves: dict[SplitName, Floats] = {}
     for split in table["split"].unique():
         values = grid(table, split, scale, "normalised_distortion", "rank")
-        curves[cast("SplitName", split)] = np.where(known, values[best, np.arange(best.size)], np.nan)
+        if split == "train":
+            values = np.where(np.isnan(values), np.inf, values).min(axis=0)
+            curves["train"] = np.where(np.isfinite(values), values, np.nan)
+        else:
+            curves[cast("SplitName", split)] = np.where(known, values[best, np.arange(best.size)], np.nan)
     return RankDistortion(np.where(known, scale[best], np.nan), curves)
 
 

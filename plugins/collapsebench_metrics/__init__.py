@@ -16,12 +16,14 @@ def collapsebench_metrics() -> list[Component]:
             "collapsebench_metrics.pca_agreement:PcaAgreement",
             "Thresholds, utilities and decoder subspace against PCA, and M^2 against the exact one.",
             parameters=f"{_PARAMETERS}PcaAgreementParameters",
+            version=2,
         ),
         Component(
             "threshold-ranking",
             "collapsebench_metrics.threshold_ranking:ThresholdRanking",
             "Whether modes collapse in the order of PCA and of their utilities.",
             parameters=f"{_PARAMETERS}ThresholdRankingParameters",
+            version=2,
         ),
         Component(
             "exponent-fit",
@@ -52,12 +54,14 @@ def collapsebench_metrics() -> list[Component]:
             "collapsebench_metrics.rate_overlay:RateOverlay",
             "How far rates lie from the law of one mode, each scaled by its own utility.",
             parameters=f"{_PARAMETERS}RateOverlayParameters",
+            version=2,
         ),
         Component(
             "rate-thresholds",
             "collapsebench_metrics.rate_thresholds:RateThresholds",
             "Whether thresholds read from rates come in the order of utilities.",
             parameters=f"{_PARAMETERS}RateThresholdsParameters",
+            version=2,
         ),
         Component(
             "tail-exponent",

@@ -78,6 +78,15 @@ def test_the_temperature_of_each_rank_is_chosen_on_validation_and_evaluated_ever
     assert found.curves["test"] == pytest.approx([1.1, 0.7, 0.3])
 
 
+def test_on_the_train_split_each_rank_takes_its_own_least_distortion():
+    validation = np.array([[1.0, 0.5], [1.0, 0.6]])
+    train = np.array([[1.0, 0.55], [1.0, 0.45]])
+    t = [0.1, 0.01]
+    found = spectrum.rank_distortion(distortions({"validation": validation, "train": train}, t), t)
+    assert found.curves["train"] == pytest.approx([1.0, 0.45])
+    assert found.temperature == pytest.approx([0.1, 0.1])
+
+
 def test_a_scan_that_diverged_everywhere_has_a_missing_curve():
     nothing = np.full((2, 3), np.nan)
     t = [0.1, 0.01]
