@@ -46,7 +46,7 @@ def stack_of(
     encoder=("linear", {}),
     decoder=("linear", {}),
     decoder_variance=1.0,
-    batched=True,
+    path="batched",
     dtype=None,
 ):
     """Build a stack, seed by seed, the temperatures in their order within each.
@@ -71,7 +71,7 @@ def stack_of(
         data.total_variance,
         data.shape,
         linear=decoder.linear,
-        batched=batched,
+        path=path,
         device=torch.device("cpu"),
         dtype=dtype or torch.float32,
     )

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from collapsebench.errors import PluginError as PluginError
     from collapsebench.errors import UserError as UserError
     from collapsebench.execute import execute_job as execute_job
+    from collapsebench.heads import GaussianHead as GaussianHead
     from collapsebench.hooks import hookimpl as hookimpl
     from collapsebench.linear_oracle import Oracle as Oracle
     from collapsebench.linear_oracle import landau_cost as landau_cost
@@ -171,6 +172,7 @@ _HOME = {
     "equilibrium": ("measure_equilibrium",),
     "errors": ("CollapsebenchError", "DataError", "PluginError", "UserError"),
     "execute": ("execute_job",),
+    "heads": ("GaussianHead",),
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
     "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
+from collapsebench.kernel import KernelError
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Stack, build_pair
+from collapsebench.stack import Computation, Stack, build_pair
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
-_SECONDS = 0.3
+_SECONDS, _SIDE = 0.3, 2048
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,27 @@ class Spread:
 class Throughput:
     """What `bench throughput` measures; ratios are taken pair by pair, then summarised.
 
-    replica_update_ms: one update of one replica within the stack, compiled if it can be. eager_update_ms: the same
-    without torch.compile. compile_seconds: what compiling costs once. why_not_compiled: empty if it could be.
-    plain_update_ms: one update of a plain PyTorch loop with fused Adam on one model. share_of_matrix_peak: matrix
-    products of the update, 6 per weight and sample, over the best rate of a large square float32 product measured in
-    the same run. speedup_over_pythae: None, not measured.
+    path: how a stack of the shipped families is computed here. why_this_path: why not by the compiled kernel, if so.
+    replica_update_ms: one update of one replica within the stack, along that path. general_update_ms: the same
+    through torch.func alone, the path of a module that the kernel knows nothing of. plain_update_ms: one update of a
+    plain PyTorch loop with fused Adam on one model. share_of_matrix_peak: matrix products of the update, 6 per weight
+    and sample, over matrix_gflops, the rate of a large square float32 product of PyTorch measured in the same run;
+    onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: None, not
+    measured.
     """
 
     replicas: int
     device: str
+    path: str
+    why_this_path: str
     replica_update_ms: Spread
-    eager_update_ms: Spread
-    compile_seconds: float
-    why_not_compiled: str
+    general_update_ms: Spread
     plain_update_ms: Spread
     speedup_over_plain_loop: Spread
+    general_speedup_over_plain_loop: Spread
     share_of_matrix_peak: Spread
     matrix_gflops: Spread
+    onednn_gflops: Spread | None
     speedup_over_pythae: None = None
 
 
@@ -73,37 +78,68 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     place = torch.device(device)
     data = _data()
     pair = _pair(registry)
-    eager = _trainer(registry, data, pair, replicas, place)
-    trainer = _trainer(registry, data, pair, replicas, place)
-    trainer.stack.compiling = True
-    started = time.perf_counter()
-    trainer.advance()
-    compile_seconds = time.perf_counter() - started
+    general = _trainer(registry, data, pair, replicas, place, "batched")
+    path: Computation = "chained"
+    reason = ""
+    try:
+        trainer = _trainer(registry, data, pair, replicas, place, path)
+    except KernelError as error:
+        path, reason = "batched", str(error)
+        trainer = _trainer(registry, data, pair, replicas, place, path)
     plain = _plain_loop(data, copy.deepcopy(pair).to(place), place)
-    square = torch.randn(2048, 2048, device=place)
+    square = torch.randn(_SIDE, _SIDE, device=place)
+    product = _onednn_product(square)
     work = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
-    columns: dict[str, list[float]] = {name: [] for name in ("stack", "eager", "plain", "speedup", "gflops", "share")}
+    columns: dict[str, list[float]] = {}
     for _ in range(repeats):
         one = _milliseconds(plain, place)
         many = _milliseconds(trainer.advance, place) / replicas
-        unfused = _milliseconds(eager.advance, place) / replicas
-        gflops = 2 * 2048**3 / (_milliseconds(lambda: square @ square, place) * 1e6)
-        found = (many, unfused, one, one / many, gflops, work / (many * 1e6) / gflops)
-        for name, value in zip(columns, found, strict=True):
-            columns[name].append(value)
+        unaware = _milliseconds(general.advance, place) / replicas
+        gflops = _gflops(lambda: square @ square, place)
+        found = {
+            "stack": many,
+            "general": unaware,
+            "plain": one,
+            "speedup": one / many,
+            "general speedup": one / unaware,
+            "gflops": gflops,
+            "share": work / (many * 1e6) / gflops,
+            **({} if product is None else {"onednn": _gflops(product, place)}),
+        }
+        for name, value in found.items():
+            columns.setdefault(name, []).append(value)
     spread = {name: Spread.of(values) for name, values in columns.items()}
     return Throughput(
         replicas=replicas,
         device=device,
+        path=path,
+        why_this_path=reason,
         replica_update_ms=spread["stack"],
-        eager_update_ms=spread["eager"],
-        compile_seconds=compile_seconds,
-        why_not_compiled=trainer.stack.why_not_compiled,
+        general_update_ms=spread["general"],
         plain_update_ms=spread["plain"],
         speedup_over_plain_loop=spread["speedup"],
+        general_speedup_over_plain_loop=spread["general speedup"],
         share_of_matrix_peak=spread["share"],
         matrix_gflops=spread["gflops"],
+        onednn_gflops=spread.get("onednn"),
     )
+
+
+def _gflops(product: Callable[[], Any], device: torch.device) -> float:
+    return 2 * _SIDE**3 / (_milliseconds(product, device) * 1e6)
+
+
+def _onednn_product(square: Tensor) -> Callable[[], Any] | None:
+    """The same product through oneDNN, where this build of PyTorch has it."""
+
+    def product() -> Any:
+        return torch.ops.mkldnn._linear_pointwise(square, square, None, "none", [], "")
+
+    try:
+        product()
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return None
+    return product
 
 
 def _data() -> Standardised:
@@ -121,7 +157,7 @@ def _pair(registry: Registry) -> nn.ModuleDict:
 
 
 def _trainer(
-    registry: Registry, data: Standardised, pair: nn.ModuleDict, replicas: int, device: torch.device
+    registry: Registry, data: Standardised, pair: nn.ModuleDict, replicas: int, device: torch.device, path: Computation
 ) -> Trainer:
     temperatures = np.logspace(0, -6, replicas)
     stack = Stack(
@@ -132,7 +168,7 @@ def _trainer(
         data.total_variance,
         data.shape,
         linear=False,
-        batched=True,
+        path=path,
         device=device,
         dtype=torch.float32,
     )

@@ -31,16 +31,19 @@ def throughput(replicas: int, repeats: int, device: str, as_json: bool) -> None:
         click.echo(json.dumps({**asdict(found), "hardware": hardware}, indent=1))
         return
     rows = {
-        "replica-update in the stack, ms": found.replica_update_ms,
-        "the same without compiling, ms": found.eager_update_ms,
+        f"replica-update, {found.path}, ms": found.replica_update_ms,
+        "replica-update through torch.func, ms": found.general_update_ms,
         "update of the plain loop, ms": found.plain_update_ms,
         "speedup over the plain loop": found.speedup_over_plain_loop,
+        "the same through torch.func": found.general_speedup_over_plain_loop,
         "share of the matrix peak": found.share_of_matrix_peak,
-        "matrix peak, GFLOP/s": found.matrix_gflops,
+        "matrix peak (PyTorch), GFLOP/s": found.matrix_gflops,
+        "matrix peak (oneDNN), GFLOP/s": found.onednn_gflops,
     }
     click.echo(f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)")
     for name, spread in rows.items():
-        click.echo(f"  {name:34s}{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})")
-    compiled = f"compiled in {found.compile_seconds:.0f} s"
-    click.echo(f"  {(found.why_not_compiled and 'not compiled: ' + found.why_not_compiled) or compiled}")
+        if spread is not None:
+            click.echo(f"  {name:38s}{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})")
+    if found.why_this_path:
+        click.echo(f"  no compiled kernel: {found.why_this_path}")
     click.echo(", ".join(f"{key} {value}" for key, value in hardware.items()))

@@ -18,12 +18,13 @@ from torch import Tensor
 from collapsebench.components import Kind, Observable, Progress
 from collapsebench.data import Standardised, standardise
 from collapsebench.errors import DataError, blaming
+from collapsebench.kernel import KernelError
 from collapsebench.observe import SplitSamples, measure
 from collapsebench.planning import Plan, classify, error_text, key_of, used
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Stack, StackModel, build_pair, why_not_batched
+from collapsebench.stack import Computation, Stack, StackModel, build_pair, why_not
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import EvaluationSettings, Reference, Training
 from collapsebench.train import Controls, OutOfTimeError, Trained, Trainer
@@ -90,8 +91,8 @@ def execute_job(
         **provenance(registry, content["device"], content["precision"]),
         "wall_seconds": round(time.monotonic() - started, 3),
         "replicas_in_stack": len(content["cells"]) * len(content["temperatures"]),
-        "batched": content["batched"],
-        "why_not_batched": content["why_not_batched"],
+        "path": content["path"],
+        "why_this_path": content["why_this_path"],
     }
     statuses = {}
     for index, cell in enumerate(content["cells"]):
@@ -174,8 +175,7 @@ def build_stack(content: Mapping[str, Any], data: Standardised, registry: Regist
         data.total_variance,
         data.shape,
         linear=decoder.linear,
-        batched=content["batched"],
-        compiling=content.get("compile", False),
+        path=content["path"],
         device=torch.device(content["device"]),
         dtype=torch.float64 if content["precision"] == "float64" else torch.float32,
     )
@@ -193,10 +193,11 @@ def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry)
     )
 
 
-def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[bool, str]:
-    """Return whether a scan's replicas can be trained as one batched computation, and why not.
+def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[Computation, str]:
+    """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
 
-    What cannot even be built counts as batched: the job will fail with the plugin's own error.
+    The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
+    against the last. What cannot even be built counts as batched: the job will fail with the plugin's own error.
     """
     suite = plan.suite
     architecture = next(item for item in suite.architectures if item.id == names[1])
@@ -208,16 +209,28 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
         "latent_dim": architecture.latent_dim,
         "cells": [{"seed": 0}],
         "temperatures": list(suite.scan.temperatures)[:2] * 2,
-        "batched": True,
         "device": device,
         "precision": suite.compute.precision,
     }
     data = plan.data[names[0]]
-    try:
-        reason = why_not_batched(build_stack(content, data, registry), data.shape, architecture.latent_dim)
-    except Exception:
-        return True, ""
-    return reason is None, reason or ""
+    asked = suite.compute.path
+    wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
+    if asked == "auto" and device == "cpu" and suite.compute.precision == "float32":
+        wanted.insert(0, "chained")
+    reasons: list[str] = []
+    for path in wanted:
+        if path == "one-by-one":
+            return path, ""
+        try:
+            reason = why_not(build_stack({**content, "path": path}, data, registry), architecture.latent_dim)
+        except KernelError as error:
+            reason = f"{path}: {error}"
+        except Exception:
+            return "batched", ""
+        if reason is None:
+            return path, "; ".join(reasons)
+        reasons.append(reason)
+    return "one-by-one", "; ".join(dict.fromkeys(reasons))
 
 
 def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:
@@ -247,8 +260,9 @@ def observe_cells(
     """
     evaluation = EvaluationSettings.model_validate(content["evaluation"])
     device = torch.device(content["device"])
-    batched = all(record.provenance["batched"] for record in records)
-    stack = build_stack({**content, "cells": [{"seed": 0}], "batched": batched}, data, registry)
+    single = any(record.provenance.get("path") == "one-by-one" for record in records)
+    path = "one-by-one" if single else "batched"
+    stack = build_stack({**content, "cells": [{"seed": 0}], "path": path}, data, registry)
     weights = [store.read_weights(record) for record in records]
     _fill(stack, {name: torch.cat([part[name] for part in weights]) for name in weights[0]})
     temperatures = list(content["temperatures"])

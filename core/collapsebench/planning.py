@@ -151,11 +151,11 @@ def key_of(description: Mapping[str, Any]) -> str:
 
 
 def make_jobs(
-    plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[bool, str]]
+    plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[str, str]]
 ) -> list[Path]:
     """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
 
-    paths: (dataset, architecture, objective) -> whether its stack is batched, and why not.
+    paths: (dataset, architecture, objective) -> how its stacks are computed, and why not otherwise.
     """
     missing = {cell.key: cell for cell in plan.missing if cell.key}
     files, adopted = _unfinished(store, set(missing))
@@ -195,7 +195,7 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
 
 
 def _job(
-    suite: Suite, names: tuple[str, str, str], cells: Sequence[Cell], device: str, path: tuple[bool, str]
+    suite: Suite, names: tuple[str, str, str], cells: Sequence[Cell], device: str, path: tuple[str, str]
 ) -> dict[str, Any]:
     dataset = next(item for item in suite.datasets if item.id == names[0])
     architecture = next(item for item in suite.architectures if item.id == names[1])
@@ -214,8 +214,8 @@ def _job(
         "evaluation": suite.evaluation.model_dump(mode="json"),
         "precision": suite.compute.precision,
         **_manner(suite, device),
-        "batched": path[0],
-        "why_not_batched": path[1],
+        "path": path[0],
+        "why_this_path": path[1],
     }
     return {"id": key_of(job)[:16], **job}
 
@@ -227,7 +227,6 @@ def _manner(suite: Suite, device: str) -> dict[str, Any]:
         "device": device,
         "threads": suite.compute.threads,
         "time_limit": suite.compute.time_limit,
-        "compile": suite.compute.compile,
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from collapsebench.chains import with_chains
 from collapsebench.components import Decoder, Encoder, Model, Objective
 from collapsebench.errors import PluginError, blaming
+from collapsebench.kernel import KernelError
+from collapsebench.posterior import StackedPosterior
 from collapsebench.seeds import seed_of
 
 Tensors = dict[str, Tensor]
 Floats = NDArray[np.float64]
+Computation = Literal["chained", "compiled", "batched", "one-by-one"]
 
 
 def build_pair(
@@ -85,6 +89,10 @@ class Stack:
     dials: what the objective receives per replica `(r,)`: beta for a temperature. seeds: per replica, the index of
     its seed `(r,)`. total_variance: V. Losses are divided by V / (2 decoder_variance), the distortion of total
     collapse, so that equal temperatures give equal gradients whatever beta and decoder_variance are.
+
+    path: how it is computed, with numbers that agree within rounding. "chained": batched, affine maps and activations
+    by the compiled kernel. "compiled": batched, through torch.compile. "batched": through torch.func alone.
+    "one-by-one": a replica after the other.
     """
 
     def __init__(
@@ -97,14 +105,16 @@ class Stack:
         shape: tuple[int, ...],
         *,
         linear: bool,
-        batched: bool,
-        compiling: bool = False,
+        path: Computation = "batched",
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.template = pairs[0].to(device=device, dtype=dtype)
-        self.objective, self.linear, self.batched = objective, linear, batched
-        self.compiling, self.why_not_compiled = compiling, ""
+        plain = pairs[0].to(device=device, dtype=dtype)
+        if path == "chained" and (device.type != "cpu" or dtype != torch.float32):
+            raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
+        self.template = with_chains(plain) if path == "chained" else plain
+        self.objective, self.linear, self.path = objective, linear, path
+        self.why_not_compiled = ""
         self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
         self.device, self.dtype = device, dtype
         self.total_variance, self.shape = total_variance, shape
@@ -147,11 +157,11 @@ class Stack:
             arguments.append(value[self.seeds] if value is not None and differs else value)
             axes.append(0 if differs else None)
         dials = self.dials * price
-        if self.compiling and self.batched:
+        if self.path == "compiled":
             try:
                 return self._compiled_losses(tuple(axes))({**self.parameters, **self.buffers}, dials, done, *arguments)
             except Exception as error:
-                self.compiling, self.why_not_compiled = False, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                self.path, self.why_not_compiled = "batched", f"{type(error).__name__}: {str(error).splitlines()[0]}"
         losses: Tensor = self._map(
             lambda state, dial, *batch: self._loss(state, dial, done, *batch), (dials, *arguments), (0, *axes)
         )
@@ -169,18 +179,27 @@ class Stack:
     ) -> Tensor:
         scale = 0.5 / self.objective.decoder_variance
         mean, log_variance = self._encode(state, x)
-        variance = log_variance.exp()
         if self.linear:
+            variance = log_variance.exp()
             distortion = self._expected_error(state, x, mean, variance) * scale
+            rate = 0.5 * (mean.square() + variance - 1 - log_variance)
         else:
             assert noise is not None
-            x_hat = self._decode(state, mean + variance.sqrt() * noise)
-            distortion = (x - x_hat).flatten(1).square().sum(1) * scale
-        rate = 0.5 * (mean.square() + variance - 1 - log_variance)
+            z, rate = self._sample(mean, log_variance, noise)
+            distortion = (x - self._decode(state, z)).flatten(1).square().sum(1) * scale
         own = {name.removeprefix("objective."): v for name, v in state.items() if name.startswith("objective.")}
         loss = self.objective.loss(distortion, rate, dial, own, progress)
         average: Tensor = loss.mean() if weights is None else (loss * weights).mean()
         return average / (self.total_variance * scale)
+
+    def _sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
+        if self.path == "chained":
+            parts = (mean[None], log_variance[None], noise[None])
+            z, rate = StackedPosterior.apply(*parts)  # type: ignore[no-untyped-call]
+            return z[0], rate[0]
+        variance = log_variance.exp()
+        return mean + variance.sqrt() * noise, 0.5 * (mean.square() + variance - 1 - log_variance)
 
     def _expected_error(self, state: Tensors, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """E_z |x - f(z)|^2 = |x - f(mean)|^2 + sum_k variance_k |f(e_k) - f(0)|^2 for an affine decoder f."""
@@ -202,7 +221,7 @@ class Stack:
 
     def _map(self, function: Callable[..., Any], arguments: tuple[Any, ...], axes: tuple[int | None, ...]) -> Any:
         state = {**self.parameters, **self.buffers}
-        if self.batched:
+        if self.path != "one-by-one":
             return vmap(function, in_dims=(0, *axes))(state, *arguments)
         # One slice per replica through `unbind`, whose gradient is a single stack.
         slices = {name: value.unbind(0) for name, value in state.items()}
@@ -255,33 +274,34 @@ class Stack:
             self.buffers[name] = weights[name].to(self.device)
 
 
-def why_not_batched(stack: Stack, shape: tuple[int, ...], latent_dim: int) -> str | None:
-    """Return why a stack's modules cannot be batched over replicas, or None if they can: tried, not guessed."""
+def why_not(stack: Stack, latent_dim: int) -> str | None:
+    """Return why a stack cannot be computed along its path, or None if it can: tried, against one by one."""
     generator = torch.Generator().manual_seed(0)
-    seeds, chosen = int(stack.seeds.max()) + 1, stack.batched
-    x = torch.randn(seeds, 4, *shape, generator=generator).to(stack.device, stack.dtype)
+    seeds, chosen = int(stack.seeds.max()) + 1, stack.path
+    x = torch.randn(seeds, 4, *stack.shape, generator=generator).to(stack.device, stack.dtype)
     noise = torch.randn(seeds, 4, latent_dim, generator=generator).to(stack.device, stack.dtype)
     results = []
-    for batched in (True, False):
-        stack.batched = batched
+    paths: tuple[Computation, ...] = (chosen, "one-by-one")
+    for path in paths:
+        stack.path = path
         before = stack.weights()
         try:
             losses = stack.losses(x, noise, None, 0.0)
             gradients = torch.autograd.grad(losses.sum(), list(stack.parameters.values()), allow_unused=True)
         except RuntimeError as error:
-            if not batched:
+            if path == "one-by-one":
                 raise
             return f"torch.func cannot map it: {str(error).strip().splitlines()[0]}"
         finally:
             changed = any(not torch.equal(before[name], value) for name, value in stack.weights().items())
             stack.load(before)
-            stack.batched = chosen
+            stack.path = chosen
         if changed:
             return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
         results.append([losses.detach(), *(g for g in gradients if g is not None)])
     for ours, reference in zip(*results, strict=True):
         if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
-            return "mapped over replicas it gives other numbers than one by one"
+            return f"{chosen}, it gives other numbers than one by one"
     return None
 
 

@@ -159,8 +159,10 @@ class ComputeSettings(Section):
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )
-    compile: bool = Field(
-        default=False, description="fuse the update with torch.compile: pays from about ten thousand updates on"
+    path: Literal["auto", "chained", "compiled", "batched", "one-by-one"] = Field(
+        default="auto",
+        description="how a stack is computed: by the compiled kernel (auto, where there is one), through "
+        "torch.compile, through torch.func, or one replica after the other (auto, where it cannot be batched)",
     )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"

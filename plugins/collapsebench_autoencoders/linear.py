@@ -8,22 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from collapsebench import Decoder, Encoder, Parameters
+from collapsebench import Decoder, Encoder, GaussianHead, Parameters
 from collapsebench_autoencoders.parameters import LinearEncoderParameters
-
-
-class GaussianHead(nn.Module):
-    """Two affine maps from features to the mean and the log-variance of a diagonal Gaussian posterior."""
-
-    def __init__(self, features: int, latent_dim: int, log_variance_bias: float) -> None:
-        super().__init__()
-        self.mean = nn.Linear(features, latent_dim)
-        self.log_variance = nn.Linear(features, latent_dim)
-        nn.init.constant_(self.log_variance.bias, log_variance_bias)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features `(batch, features)` to mean and log_variance, each `(batch, latent)`."""
-        return self.mean(features), self.log_variance(features)
 
 
 class Flat(nn.Module):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from collapsebench import Decoder, Encoder
-from collapsebench_autoencoders.linear import Flat, GaussianHead
+from collapsebench import Decoder, Encoder, GaussianHead
+from collapsebench_autoencoders.linear import Flat
 from collapsebench_autoencoders.parameters import MlpDecoderParameters, MlpEncoderParameters
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -86,7 +86,7 @@ def test_a_job_that_ended_leaves_its_cells_and_neither_job_nor_checkpoint(traine
         log = pd.read_parquet(store.cell_folder(record.key) / "log.parquet")
         assert set(log["replica"]) == {0, 1, 2}
         assert set(log["update"]) == {4, 8, 12, 16}
-        assert {"wall_seconds", "torch", "device", "plugins", "batched"} <= record.provenance.keys()
+        assert {"wall_seconds", "torch", "device", "plugins", "path"} <= record.provenance.keys()
 
 
 def test_progress_is_reported_at_every_check_under_the_job_s_name(freeze: Any) -> None:
@@ -215,13 +215,13 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
     trained: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, plan = trained
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == (True, "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("chained", "")
 
     def broken(*arguments: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(execute, "build_stack", broken)
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == (True, "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("batched", "")
 
 
 def test_an_observable_s_name_changes_with_what_decides_its_numbers_only() -> None:

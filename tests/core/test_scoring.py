@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_suite(folder)
     store = Store(folder / "store")
     plan = make_plan(load_suite(folder / "tiny.toml", overrides=QUICK), store, load_registry())
-    paths = {("gaussian", name, "beta-vae"): (True, "") for name in ("linear", "mlp")}
+    paths = {("gaussian", name, "beta-vae"): ("batched", "") for name in ("linear", "mlp")}
     for job in make_jobs(plan, store, "cpu", paths):
         execute_job(job)
     return folder

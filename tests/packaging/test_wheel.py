@@ -77,6 +77,10 @@ def test_every_package_says_that_it_is_typed(wheel: Path) -> None:
     assert {f"{package}/py.typed" for package in ("collapsebench", *PLUGINS)} <= names(wheel)
 
 
+def test_the_source_of_the_kernel_is_shipped(wheel: Path) -> None:
+    assert "collapsebench/kernel.c" in names(wheel)
+
+
 def test_every_suite_is_in_the_wheel_as_it_is_in_the_checkout(wheel: Path) -> None:
     assert "quickstart.toml" in SUITES
     found = {name for name in names(wheel) if name.endswith(".toml")}

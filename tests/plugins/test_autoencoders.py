@@ -9,7 +9,7 @@ from torch import nn
 
 from collapsebench.components import Decoder, Encoder, Parameters
 from collapsebench.errors import PluginError
-from collapsebench.stack import build_pair, why_not_batched
+from collapsebench.stack import build_pair, why_not
 from collapsebench.train import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 
@@ -248,7 +248,7 @@ def test_a_module_that_cannot_be_batched_is_found_with_a_reason(gaussian, make_s
     build, message = UNBATCHABLE[kind]
     stack = make_stack(gaussian, [0.3, 0.1], encoder=encoder_of(build), decoder=("mlp", {}))
     before = stack.weights()
-    reason = why_not_batched(stack, gaussian.shape, 8)
+    reason = why_not(stack, 8)
     assert reason is not None
     assert any(part in reason for part in message.split("|"))
     assert all(torch.equal(value, before[name]) for name, value in stack.weights().items())
@@ -257,7 +257,7 @@ def test_a_module_that_cannot_be_batched_is_found_with_a_reason(gaussian, make_s
 def test_control_flow_that_depends_on_the_samples_themselves_is_found_too(gaussian, make_stack):
     encoder = encoder_of(lambda features, latent_dim: Heads(features, latent_dim, body=DataDependent()))
     stack = make_stack(gaussian, [0.3, 0.1], seeds=(0, 1), encoder=encoder)
-    assert "torch.func cannot map it" in (why_not_batched(stack, gaussian.shape, 8) or "")
+    assert "torch.func cannot map it" in (why_not(stack, 8) or "")
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -265,14 +265,14 @@ def test_control_flow_that_depends_on_the_samples_themselves_is_found_too(gaussi
 def test_the_first_party_modules_can_be_batched(gaussian, make_stack, encoder, decoder):
     stack = make_stack(gaussian, [0.3, 0.1], seeds=(0, 1), encoder=(encoder, {}), decoder=(decoder, {}))
     before = stack.weights()
-    assert why_not_batched(stack, gaussian.shape, 8) is None
+    assert why_not(stack, 8) is None
     assert all(torch.equal(value, before[name]) for name, value in stack.weights().items())
 
 
 def test_asking_why_not_batched_does_not_change_how_the_stack_computes(gaussian, make_stack):
     stack = make_stack(gaussian, [0.3, 0.1])
-    assert why_not_batched(stack, gaussian.shape, 8) is None
-    assert stack.batched
+    assert why_not(stack, 8) is None
+    assert stack.path == "batched"
 
 
 @pytest.mark.parametrize("kind", ["data-dependent control flow", "batch statistics"])
@@ -285,7 +285,7 @@ def test_a_module_that_cannot_be_batched_trains_one_by_one(gaussian, make_traine
         "convergence": {"checks": 6},
     }
     trainer = make_trainer(
-        gaussian, [0.3, 0.03], training=training, batched=False, encoder=encoder_of(UNBATCHABLE[kind][0]),
+        gaussian, [0.3, 0.03], training=training, path="one-by-one", encoder=encoder_of(UNBATCHABLE[kind][0]),
         decoder=("linear", {}),
     )  # fmt: skip
     trained = trainer.run(Controls())
@@ -306,7 +306,7 @@ def test_batch_statistics_belong_to_their_own_replica(gaussian, make_trainer):
             "convergence": {"checks": 1},
         }
         encoder = encoder_of(UNBATCHABLE["batch statistics"][0])
-        made = make_trainer(gaussian, [0.3], seeds=seeds, training=training, batched=False, encoder=encoder)
+        made = make_trainer(gaussian, [0.3], seeds=seeds, training=training, path="one-by-one", encoder=encoder)
         return made.run(Controls()).weights
 
     both, alone = run((0, 1)), run((1,))

@@ -1,0 +1,116 @@
+"""Compile and load `kernel.c`, once per machine.
+
+Everything that can go wrong (no compiler, no OpenMP in this build of PyTorch, a folder that cannot be written) is a
+`KernelError` with its reason: whoever asks goes on without the kernel and says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_SOURCE = Path(__file__).with_name("kernel.c")
+_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
+_SECONDS = 120
+_Long, _Pointer = ctypes.c_long, ctypes.c_void_p
+
+
+class KernelError(Exception):
+    """The kernel is not available here; says why."""
+
+
+class Chain(ctypes.Structure):
+    """The argument of `chain_run`, field by field as in `kernel.c`."""
+
+    _fields_ = [
+        *((name, _Long) for name in ("replicas", "rows", "layers", "x_stride", "saved_stride")),
+        *((name, ctypes.POINTER(_Long)) for name in ("sizes", "activations")),
+        ("x", _Pointer),
+        *((name, ctypes.POINTER(_Pointer)) for name in ("weights", "biases")),
+        ("saved", _Pointer),
+        ("split", _Long),
+        *((name, _Pointer) for name in ("y", "y_rest", "grad_y", "grad_y_rest", "grad_x")),
+        *((name, ctypes.POINTER(_Pointer)) for name in ("grad_weights", "grad_biases")),
+    ]
+
+
+@cache
+def load_kernel() -> ctypes.CDLL:
+    """Return the compiled kernel; raises KernelError where there is none."""
+    found = _load()
+    if isinstance(found, str):
+        raise KernelError(found)
+    return found
+
+
+@cache
+def _load() -> ctypes.CDLL | str:
+    if os.name != "posix":
+        return f"the kernel is not built on {platform.system()}"
+    if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
+        return "this build of PyTorch has no OpenMP"
+    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return "no C compiler (cc) on the path"
+    try:
+        library = _compiled(compiler)
+        # OpenMP's symbols are looked up, all at once, in what PyTorch has loaded: one pool of threads for both.
+        kernel = ctypes.CDLL(str(library), mode=os.RTLD_NOW)
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} failed: {(error.stderr or error.stdout or str(error)).strip().splitlines()[0]}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    kernel.chain_run.argtypes = [ctypes.POINTER(Chain)]
+    kernel.chain_run.restype = ctypes.c_int
+    kernel.posterior_forward.argtypes = [_Long, _Long, _Long, *[_Pointer] * 5]
+    kernel.posterior_forward.restype = None
+    kernel.posterior_backward.argtypes = [_Long, _Long, _Long, *[_Pointer] * 7]
+    kernel.posterior_backward.restype = None
+    kernel.chain_padded.argtypes = [_Long]
+    kernel.chain_padded.restype = _Long
+    return kernel
+
+
+def _compiled(compiler: str) -> Path:
+    """Compile the kernel, unless this compiler has done so for this source and processor before."""
+    target = subprocess.run(
+        [compiler, *_FLAGS, "-dM", "-E", "-x", "c", os.devnull],
+        check=True, capture_output=True, text=True, timeout=_SECONDS,
+    ).stdout  # fmt: skip
+    source = _SOURCE.read_text()
+    digest = hashlib.sha256("\0".join([source, *_FLAGS, compiler, target]).encode()).hexdigest()[:16]
+    folder = _folder()
+    library = folder / f"kernel-{digest}.so"
+    if library.exists() and library.stat().st_uid == os.getuid():
+        return library
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch)
+        for step in (
+            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(made / "kernel.o")],
+            [compiler, "-shared", str(made / "kernel.o"), "-o", str(made / "kernel.so")],
+        ):
+            subprocess.run(step, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        (made / "kernel.so").replace(library)
+    return library
+
+
+def _folder() -> Path:
+    """Return the user's own folder for compiled kernels, or a temporary one where there is none to write to."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = (Path(home) if home else Path.home() / ".cache") / "collapsebench"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="collapsebench-"))
