@@ -148,6 +148,8 @@ def _sentence(path: Path, detail: ErrorDetails, model: type[BaseModel], data: An
             return str(context["error"])
         case "path_type":
             return f"{_EXPECTED}a path"
+        case "too_short":
+            return f"{_EXPECTED}a list of at least {context['min_length']}"
         case "string_pattern_mismatch":
             return f"{_EXPECTED}a string that matches {context['pattern']}"
     expected = detail["msg"].removeprefix("Input should be ")
