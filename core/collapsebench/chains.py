@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from collapsebench.heads import GaussianHead
-from collapsebench.kernel import Chain, KernelError, load_kernel
+from collapsebench.kernel import Chain, KernelError, load_kernel, remember_signature
 
 _ACTIVATIONS: dict[type[nn.Module], int] = {nn.SiLU: 1, nn.ReLU: 2, nn.Tanh: 3}
 _MOST_LAYERS = 64
@@ -106,6 +106,9 @@ class StackedChain(torch.autograd.Function):
         first = x if shared else folded(parts[0])
         results = StackedChain.apply(layout, first, *map(folded, parts[1:]))  # type: ignore[no-untyped-call]
         return tuple(result.unflatten(0, (count, inner)) for result in results), (0, 0, 0)
+
+
+remember_signature(StackedChain.forward)
 
 
 def _run(

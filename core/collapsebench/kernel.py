@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -78,6 +80,11 @@ def _load() -> ctypes.CDLL | str:
     kernel.chain_padded.argtypes = [_Long]
     kernel.chain_padded.restype = _Long
     return kernel
+
+
+def remember_signature(function: Callable[..., object]) -> None:
+    """Keep a function's signature with it: torch.autograd.Function looks it up, slowly, at every call."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
 
 
 def _compiled(compiler: str) -> Path:

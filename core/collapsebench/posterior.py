@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from collapsebench.kernel import load_kernel
+from collapsebench.kernel import load_kernel, remember_signature
 
 
 class StackedPosterior(torch.autograd.Function):
@@ -62,6 +62,9 @@ class StackedPosterior(torch.autograd.Function):
             noise if shared else folded(noise, in_dims[2]),
         )
         return (z.unflatten(0, (count, inner)), rate.unflatten(0, (count, inner))), (0, 0)
+
+
+remember_signature(StackedPosterior.forward)
 
 
 def _extent(mean: Tensor, noise: Tensor) -> tuple[int, int, int]:
