@@ -32,7 +32,7 @@ def main() -> None:
     given = parser.parse_args()
     outcome = collapsebench.score(given.suite, preset=given.preset, overrides=tuple(given.set))
     if given.table == "exact":
-        print(exact(outcome).T.to_string(float_format="{:.3g}".format))
+        print(exact(outcome).T.to_string(float_format="{:.7g}".format))
     elif given.table == "ranks":
         print(ranks(outcome).to_string(index=False))
     else:
@@ -104,7 +104,7 @@ def _distances(found: Measurement, theory: Oracle) -> dict[str, float]:
     ours = collapsebench.ranked_signal_fraction(found.tables["latent-moments"], "test", temperatures)
     count = min(ours.shape[1], abroad.shape[1])
     clear = theory.thresholds[:count] > 10 * LOWEST_MODE
-    far = np.abs(temperatures[:, None] / theory.thresholds[:count] - 1) > 0.05
+    far = np.abs(temperatures[:, None] - theory.thresholds[:count]) > 0.05 * theory.thresholds[:count]
     error = np.abs(np.sort(ours, axis=1) - np.sort(abroad, axis=1))[:, ::-1][:, :count]
     return {
         "max distance to the exact loss, T >= 1e-4": float(np.abs(gap[strong]).max()),
