@@ -140,11 +140,11 @@ def _called(name: str, function: Callable[[Tensor], Any], value: Tensor) -> Any:
         return function(value)
     except Exception as error:
         letter = "x" if name == "encode" else "z"
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(
             f"model: {name} raised {type(error).__name__} for {letter} of shape {tuple(value.shape)}, {value.dtype}: "
-            f"{reason[0].rstrip('.')}. Give the data as the model was trained on them (a dataset's own scaling leaves out "
-            "constant features, raw keeps all); it must take any number of rows."
+            f"{reason}. Give the data as the model was trained on them (a dataset's own scaling leaves out constant "
+            "features, raw keeps all); it must take any number of rows."
         ) from error
 
 

@@ -53,10 +53,9 @@ def _load_file(path: Path) -> Any:
                 return torch.jit.load(io.BytesIO(archive), map_location="cpu")  # type: ignore[no-untyped-call]
             return torch.export.load(io.BytesIO(archive)).module()
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(
-            f"{path}: PyTorch {torch.__version__} cannot load it as {kind}: {reason[0].rstrip('.')}. Save it again with this "
-            "version."
+            f"{path}: PyTorch {torch.__version__} cannot load it as {kind}: {reason}. Save it again with this version."
         ) from error
 
 
