@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +84,10 @@ def _arrays(path: Path) -> Any:
 
     try:
         found = np.load(path, allow_pickle=False)
-        if not isinstance(found, Mapping):
+        if isinstance(found, np.ndarray):
             return found
-        arrays = {name: found[name] for name in found.files}  # type: ignore[attr-defined]
+        with found:
+            arrays = {name: found[name] for name in found.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}). Expected an NPY or NPZ file.") from error
     except Exception as error:
