@@ -7,10 +7,8 @@ from typing import Any
 
 import click
 
-from collapsebench.conventions import CONVENTIONS
+from collapsebench.conventions import CONVENTIONS, SCALINGS
 from collapsebench.errors import DataError, UserError
-
-SCALINGS = ("dataset", "per-feature", "global", "raw")
 
 
 @click.command()

@@ -11,8 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from collapsebench.errors import UserError
+
+Scaling = Literal["dataset", "per-feature", "global", "raw"]
+"""How a model was trained to see its data; see `collapsebench.measure`."""
+
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 
 from collapsebench.components import SPLITS, Data, Split, SplitName
+from collapsebench.conventions import SCALINGS, Scaling
 from collapsebench.data import Standardised, principal_components, standardise
 from collapsebench.errors import DataError
 from collapsebench.registry import Registry
 from collapsebench.suite_problems import place, validated
-
-Scaling = Literal["dataset", "per-feature", "global", "raw"]
-SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 
 def data_as_seen(

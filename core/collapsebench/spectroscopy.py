@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 
 from collapsebench.components import SPLITS, Samples
-from collapsebench.conventions import temperature_of
+from collapsebench.conventions import Scaling, temperature_of
 from collapsebench.crosswalk import crosswalk, verdicts
 from collapsebench.errors import UserError
 from collapsebench.external_model import ExternalModel, evaluation_mode, pair_of
-from collapsebench.measured_data import Scaling, data_as_seen
+from collapsebench.measured_data import data_as_seen
 from collapsebench.observe import SplitSamples
 from collapsebench.observe import measure as observe
 from collapsebench.registry import load_registry
