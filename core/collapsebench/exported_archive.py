@@ -25,7 +25,7 @@ SAFE = (
     "Expected a TorchScript archive (torch.jit.script(model).save(...)), a torch.export archive "
     "(torch.export.save(...), PyTorch 2.8 or later), or module:attribute"
 )
-_FILE_ACCESS = re.compile(r"\.\s*(save|load|from_file)\s*\(")
+_FILE_ACCESS = re.compile(r"\b(?:torch|ops\s*\.\s*\w+)\s*\.\s*(save|load|from_file)\s*\(")
 _PLAIN = re.compile(r"[\w.\-]*")
 _TARGET = re.compile(
     r"torch\.ops\.aten\.(?!from_file|save|load)\w+(\.\w+)?|_operator\.(add|sub|mul|floordiv|mod|neg|getitem)"

@@ -66,9 +66,9 @@ def _import(module: str, attribute: str) -> Any:
         found: Any = importlib.import_module(module)
         for name in attribute.split("."):
             found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise ModelError(
-            f"{module}:{attribute}: {error}. Expected a module that Python can import here, with that attribute; run "
+            f"{module}:{attribute}: {type(error).__name__}: {error}. Expected a module that Python can import here, with that attribute; run "
             "in its folder or install it."
         ) from error
     finally:

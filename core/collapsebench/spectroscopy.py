@@ -45,7 +45,7 @@ _TRIED = 256
 _TABLES = ("latents", "distortion", "effective_dimension", "losses", "equilibrium", "crosswalk", "verdicts")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectroscopy:
     """What one trained model shows at its own temperature. Frames carry the column `split` where there are several.
 

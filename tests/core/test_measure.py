@@ -247,7 +247,7 @@ def test_the_array_that_the_model_sees_gives_the_same_as_the_dataset(gaussian, s
     assert other.latents.drop(columns="split").to_numpy(float) == pytest.approx(
         one.latents.drop(columns="split").to_numpy(float), nan_ok=True, rel=1e-6
     )
-    alone = measured(solution(), splits["train"])
+    alone = measured(solution(), torch.from_numpy(splits["train"]))
     assert set(alone.latents["split"]) == {"train"}
     assert alone.ward_residual == pytest.approx(one.ward_residual, abs=1e-9)
 

@@ -354,6 +354,7 @@ class Box:
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     (tmp_path / "my_trained_vae.py").write_text(MODULE + "model = Vae()\n")
+    (tmp_path / "broken_vae.py").write_text("model = 1 / 0\n")
     monkeypatch.chdir(tmp_path)
     return "my_trained_vae"
 
@@ -368,6 +369,7 @@ def test_an_attribute_of_a_module_in_the_current_folder_is_found(module):
     [
         ("{}:absent", "has no attribute 'absent'"),
         ("{}:Vae", "found a class, expected a trained model"),
+        ("broken_vae:model", "ZeroDivisionError: division by zero"),
         ("no_such_module:model", "No module named 'no_such_module'"),
         ("{}", "no such file, and no module:attribute"),
         ("{}:a b", "no such file, and no module:attribute"),
