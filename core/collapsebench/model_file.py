@@ -68,8 +68,8 @@ def _import(module: str, attribute: str) -> Any:
             found = getattr(found, name)
     except Exception as error:
         raise ModelError(
-            f"{module}:{attribute}: {type(error).__name__}: {error}. Expected a module that Python can import here, with that attribute; run "
-            "in its folder or install it."
+            f"{module}:{attribute}: {type(error).__name__}: {error}. Expected a module that Python can "
+            "import here, with that attribute; run in its folder or install it."
         ) from error
     finally:
         sys.path.remove(here)
