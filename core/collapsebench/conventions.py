@@ -47,7 +47,8 @@ CONVENTIONS = {
         "sum (x - x_hat)^2 / (2 eta^2) + beta KL", "T V = beta eta^2", lambda d, w, eta: eta**2, ("eta",)
     ),
 }
-"""Sources: pythae's BetaVAE with an MSE loss; disentanglement_lib's beta-VAE with the l2 loss; PyTorch-VAE's BetaVAE
+"""Sources: pythae's BetaVAE with reconstruction_loss="mse" (some releases lack the 0.5: they weigh like
+disentanglement_lib); disentanglement_lib's beta-VAE with the l2 loss; PyTorch-VAE's BetaVAE
 with `loss_type='H'`, whose kl_weight is called M_N; LinearVAE, whose eta^2 is the decoder variance."""
 
 

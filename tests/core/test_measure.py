@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -166,8 +166,12 @@ def stored(store, key):
     return {path.name.partition(".")[0]: pd.read_parquet(path) for path in files}
 
 
-class Output(SimpleNamespace):
-    """What pythae's networks return: attributes, no tuple."""
+class Output(OrderedDict):
+    """What pythae's networks return: an ordered dictionary whose items are attributes, too."""
+
+    def __init__(self, **items):
+        super().__init__(**items)
+        self.__dict__.update(items)
 
 
 class PythaeLike(nn.Module):
