@@ -70,9 +70,14 @@ if TYPE_CHECKING:
     from collapsebench.components import (
         SplitName as SplitName,
     )
+    from collapsebench.conventions import CONVENTIONS as CONVENTIONS
+    from collapsebench.conventions import Convention as Convention
+    from collapsebench.conventions import beta_of as beta_of
+    from collapsebench.conventions import temperature_of as temperature_of
     from collapsebench.equilibrium import measure_equilibrium as measure_equilibrium
     from collapsebench.errors import CollapsebenchError as CollapsebenchError
     from collapsebench.errors import DataError as DataError
+    from collapsebench.errors import ModelError as ModelError
     from collapsebench.errors import PluginError as PluginError
     from collapsebench.errors import UserError as UserError
     from collapsebench.execute import execute_job as execute_job
@@ -82,6 +87,7 @@ if TYPE_CHECKING:
     from collapsebench.linear_oracle import landau_cost as landau_cost
     from collapsebench.linear_oracle import oracle as oracle
     from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
+    from collapsebench.model_file import load_model as load_model
     from collapsebench.scaling_laws import (
         TailLaw as TailLaw,
     )
@@ -93,6 +99,12 @@ if TYPE_CHECKING:
     )
     from collapsebench.scaling_laws import (
         tail_law as tail_law,
+    )
+    from collapsebench.spectroscopy import (
+        Spectroscopy as Spectroscopy,
+    )
+    from collapsebench.spectroscopy import (
+        measure as measure,
     )
     from collapsebench.spectrum import (
         ExponentFit as ExponentFit,
@@ -169,13 +181,16 @@ _HOME = {
         "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples",
         "Score", "Split", "SplitName",
     ),
+    "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
     "equilibrium": ("measure_equilibrium",),
-    "errors": ("CollapsebenchError", "DataError", "PluginError", "UserError"),
+    "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UserError"),
     "execute": ("execute_job",),
     "heads": ("GaussianHead",),
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
+    "model_file": ("load_model",),
     "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),
+    "spectroscopy": ("Spectroscopy", "measure"),
     "spectrum": (
         "ExponentFit", "RankDistortion", "effective_dimension", "first_swapped_rank", "fixed_exponent_threshold",
         "fixed_slope_rate_threshold", "free_exponent_fit", "grid", "identity_r2", "max_log_error",

@@ -24,6 +24,7 @@ LAZY = {
     "score": ("collapsebench.cli_results:score", "Score what has been trained, without training."),
     "board": ("collapsebench.cli_results:board", "Rank the architectures of a suite."),
     "publish": ("collapsebench.cli_results:publish", "Write boards, tables and figures to a folder."),
+    "measure": ("collapsebench.cli_measure:measure", "Measure a VAE that is trained already."),
     "bench": ("collapsebench.cli_bench:bench", "Measure how fast this machine is."),
     "check": ("collapsebench.cli_plugins:check", "Validate a suite, presets included; train nothing."),
     "list": ("collapsebench.cli_plugins:list_components", "List components and suites."),

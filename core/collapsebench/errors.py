@@ -5,6 +5,7 @@
     │   ├── SuiteError         a suite file, all of its mistakes at once
     │   ├── ComponentError     an unknown, ambiguous or misconfigured component
     │   ├── DataError          data that cannot be read or does not satisfy its contract
+    │   ├── ModelError         a trained model that cannot be read or measured
     │   └── StoreError         a store that cannot be read or written
     └── PluginError            a plugin broke its contract; carries the component's id
 
@@ -40,6 +41,10 @@ class ComponentError(UserError):
 
 class DataError(UserError):
     """Data that cannot be read or does not satisfy its contract."""
+
+
+class ModelError(UserError):
+    """A trained model, brought by the caller, that cannot be read or measured."""
 
 
 class StoreError(UserError):

@@ -14,15 +14,12 @@ from collapsebench.components import SplitName
 from collapsebench.figure_curves import pca_curve, rank_distortions
 from collapsebench.ranking import t_interval
 from collapsebench.results import SuiteResults
-from collapsebench.spectrum import effective_dimension
+from collapsebench.spectrum import TOLERANCES, effective_dimension
 from collapsebench.standings import Group, comparisons
 from collapsebench.tables import number
 
 if TYPE_CHECKING:
     from collapsebench.components import Floats
-
-TOLERANCES = (5.0, 1.0, 0.5, 0.1, 0.01, 0.001)
-"""Tolerated shares of D(0), in per cent."""
 
 PCA = "PCA"
 BEST = "best VAE"

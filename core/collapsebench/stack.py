@@ -329,8 +329,12 @@ class StackModel(Model):
 
     def noise(self, chunk: int, shape: tuple[int, ...]) -> Tensor:
         """Return standard normal noise of a shape, the same for the same chunk number."""
-        generator = torch.Generator().manual_seed(seed_of(use="observe", chunk=chunk))
-        return torch.randn(shape, generator=generator).to(self._stack.device, self._stack.dtype)
+        return observation_noise(chunk, shape).to(self._stack.device, self._stack.dtype)
+
+
+def observation_noise(chunk: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the standard normal noise that belongs to a chunk number, whatever model is observed with it."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(use="observe", chunk=chunk)))
 
 
 def _part(state: Tensors, prefix: str) -> Tensors:

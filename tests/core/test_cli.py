@@ -48,7 +48,7 @@ def ending_in(error: BaseException) -> Result:
     "arguments",
     [
         ["--help"], ["list"], ["list", "metrics", "--json"], ["info", "gaussian"], ["check", "quickstart"],
-        ["check", "--schema"], ["plugins", "list"],
+        ["check", "--schema"], ["plugins", "list"], ["measure", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -65,6 +65,37 @@ def test_the_plugin_loads_and_a_suite_runs_with_it(two_moons: Path) -> None:
     assert "two-moons" in done.stdout
 
 
+@pytest.fixture
+def my_vae(tmp_path: Path) -> Path:
+    """The README's model of one's own, in a folder."""
+    (module,) = [block for block in blocks("python") if block.startswith("# my_vae.py")]
+    (tmp_path / "my_vae.py").write_text(module)
+    return tmp_path
+
+
+def test_a_model_of_ones_own_is_measured_from_python_and_from_the_shell(my_vae: Path) -> None:
+    (example,) = [block for block in blocks("python") if "from my_vae import" in block]
+    done = run(sys.executable, "-c", example, cwd=my_vae)
+    assert done.returncode == 0, done.stderr
+    assert "posterior-variance" in done.stdout
+    assert "True" in done.stdout
+    (command,) = [block for block in blocks("bash") if block.startswith("collapsebench measure")]
+    done = run(str(BIN / "collapsebench"), *command.split()[1:], cwd=my_vae)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 3 latents active" in done.stdout
+    assert (my_vae / "measured" / "latents.csv").exists()
+
+
+def test_a_beta_vae_of_pythae_is_measured_in_three_lines() -> None:
+    (example,) = [block for block in blocks("python") if "model.beta" in block]
+    assert len(example.splitlines()) == 3
+    models = pytest.importorskip("pythae.models")
+    import torch
+
+    model = models.BetaVAE(models.BetaVAEConfig(input_dim=(5,), latent_dim=3, beta=0.5))
+    exec(example, {"model": model, "train_data": torch.randn(200, 5)})
+
+
 def test_every_verb_stands_in_the_readme() -> None:
     from collapsebench.cli import LAZY
 
