@@ -35,6 +35,7 @@ def main() -> None:
         print(exact(outcome).T.to_string(float_format="{:.7g}".format))
     elif given.table == "ranks":
         print(ranks(outcome).to_string(index=False))
+        print(orders(outcome).to_string(index=False))
     else:
         presets = {"preconditioned": outcome}
         presets["adam"] = collapsebench.score(given.suite, preset="adam", overrides=tuple(given.set))
@@ -122,6 +123,31 @@ def ranks(outcome: collapsebench.Outcome) -> pd.DataFrame:
     names = board["metric"] + "/" + board["score"]
     chosen = board[names.str.startswith(wanted)].assign(score=names)
     return chosen[["architecture", "score", "value", "low", "high", "n_ok", "n_planned"]]
+
+
+def orders(outcome: collapsebench.Outcome) -> pd.DataFrame:
+    """The first rank whose threshold breaks the order of utilities: in each seed, and in their geometric mean."""
+    spectra: dict[str, list[pd.DataFrame]] = {}
+    for cell in outcome.results.cells:
+        modes = cell.evaluations["rate-thresholds"].modes
+        assert modes is not None
+        spectra.setdefault(cell.architecture, []).append(modes[modes["resolved"]].set_index("rank"))
+    rows = []
+    for architecture, seeds in spectra.items():
+        together = np.log(pd.concat(seeds)).groupby(level=0).mean() if len(seeds) > 1 else np.log(seeds[0])
+        rows.append(
+            {
+                "architecture": architecture,
+                "first swapped rank, seed by seed": " ".join(str(_swapped(modes)) for modes in seeds),
+                "of the geometric mean": _swapped(together[together.notna().all(axis=1)]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _swapped(modes: pd.DataFrame) -> int:
+    by_utility = modes.sort_values("utility", ascending=False, kind="stable")
+    return collapsebench.first_swapped_rank(by_utility["rate_threshold"])
 
 
 def paths(outcomes: dict[str, collapsebench.Outcome]) -> pd.DataFrame:
