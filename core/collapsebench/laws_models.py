@@ -57,6 +57,7 @@ def _builds(subject: Subject) -> str:
     return f"{sum(value.numel() for value in module.parameters())} parameters for samples {subject.shape}"
 
 
+@torch.no_grad()
 def _shapes(subject: Subject) -> str:
     module = _module(subject)
     own = subject.shape if subject.registered.kind == "decoder" else (_LATENTS,)
@@ -68,6 +69,7 @@ def _shapes(subject: Subject) -> str:
     return ""
 
 
+@torch.no_grad()
 def _finite(subject: Subject) -> str:
     module = _module(subject)
     for batch in _BATCHES:
@@ -77,6 +79,7 @@ def _finite(subject: Subject) -> str:
     return ""
 
 
+@torch.no_grad()
 def _by_sample(subject: Subject) -> str:
     module, x = _module(subject), _input(subject, 32)
     whole, part = _outputs(subject, module, x), _outputs(subject, module, x[:5])

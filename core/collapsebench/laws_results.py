@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -150,7 +151,7 @@ def _tables(registry: Registry, requires: tuple[str, ...], kind: str) -> dict[st
 def _measurement(subject: Subject, kind: str, *, has_oracle: bool = True) -> Measurement:
     metric: Metric[Any] = subject.create()
     tables = subject.once(f"tables {kind}", lambda: _tables(subject.registry, metric.requires, kind))
-    return _scan(kind).measurement(tables, has_oracle=has_oracle)
+    return copy.deepcopy(_scan(kind).measurement(tables, has_oracle=has_oracle))  # the metric may write into its own
 
 
 def _evaluated(subject: Subject, kind: str, *, has_oracle: bool = True) -> Evaluation:
