@@ -29,7 +29,7 @@ LAZY = {
     "check": ("collapsebench.cli_plugins:check", "Validate a suite, presets included; train nothing."),
     "list": ("collapsebench.cli_plugins:list_components", "List components and suites."),
     "info": ("collapsebench.cli_plugins:info", "Describe a component and its parameters."),
-    "plugins": ("collapsebench.cli_plugins:plugins", "Inspect the installed plugins."),
+    "plugins": ("collapsebench.cli_plugins:plugins", "Inspect the installed plugins, check one, or write a new one."),
 }
 
 

@@ -1,16 +1,17 @@
-"""Commands that look and do not run: check, list, info, plugins. None imports torch or pandas."""
+"""Commands that look and do not run: check, list, info, plugins. Only `plugins check` imports torch or pandas."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from collapsebench.components import KINDS, Kind
-from collapsebench.errors import ComponentError, SuiteError, UserError, unknown
+from collapsebench.errors import ComponentError, PluginError, SuiteError, UserError, unknown
 from collapsebench.registry import Registered, Registry, load_registry
 from collapsebench.schema_text import parameter_rows
 
@@ -119,7 +120,7 @@ def info(id: str, kind: str | None, as_json: bool) -> None:
 
 @click.group("plugins")
 def plugins() -> None:
-    """Inspect the installed plugins."""
+    """Inspect the installed plugins, check one, or write a new one."""
 
 
 @plugins.command("list")
@@ -133,8 +134,114 @@ def list_plugins(as_json: bool) -> None:
     for report in reports:
         text = ", ".join(report.components) if report.status == "ok" else report.reason
         click.echo(f"{report.status:6}  {report.distribution} {report.version}  {report.entry_point}: {text}")
+        for remark in report.remarks:
+            click.echo(f"        {report.distribution} {report.entry_point}: {remark}")
     if not reports:
         click.echo("no plugins: no installed distribution has entry points in the group 'collapsebench'.")
+
+
+@plugins.command("check")
+@click.argument("name")
+@click.option("--kind", help="Only the component of this kind.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter to check it with; repeatable.")
+@click.option("--shape", default="8", show_default=True, metavar="1x8x8", help="Samples to build models for.")
+@click.option("--store", type=click.Path(), help="Folder of the store, whose cache datasets prepare into.")
+@AS_JSON
+def check_plugin(
+    name: str, kind: str | None, settings: tuple[str, ...], shape: str, store: str | None, as_json: bool
+) -> None:
+    """Check the conformance laws of NAME: a component, a plugin or a distribution. Exits with 1 if any is broken."""
+    found = _named(load_registry(), name, None if kind is None else _kind(kind))
+    parameters, sizes = _parameters(settings), _shape(shape)
+
+    from collapsebench.conformance import check_component
+    from collapsebench.store import Store
+
+    cache = Store(store).cache
+    rows: list[dict[str, Any]] = []
+    for item in found:
+        findings = check_component(item, load_registry(), cache, parameters, sizes)
+        owner, own = item.owner, f"{item.kind} {item.component.id}"
+        rows += [{"kind": item.kind, "id": item.component.id, "holds": f.holds, **asdict(f)} for f in findings]
+        if as_json:
+            continue
+        click.echo(f"{own}, version {item.component.version}, from {owner.distribution} {owner.version}")
+        width = max(len(finding.law) for finding in findings)
+        for finding in findings:
+            word = "pass" if finding.holds else "FAIL"
+            reason = f": {finding.reason}" if finding.reason else ""
+            unchecked = "not checked, " if finding.status == "not checked" else ""
+            click.echo(f"  {word}  {finding.law:{width}}  {unchecked}{finding.sentence}{reason}")
+        click.echo(f"  {sum(finding.holds for finding in findings)} of {len(findings)} laws hold for {own}")
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    if not all(row["holds"] for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+@plugins.command("new")
+@click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "executor"]))
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), help="The folder to write; ./NAME if not given.")
+def new_plugin(kind: Kind, name: str, folder: Path | None) -> None:
+    """Write an installable plugin with one component of KIND called NAME, its tests and its README."""
+    from collapsebench.scaffold import write_plugin
+
+    taken = [item.owner.distribution for item in load_registry().registered(kind) if item.component.id == name]
+    if taken:
+        raise UserError(f"{kind} '{name}': found in {', '.join(taken)} already, expected a new id; choose another.")
+    target = folder or Path(name)
+    for path in write_plugin(kind, name, target):
+        click.echo(path)
+    click.echo(f"Next: pip install -e {target} && collapsebench plugins check {name} --kind {kind}")
+
+
+def _named(registry: Registry, name: str, kind: str | None) -> list[Registered]:
+    """Return the components that a name means: those with that id, else those of that plugin or distribution."""
+    distribution, _, id = name.rpartition("/")
+    everything = [item for each in KINDS if kind in (None, each) for item in registry.registered(each)]
+    found = [i for i in everything if i.component.id == id and distribution in ("", i.owner.distribution)]
+    if found:
+        return found
+    reports = [report for report in registry.plugins() if name in (report.distribution, report.entry_point)]
+    failed = [f"plugin {r.entry_point} of {r.distribution} {r.version}: {r.reason}" for r in reports if r.reason]
+    if failed:
+        raise PluginError("\n".join(failed))
+    members = {(report.distribution, member) for report in reports for member in report.components}
+    found = [i for i in everything if (i.owner.distribution, f"{i.kind} {i.component.id}") in members]
+    if found:
+        return found
+    ids = {item.component.id for item in everything} | {report.distribution for report in registry.plugins()}
+    problem = unknown(kind or "component or plugin", name, ids)
+    broken = [report for report in registry.plugins() if report.status == "failed"]
+    reasons = [f"not loaded: plugin {r.entry_point} of {r.distribution} {r.version}: {r.reason}" for r in broken]
+    raise ComponentError("\n".join([problem, *reasons]))
+
+
+def _parameters(settings: Sequence[str]) -> dict[str, Any]:
+    """Return nested parameters from `dotted.key=value`, values read as TOML where they are."""
+    from collapsebench.suite_file import parsed_value
+
+    parameters: dict[str, Any] = {}
+    for setting in settings:
+        dotted, equals, value = setting.partition("=")
+        *above, last = dotted.strip().split(".")
+        table = parameters
+        for key in above:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise UserError(f"--set {setting}: {key} has a value already, expected a table; give one of them.")
+        if not equals or not last:
+            raise UserError(f"--set: found '{setting}', expected KEY=VALUE, as in width=32.")
+        table[last] = parsed_value(value)
+    return parameters
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UserError(f"--shape: found '{text}', expected positive sizes joined by x, as in 8 or 1x8x8.")
+    return tuple(map(int, sizes))
 
 
 def _kind(text: str) -> str:

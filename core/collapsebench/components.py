@@ -146,7 +146,13 @@ class Dataset(Configured[P]):
 
 
 class Encoder(Configured[P]):
-    """A family of encoders."""
+    """A family of encoders.
+
+    batchable: False says that replicas cannot be stacked (data-dependent control flow, batch statistics) and that this
+    is meant. The harness finds out by itself; conformance checks hold a component to what it says.
+    """
+
+    batchable: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], latent_dim: int) -> torch.nn.Module:
@@ -154,9 +160,13 @@ class Encoder(Configured[P]):
 
 
 class Decoder(Configured[P]):
-    """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form."""
+    """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form.
+
+    batchable: as for encoders.
+    """
 
     linear: ClassVar[bool] = False
+    batchable: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> torch.nn.Module:
@@ -167,9 +177,10 @@ class Objective(Configured[P]):
     """What a replica minimises.
 
     dial: "temperature" if the scanned quantity is T, in which case `loss` receives beta = T V / decoder_variance.
-    has_oracle: whether the exact theory of distortion + beta rate holds for it.
+    has_oracle: whether the exact theory of distortion + beta rate holds for it. batchable: as for encoders.
     """
 
+    batchable: ClassVar[bool] = True
     dial: ClassVar[str] = "temperature"
     has_oracle: ClassVar[bool] = False
 

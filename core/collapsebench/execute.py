@@ -197,7 +197,7 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
     """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
 
     The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
-    against the last. What cannot even be built counts as batched: the job will fail with the plugin's own error.
+    against the last. What cannot even be computed one by one is left to fail so, with the plugin's own error.
     """
     suite = plan.suite
     architecture = next(item for item in suite.architectures if item.id == names[1])
@@ -226,7 +226,7 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
         except KernelError as error:
             reason = f"{path}: {error}"
         except Exception:
-            return "batched", ""
+            return "one-by-one", ""
         if reason is None:
             return path, "; ".join(reasons)
         reasons.append(reason)

@@ -9,9 +9,11 @@ import difflib
 import functools
 import importlib.metadata
 import re
+import sys
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, cast
 
 import pluggy
 
@@ -19,6 +21,9 @@ from collapsebench import hooks
 from collapsebench.components import Component, Kind, Parameters
 from collapsebench.errors import ComponentError, PluginError, unknown
 from collapsebench.hooks import GROUP, HOOKS
+
+HEAVY = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "rasterio", "pyarrow")
+SLOW_SECONDS = 1.0
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -61,7 +66,10 @@ class Registered:
 
 @dataclass(frozen=True)
 class PluginReport:
-    """The health of one plugin; reason is empty where status is ok. components: "kind id" each."""
+    """The health of one plugin; reason is empty where status is ok. components: "kind id" each.
+
+    remarks: what is wrong and yet tolerated, a sentence each: a slow or heavy import, an id that others provide too.
+    """
 
     distribution: str
     version: str
@@ -69,6 +77,7 @@ class PluginReport:
     status: Literal["ok", "failed"]
     reason: str = ""
     components: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Registry:
@@ -118,9 +127,27 @@ class Registry:
 
     def plugins(self) -> tuple[PluginReport, ...]:
         """Return the health of every plugin, ordered by distribution, then by entry point."""
-        return tuple(self._reports)
+        return tuple(
+            replace(report, remarks=(*report.remarks, *self._shared(report))) if report.status == "ok" else report
+            for report in self._reports
+        )
+
+    def _shared(self, report: PluginReport) -> list[str]:
+        """Say which components of a plugin have an id that another distribution provides too."""
+        remarks = []
+        for name in report.components:
+            kind, _, id = name.partition(" ")
+            providers = self._registered[cast(Kind, kind), id].values()
+            others = [r.owner.distribution for r in providers if r.owner.distribution != report.distribution]
+            if others:
+                remarks.append(
+                    f"{kind} '{id}' is provided by {', '.join(others)} too; suites must write "
+                    f"'{report.distribution}/{id}', unless one of them renames it."
+                )
+        return remarks
 
     def _add(self, source: Source) -> None:
+        started, absent = time.perf_counter(), [name for name in HEAVY if name not in sys.modules]
         try:
             found = _components_of(source)
             self._refuse_repeated(source, found)
@@ -133,7 +160,8 @@ class Registry:
             providers = self._registered.setdefault((kind, component.id), {})
             providers[_plain(source.distribution)] = Registered(kind, component, owner)
         names = tuple(f"{kind} {component.id}" for kind, component in found)
-        self._reports.append(PluginReport(source.distribution, source.version, source.name, "ok", "", names))
+        remarks = _burden(time.perf_counter() - started, [name for name in absent if name in sys.modules])
+        self._reports.append(PluginReport(source.distribution, source.version, source.name, "ok", "", names, remarks))
 
     def _refuse_repeated(self, source: Source, found: list[tuple[Kind, Component]]) -> None:
         seen: set[tuple[Kind, str]] = set()
@@ -233,6 +261,18 @@ def _call(manager: pluggy.PluginManager, hook: str) -> list[Component]:
                 "digits in words joined by single hyphens; rename it."
             )
     return list(results[0])
+
+
+def _burden(seconds: float, imported: list[str]) -> tuple[str, ...]:
+    """Return what a plugin costs every command, in sentences, where that is too much."""
+    remarks = []
+    if seconds > SLOW_SECONDS:
+        remarks.append(f"takes {seconds:.1f} s to import, expected at most {SLOW_SECONDS:g} s.")
+    if imported:
+        remarks.append(f"imports {', '.join(imported)}, expected nothing heavy.")
+    if remarks:
+        remarks.append("Every command waits for this: import what is heavy in the modules that `target` names.")
+    return tuple(remarks)
 
 
 def _plain(distribution: str) -> str:

@@ -176,7 +176,7 @@ def _cell_result(
             metric_failures[id] = "; ".join(reasons)
             continue
         try:
-            evaluations[id] = _checked(id, metric, metric.evaluate(measurement))
+            evaluations[id] = checked(id, metric, metric.evaluate(measurement))
         except Exception as error:
             metric_failures[id] = error_text(error)
     return CellResult(
@@ -211,7 +211,7 @@ def measurement_of(
     )
 
 
-def _checked(id: str, metric: Metric[Any], evaluation: Evaluation) -> Evaluation:
+def checked(id: str, metric: Metric[Any], evaluation: Evaluation) -> Evaluation:
     """Hold a metric to its declaration: no undeclared score, none missing without a reason, none out of bounds."""
     declared = {score.name: score for score in metric.scores}
     undeclared = sorted({*evaluation.values, *evaluation.reasons} - declared.keys())

@@ -181,7 +181,7 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
     store.make_writable()
     unprepared = prepare_session(session, say)
     current = make_plan(suite, store, registry)
-    jobs = plan_jobs(session, current)
+    jobs = plan_jobs(session, current, say)
     done = len(current.cells) - len(current.missing) - sum(cell.key is None for cell in current.cells)
     say(f"{len(current.cells)} cells: {done} done, {len(current.missing)} to train in {len(jobs)} jobs on {device}")
     executor = registry.get("executor", suite.executor.qualified).create(suite.executor.parameters)
@@ -190,12 +190,15 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
     return score_session(session, unprepared, say, with_records(current, store))
 
 
-def plan_jobs(session: Session, current: Plan) -> list[Path]:
-    """Freeze what is missing into job files."""
+def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
+    """Freeze what is missing into job files, and say which scans cannot be batched and why."""
     from collapsebench.execute import choose_path
 
     names = {(cell.dataset, cell.architecture, cell.objective) for cell in current.missing}
     paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
+    for name, (path, reason) in paths.items():
+        if path == "one-by-one" and reason:
+            say(f"{'/'.join(name)}: its replicas run one by one: {reason}")
     return make_jobs(current, session.store, session.device, paths)
 
 

@@ -49,12 +49,16 @@ def ending_in(error: BaseException) -> Result:
     [
         ["--help"], ["list"], ["list", "metrics", "--json"], ["info", "gaussian"], ["check", "quickstart"],
         ["check", "--schema"], ["plugins", "list"], ["measure", "--help"],
+        ["plugins", "check", "--help"],
+        ["plugins", "new", "metric", "my-metric"],
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_looking_around_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     probe = PROBE.format(heavy=HEAVY)
-    done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.splitlines()[-1] == "HEAVY"
 
 
@@ -124,6 +128,35 @@ def test_plugins_list_reports_the_health_of_every_plugin() -> None:
     assert [report["entry_point"] for report in reports] == sorted(report["entry_point"] for report in reports)
     assert {report["status"] for report in reports} == {"ok"}
     assert "objectives: objective beta-vae" in run("plugins", "list").output
+
+
+def test_plugins_check_prints_a_line_for_every_law_and_ends_with_1_if_one_is_broken(tmp_path: Path) -> None:
+    held = run("plugins", "check", "linear", "--kind", "decoder", "--store", str(tmp_path))
+    assert held.exit_code == 0, held.output
+    assert held.output.startswith("decoder linear, version 1, from collapsebench")
+    assert held.output.count("  pass  ") == 13
+    assert held.output.endswith("13 of 13 laws hold for decoder linear\n")
+    broken = run("plugins", "check", "mlp", "--kind", "encoder", "--set", "width=-1")
+    assert broken.exit_code == 1
+    assert "FAIL  defaults" in broken.output
+    assert "width: Input should be greater than or equal to 1" in broken.output
+    assert "presupposes 'defaults', which is broken" in broken.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--shape", "8x", "--shape: found '8x', expected positive sizes joined by x"),
+        ("--set", "width", "--set: found 'width', expected KEY=VALUE"),
+        ("--set", "=3", "--set: found '=3', expected KEY=VALUE"),
+        ("--kind", "encodr", "unknown kind 'encodr'. Did you mean 'encoders'?"),
+        ("--kind", "dataset", "unknown dataset 'mlp'"),
+    ],
+)
+def test_plugins_check_refuses_options_that_it_cannot_use(option: str, value: str, message: str) -> None:
+    refused = run("plugins", "check", "mlp", option, value)
+    assert refused.exit_code == 2
+    assert message in refused.output
 
 
 def test_check_says_what_a_suite_would_run() -> None:

@@ -221,7 +221,7 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
         raise ZeroDivisionError
 
     monkeypatch.setattr(execute, "build_stack", broken)
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("batched", "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "")
 
 
 def test_an_observable_s_name_changes_with_what_decides_its_numbers_only() -> None:

@@ -24,6 +24,11 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
     )
 
 
+def path_with(*folders: Path) -> str:
+    """Return the path of this process with folders in front."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @pytest.fixture
 def two_moons(tmp_path: Path) -> Path:
     """The README's plugin, installed as pip would leave it: a module and the metadata of its distribution."""
@@ -55,12 +60,12 @@ def test_the_plugin_loads_and_a_suite_runs_with_it(two_moons: Path) -> None:
     (suite,) = [block for block in blocks("toml") if "[scan]" in block]
     text = re.sub(r'use = "gaussian"\n.*?\n\n', 'use = "two-moons"\n\n', suite, count=1, flags=re.S)
     (two_moons / "moons.toml").write_text(text)
-    listed = run(str(BIN / "collapsebench"), "plugins", "list", cwd=two_moons, PYTHONPATH=str(two_moons))
+    listed = run(str(BIN / "collapsebench"), "plugins", "list", cwd=two_moons, PYTHONPATH=path_with(two_moons))
     assert "dataset two-moons" in listed.stdout, listed.stdout + listed.stderr
     settings = ["scan.latent_dim=2", "scan.temperatures.count=3", "training.max_updates=20"]
     options = [word for setting in settings for word in ("--set", setting)]
     command = [str(BIN / "collapsebench"), "run", "moons.toml", "--seeds", "2", *options]
-    done = run(*command, cwd=two_moons, PYTHONPATH=str(two_moons))
+    done = run(*command, cwd=two_moons, PYTHONPATH=path_with(two_moons))
     assert done.returncode == 0, done.stderr
     assert "two-moons" in done.stdout
 
@@ -94,6 +99,37 @@ def test_a_beta_vae_of_pythae_is_measured_in_three_lines() -> None:
 
     model = models.BetaVAE(models.BetaVAEConfig(input_dim=(5,), latent_dim=3, beta=0.5))
     exec(example, {"model": model, "train_data": torch.randn(200, 5)})
+
+
+def test_the_plugin_of_the_readme_keeps_the_laws(two_moons: Path) -> None:
+    command = [str(BIN / "collapsebench"), "plugins", "check", "two-moons"]
+    done = run(*command, cwd=two_moons, PYTHONPATH=path_with(two_moons))
+    assert done.returncode == 0, done.stdout
+    assert "FAIL" not in done.stdout
+
+
+def test_the_commands_for_a_plugin_lead_from_nothing_to_a_run(tmp_path: Path) -> None:
+    """As they stand, but that the installation is that of a folder on the path."""
+    (section,) = re.findall(r"<!-- plugin -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    lines = [line.split() for line in section.splitlines()]
+    assert lines[1] == ["pip", "install", "-e", "two-rings"]
+    about = tmp_path / "site/collapsebench_two_rings-0.1.0.dist-info"
+    path = path_with(tmp_path / "site", tmp_path / "two-rings/src")
+    for number, (program, *arguments) in enumerate(lines):
+        if number == 1:
+            about.mkdir(parents=True)
+            (about / "METADATA").write_text("Metadata-Version: 2.1\nName: collapsebench-two-rings\nVersion: 0.1.0\n")
+            (about / "entry_points.txt").write_text("[collapsebench]\ntwo-rings = collapsebench_two_rings\n")
+            continue
+        assert program == "collapsebench"
+        done = run(str(BIN / program), *arguments, cwd=tmp_path, PYTHONPATH=path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "Trying two-rings" in done.stdout
+    (kit,) = [block for block in blocks("python") if "collapsebench.testing" in block]
+    (tmp_path / "test_two_rings.py").write_text(kit)
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_two_rings.py"]
+    done = run(*pytest_run, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_verb_stands_in_the_readme() -> None:

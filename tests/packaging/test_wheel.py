@@ -81,6 +81,11 @@ def test_the_source_of_the_kernel_is_shipped(wheel: Path) -> None:
     assert "collapsebench/kernel.c" in names(wheel)
 
 
+def test_the_templates_of_new_plugins_are_shipped(wheel: Path) -> None:
+    templates = {path.name for path in (ROOT / "core/collapsebench/templates").iterdir()}
+    assert {name.rpartition("/")[2] for name in names(wheel) if "/templates/" in name} == templates
+
+
 def test_every_suite_is_in_the_wheel_as_it_is_in_the_checkout(wheel: Path) -> None:
     assert "quickstart.toml" in SUITES
     found = {name for name in names(wheel) if name.endswith(".toml")}

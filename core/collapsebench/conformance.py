@@ -1,0 +1,40 @@
+"""The conformance laws of every kind of component, and how one is examined.
+
+`collapsebench plugins check` prints the findings; `collapsebench.testing` makes tests of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from collapsebench import laws_data, laws_import, laws_models, laws_results
+from collapsebench.components import Kind
+from collapsebench.laws import Finding, Law, Subject, examine
+from collapsebench.registry import Registered, Registry
+
+LAWS: dict[Kind, tuple[Law, ...]] = {
+    "dataset": (*laws_import.PRESUPPOSED, *laws_data.DATASET),
+    "encoder": (*laws_import.PRESUPPOSED, *laws_models.ENCODER),
+    "decoder": (*laws_import.PRESUPPOSED, *laws_models.DECODER),
+    "objective": (*laws_import.PRESUPPOSED, *laws_models.OBJECTIVE),
+    "observable": (*laws_import.PRESUPPOSED, *laws_results.OBSERVABLE),
+    "metric": (*laws_import.PRESUPPOSED, *laws_results.METRIC),
+    "executor": (*laws_import.PRESUPPOSED, *laws_import.EXECUTOR),
+}
+
+
+def check_component(
+    registered: Registered,
+    registry: Registry,
+    cache: Path,
+    parameters: Mapping[str, Any] | None = None,
+    shape: tuple[int, ...] = (8,),
+) -> list[Finding]:
+    """Return a finding for every law of a component's kind, in order.
+
+    cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for.
+    """
+    subject = Subject(registered, registry, cache, dict(parameters or {}), shape)
+    return examine(subject, LAWS[registered.kind])
