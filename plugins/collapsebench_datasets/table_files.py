@@ -161,7 +161,8 @@ def _open_text(path: Path) -> TableFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 pieces = pd.read_csv(
-                    path, sep=delimiter, header=0 if has_names else None, names=names, index_col=False, chunksize=_rows_at_once(len(names)), low_memory=False, encoding="utf-8-sig",
+                    path, sep=delimiter, header=0 if has_names else None, names=names, index_col=False,
+                    chunksize=_rows_at_once(len(names)), low_memory=False, encoding="utf-8-sig",
                 )  # fmt: skip
                 with pieces:
                     for piece in pieces:
@@ -259,8 +260,8 @@ def _open_npz(path: Path) -> TableFile:
     listed = ", ".join(f"{member.removesuffix('.npy')} {shape}" for member, (shape, _, _) in shapes.items())
     if len(tables) != 1:
         raise DataError(
-            f"{path}: found the arrays {listed}, expected exactly one with two axes, (rows, columns). Save the table alone, "
-            "with numpy.save."
+            f"{path}: found the arrays {listed}, expected exactly one with two axes, (rows, columns). Save the "
+            "table alone, with numpy.save."
         )
     member, (shape, fortran, dtype) = tables[0], shapes[tables[0]]
     names = _array_columns(path, shape, dtype)
