@@ -23,9 +23,9 @@ import click
 @click.option("--max-rows", type=click.IntRange(min=6), help="Rows to use at most, a uniform sample. [default: 100000]")
 @click.option("--latent-dim", type=click.IntRange(min=1), help="Number of latents. [default: from the PCA spectrum]")
 @click.option("--temperatures", type=click.IntRange(min=2), help="Number of temperatures. [default: 5 a decade]")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Number of training seeds.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds. [default: 3 up to 100 columns]")
 @click.option(
-    "--max-updates", type=click.IntRange(min=1), default=1200, show_default=True, help="Budget of every replica."
+    "--max-updates", type=click.IntRange(min=1), help="Budget of every replica. [default: 1200 up to 300 columns]"
 )
 @click.option("--device", help="auto, cpu, cuda or mps.")
 @click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE.")

@@ -83,8 +83,8 @@ def scan_page(results: SuiteResults) -> str:
         blocks += [
             "Latent spectrum: T_k, the temperature above which latent k collapses; its utility; PCA's lambda_k / V\n\n"
             + _spectrum_table(spectrum),
-            "Latents that a tolerated distortion needs (share of the distortion of none, test split)\n\n"
-            + _required_table(ranks),
+            f"Latents, of {kept['latents'].max()}, that a tolerated distortion needs (share of the distortion of none, "
+            "test split)\n\n" + _required_table(ranks),
             "Temperatures that keep K latents (beta = T V with a sum of squares / 2), and the share of the distortion "
             "left\n\n" + _kept_table(kept),
         ]
@@ -115,7 +115,7 @@ def _about(results: SuiteResults, dataset: str, about: Any) -> str:
 def _spectrum_table(spectrum: pd.DataFrame) -> str:
     wide = {name: part.set_index("rank") for name, part in spectrum.groupby("architecture", sort=False)}
     first = next(iter(wide.values()))
-    headers = ["k", "PCA\nlambda_k/V", *(f"{name}\n{what}" for name in wide for what in ("T_k", "utility"))]
+    headers = ["k", "PCA\nlambda_k/V", *(f"{name!s}\n{what}" for name in wide for what in ("T_k", "utility"))]
     body = [
         [
             str(rank), f"{first['pca'][rank]:.3g}{'' if first['resolved'][rank] else ' *'}",
@@ -135,7 +135,7 @@ def _required_table(ranks: pd.DataFrame) -> str:
 def _kept_table(kept: pd.DataFrame) -> str:
     wide = {name: part.set_index("latents") for name, part in kept.groupby("architecture", sort=False)}
     first = next(iter(wide.values()))
-    headers = ["K", "PCA\nleft", *(f"{name}\n{what}" for name in wide for what in ("T", "beta", "left"))]
+    headers = ["K", "PCA\nleft", *(f"{name!s}\n{what}" for name in wide for what in ("T", "beta", "left"))]
     body = []
     for latents in first.index:
         row = [str(latents), _percent(first["pca_distortion"][latents])]

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from collapsebench.components import Progress
+from collapsebench.components import Pca, Progress
 from collapsebench.errors import DataError, UserError
 from collapsebench.planning import create
 from collapsebench.registry import load_registry
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from collapsebench.data import Standardised
 
 MOST_ROWS = 100_000
 """Rows that a scan keeps unless told otherwise: eigenvalues are then known to about half a per cent."""
@@ -37,7 +36,7 @@ MOST_ROWS = 100_000
 _METRICS = (
     "pca-agreement", "utility-threshold-duality", "effective-dimension", "rate-distortion-gap", "equilibrium",
 )  # fmt: skip
-_WIDE = 256
+_WIDE = 300
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def scan(
     max_rows: int = MOST_ROWS,
     latent_dim: int | None = None,
     temperatures: int | None = None,
-    seeds: int = 3,
-    max_updates: int = 1200,
+    seeds: int | None = None,
+    max_updates: int | None = None,
     device: str | None = None,
     store: str | Path | None = None,
     report: Callable[[str, Progress], None] = lambda name, progress: None,
@@ -116,9 +115,12 @@ def scan(
 
     A linear pair, which must land on PCA, and an MLP pair are trained over a grid of temperatures that is chosen from
     the PCA spectrum of the train split, as is the number of latents. columns, leave_out, missing, max_rows: as for the
-    dataset `table`. temperatures: how many. max_updates: the budget of every replica. What is there already in the
-    store is not trained again.
+    dataset `table`. temperatures: how many. max_updates: the budget of every replica. seeds: three unless given; two
+    above 100 columns, and above 300 one, with fewer updates, so that a scan still takes minutes. What is there already
+    in the store is not trained again.
     """
+    from collapsebench.data import standardise
+
     registry, where = load_registry(), Store(store)
     where.make_writable()
     path = table if isinstance(table, str | Path) else _as_file(table, where.cache)
@@ -128,11 +130,10 @@ def scan(
     }  # fmt: skip
     name = _identifier(Path(path).stem) if isinstance(table, str | Path) else "frame"
 
-    def suite(**scanned: Any) -> Suite:
-        raw = {
-            **_suite(f"Scan of {name}", {"use": "table", "id": name, **parameters}, seeds, max_updates), **scanned,
-        }  # fmt: skip
-        overrides = [f'compute.device="{device}"'] if device else []
+    raw = _suite(f"Scan of {name}", {"use": "table", "id": name, **parameters})
+    overrides = [f'compute.device="{device}"'] if device else []
+
+    def suite() -> Suite:
         return resolve_suite(raw, id=f"scan-{name}", label="scan", overrides=overrides, registry=registry)
 
     first = suite()
@@ -140,59 +141,60 @@ def scan(
     say(f"reading {path}")
     where.cache.mkdir(parents=True, exist_ok=True)
     dataset.prepare(where.cache)
-    chosen = _choose(dataset.load(first.split_seed, where.cache), name, latent_dim, temperatures, max_updates)
-    outcome = run_session(Session(suite(**chosen), where, registry), report, say)
+    ready = standardise(dataset.load(first.split_seed, where.cache), name)
+    raw |= _chosen(ready.pca, latent_dim, temperatures, seeds, max_updates)
+    del ready
+    outcome = run_session(Session(suite(), where, registry), report, say)
     found = TableScan(outcome)
     _write_tables(found)
     return found
 
 
-def _suite(title: str, dataset: dict[str, Any], seeds: int, max_updates: int) -> dict[str, Any]:
+def _suite(title: str, dataset: dict[str, Any]) -> dict[str, Any]:
+    """Return the suite of a scan; what the data decide is filled in by `_chosen`."""
     return {
         "title": title,
-        "seeds": seeds,
         "metrics": list(_METRICS),
         "scan": {"latent_dim": 2, "temperatures": [0.5]},
-        "training": {"max_updates": max_updates},
+        "training": {"max_updates": 1},
         "datasets": [dataset],
         "architectures": [
             {"id": "linear", "encoder": {"use": "linear"}, "decoder": {"use": "linear"}},
-            {
-                "id": "mlp",
-                "encoder": {"use": "mlp", "depth": 2, "width": 64},
-                "decoder": {"use": "mlp", "depth": 2, "width": 64},
-            },
+            {"id": "mlp", "encoder": {"use": "mlp"}, "decoder": {"use": "mlp"}},
         ],
     }
 
 
-def _choose(data: Any, name: str, latent_dim: int | None, temperatures: int | None, max_updates: int) -> dict[str, Any]:
+def _chosen(
+    pca: Pca, latent_dim: int | None, temperatures: int | None, seeds: int | None, max_updates: int | None
+) -> dict[str, Any]:
     """Return the sections of the suite that depend on the data: as many latents as PCA needs for 99 %, and two more.
 
     The grid runs from twice the first eigenvalue to a tenth of the last one that a latent could hold, over four decades
     at most.
     """
-    from collapsebench.data import standardise
     from collapsebench.spectrum import effective_dimension
 
-    ready: Standardised = standardise(data, name)
-    spectrum = ready.pca.eigenvalues
-    needed = effective_dimension(ready.pca.rank_distortion["train"], 0.01)
-    latents = latent_dim or int(min(len(spectrum), 24, max(4, needed + 2)))
-    last = float(spectrum[min(latents, len(spectrum)) - 1])
+    spectrum = pca.eigenvalues
+    columns = len(spectrum)
+    needed = effective_dimension(pca.rank_distortion["train"], 0.01)
+    latents = latent_dim or int(min(columns, 24, max(4, needed + 2)))
+    last = float(spectrum[min(latents, columns) - 1])
     highest = min(1.0, _one_digit(2 * float(spectrum[0]), math.ceil))
     lowest = _one_digit(min(max(last / 10, highest / 1e4), highest / 100), math.floor)
-    count = temperatures or max(9, min(21, 1 + round(5 * math.log10(highest / lowest))))
-    optimiser: dict[str, Any] = {"use": "preconditioned", "learning_rate": 0.02}
-    if len(spectrum) > _WIDE:
-        optimiser["max_dimension"] = _WIDE
+    most = 21 if columns <= _WIDE else 11
+    count = temperatures or max(9, min(most, 1 + round(5 * math.log10(highest / lowest))))
     return {
+        "seeds": seeds or (3 if columns <= _WIDE / 3 else 2 if columns <= _WIDE else 1),
         "scan": {"latent_dim": latents, "temperatures": {"from": highest, "to": lowest, "count": count}},
         "training": {
-            "optimiser": optimiser, "batch_size": 256, "max_updates": max_updates, "price_warm_up": 0.2,
+            "optimiser": {"use": "preconditioned", "learning_rate": 0.02, "max_dimension": _WIDE},
+            "batch_size": 256 if columns <= _WIDE else 128,
+            "max_updates": max_updates or (1200 if columns <= _WIDE else 800),
+            "price_warm_up": 0.2,
             "convergence": {"checks": 24},
         },
-    }  # fmt: skip
+    }
 
 
 def _one_digit(value: float, rounding: Callable[[float], int]) -> float:
