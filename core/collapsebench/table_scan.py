@@ -192,7 +192,7 @@ def _chosen(
             "batch_size": 256 if columns <= _WIDE else 128,
             "max_updates": max_updates or (1200 if columns <= _WIDE else 800),
             "price_warm_up": 0.2,
-            "convergence": {"checks": 24},
+            "convergence": {"checks": 24 if columns <= _WIDE else 8},
         },
     }
 

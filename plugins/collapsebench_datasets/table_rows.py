@@ -69,7 +69,7 @@ def numeric_rows(path: Path, frames: Iterable[pd.DataFrame], missing: str, notic
     rows = first - 1
     if absent and (missing == "error" or dropped == rows):
         listed = "; ".join(
-            f"'{name}' {'in all' if count == rows else count} of {rows} rows "
+            f"'{name}' in {'all' if count == rows else count} of {rows} rows "
             f"(first: {', '.join(map(str, where[name][:_SHOWN]))})"
             for name, count in absent.most_common(_NAMED)
         )
@@ -146,7 +146,8 @@ class RowSample:
             taken, places = places[: self._room - self._count], places[self._room - self._count :]
             self._reserve(self._count + len(taken))
             into = slice(self._count, self._count + len(taken))
-            self._rows[into] = values[taken] - self.offset
+            with np.errstate(over="ignore"):  # what overflows is refused once all rows are there
+                self._rows[into] = values[taken] - self.offset
             self._draws[into] = draws[taken]
             self._count += len(taken)
             if self._count == self._room:
