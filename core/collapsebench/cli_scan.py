@@ -20,7 +20,7 @@ import click
     show_default=True,
     help="What a missing or infinite value does.",
 )
-@click.option("--max-rows", type=click.IntRange(min=6), help="Rows to use at most, a uniform sample. [default: 100000]")
+@click.option("--max-rows", type=click.IntRange(min=6), help="Rows to use at most, a uniform sample. [default: 50000]")
 @click.option("--latent-dim", type=click.IntRange(min=1), help="Number of latents. [default: from the PCA spectrum]")
 @click.option("--temperatures", type=click.IntRange(min=2), help="Number of temperatures. [default: 5 a decade]")
 @click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds. [default: 3 up to 100 columns]")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MOST_ROWS = 100_000
+MOST_ROWS = 50_000
 """Rows that a scan keeps unless told otherwise: eigenvalues are then known to about half a per cent."""
 
 _METRICS = (
@@ -188,7 +188,11 @@ def _chosen(
         "seeds": seeds or (3 if columns <= _WIDE / 3 else 2 if columns <= _WIDE else 1),
         "scan": {"latent_dim": latents, "temperatures": {"from": highest, "to": lowest, "count": count}},
         "training": {
-            "optimiser": {"use": "preconditioned", "learning_rate": 0.02, "max_dimension": _WIDE},
+            "optimiser": {
+                "use": "preconditioned",
+                "learning_rate": float(f"{0.02 * min(1.0, math.sqrt(64 / columns)):.2g}"),
+                "max_dimension": _WIDE,
+            },
             "batch_size": 256 if columns <= _WIDE else 128,
             "max_updates": max_updates or (1200 if columns <= _WIDE else 800),
             "price_warm_up": 0.2,
