@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -228,7 +229,7 @@ def _as_file(table: Any, cache: Path) -> Path:
     mixed = [name for name in names if frame[name].dtype == object]
     frame = frame.assign(**{name: frame[name].map(_plain) for name in mixed})
     cache.mkdir(parents=True, exist_ok=True)
-    own = cache / ".frame.parquet"
+    own = cache / f".frame-{os.getpid()}.parquet"
     frame.to_parquet(own, index=False)
     with own.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
