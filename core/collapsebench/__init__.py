@@ -157,6 +157,12 @@ if TYPE_CHECKING:
     from collapsebench.spectrum import (
         utilities as utilities,
     )
+    from collapsebench.table_scan import (
+        TableScan as TableScan,
+    )
+    from collapsebench.table_scan import (
+        scan as scan,
+    )
     from collapsebench.verbs import (
         Outcome as Outcome,
     )
@@ -197,6 +203,7 @@ _HOME = {
         "one_shot_thresholds", "rank_distortion", "ranked", "ranked_signal_fraction", "resolved_ranks",
         "tail_exponent", "utilities",
     ),
+    "table_scan": ("TableScan", "scan"),
     "verbs": ("Outcome", "board", "plan", "run", "score"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -17,6 +17,7 @@ from collapsebench.process import share_cores
 
 LAZY = {
     "run": ("collapsebench.cli_run:run", "Run a suite: train what is missing, observe, score, rank."),
+    "scan": ("collapsebench.cli_scan:scan", "Measure the latent spectrum of a table of your own."),
     "plan": ("collapsebench.cli_run:plan", "Show what a run would do, and why."),
     "status": ("collapsebench.cli_run:status", "Show the state of every cell of a suite."),
     "explain": ("collapsebench.cli_run:explain", "Say why a cell would be trained anew."),

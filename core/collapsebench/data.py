@@ -102,7 +102,7 @@ def principal_components(second_moments: Mapping[SplitName, Floats]) -> Pca:
     total = float(np.trace(second_moments["train"]))
     curves = {}
     for name, moment in second_moments.items():
-        captured = np.einsum("kd,de,ke->k", components, moment, components)
+        captured = ((components @ moment) * components).sum(axis=1)
         curve = (np.trace(moment) - np.concatenate([[0.0], np.cumsum(captured)])) / total
         curves[name] = np.clip(curve, 0.0, None)
     return Pca(eigenvalues=values / total, components=components.copy(), rank_distortion=curves)

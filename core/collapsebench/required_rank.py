@@ -78,11 +78,7 @@ def required_rank_page(ranks: pd.DataFrame) -> str:
     """Return `required_ranks` as Markdown, a table per dataset and objective, with what its numbers mean."""
     blocks = ["# Required rank"]
     for (dataset, objective), part in ranks.groupby(["dataset", "objective"], sort=False):
-        models = sorted(dict.fromkeys(part["model"]), key=lambda name: (name != PCA, name == BEST))
-        body = []
-        for tolerance, rows in part.groupby("tolerance_percent", sort=False):
-            texts = {row["model"]: _with_interval(row) for row in rows.to_dict("records")}
-            body.append([f"{tolerance:g} %", *(texts.get(model, NOT_MEASURED) for model in models)])
+        models, body = required_rank_cells(part)
         headers = ["tolerance", *(model.replace("|", "\\|") for model in models)]
         blocks += [f"## {dataset}, {objective}", tabulate(body, headers, tablefmt="pipe", disable_numparse=True)]
     blocks.append(
@@ -93,6 +89,16 @@ def required_rank_page(ranks: pd.DataFrame) -> str:
         f"architecture with the least mean."
     )
     return "\n\n".join(blocks) + "\n"
+
+
+def required_rank_cells(ranks: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return `required_ranks` of one dataset and objective as text: its models, and per tolerance a cell for each."""
+    models = sorted(dict.fromkeys(ranks["model"]), key=lambda name: (name != PCA, name == BEST))
+    body = []
+    for tolerance, rows in ranks.groupby("tolerance_percent", sort=False):
+        texts = {row["model"]: _with_interval(row) for row in rows.to_dict("records")}
+        body.append([f"{tolerance:g} %", *(texts.get(model, NOT_MEASURED) for model in models)])
+    return models, body
 
 
 def _ranks(group: Group, split: SplitName) -> Floats:

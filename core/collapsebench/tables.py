@@ -187,14 +187,15 @@ def _notes(results: SuiteResults, compared: Sequence[Group]) -> list[str]:
 
 
 def _about(dataset: Mapping[str, Any]) -> list[str]:
-    """Return one line on the data: citation, revision, licence, what was left out."""
+    """Return a line on the data (citation, revision, licence, what was left out), and one for each of its notices."""
     parts = [
         str(dataset.get("citation", "")),
         *(f"{key} {dataset[key]}" for key in ("revision", "licence") if dataset.get(key)),
         *([f"left out: {', '.join(map(str, dataset['left_out']))}"] if dataset.get("left_out") else []),
     ]
     text = "; ".join(part.rstrip(". ") for part in parts if part)
-    return [f"Data: {text}."] if text else []
+    notices = [f"Notice: {notice}." for notice in dataset.get("notices", ())]
+    return [f"Data: {text}.", *notices] if text else notices
 
 
 def _footer(results: SuiteResults) -> list[str]:

@@ -27,4 +27,10 @@ def collapsebench_datasets() -> list[Component]:
             "WorldClim bioclimatic variables of the land, split by spatial blocks",
             parameters="collapsebench_datasets.worldclim_parameters:WorldClimParameters",
         ),
+        Component(
+            "table",
+            "collapsebench_datasets.table:Table",
+            "A table of your own: CSV, TSV, Parquet, Arrow, Feather, NPY or NPZ",
+            parameters="collapsebench_datasets.table_parameters:TableParameters",
+        ),
     ]

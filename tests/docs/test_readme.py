@@ -49,6 +49,24 @@ def test_the_python_example_prints_the_exact_solution_and_a_board(tmp_path: Path
     assert "pca-agreement" in done.stdout
 
 
+def test_the_scan_of_a_table_runs_as_it_stands_but_for_its_size(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("bash") if "collapsebench scan" in block]
+    make, scan = block.strip().splitlines()
+    options = "--seeds 1 --temperatures 3 --max-updates 8 --latent-dim 3"
+    environment = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = run("bash", "-ec", f"{make}\n{scan} {options}", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "Latent spectrum" in done.stdout
+    assert (tmp_path / "wine-scan" / "scan.txt").read_text() in done.stdout
+
+
+def test_the_scan_of_a_frame_prints_what_k_latents_cost(tmp_path: Path) -> None:
+    (example,) = [block for block in blocks("python") if "collapsebench.scan" in block]
+    done = run(sys.executable, "-c", example, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pca_distortion" in done.stdout
+
+
 def test_the_suite_validates_as_it_stands(tmp_path: Path) -> None:
     (suite,) = [block for block in blocks("toml") if "[scan]" in block]
     (tmp_path / "my-suite.toml").write_text(suite)
