@@ -109,8 +109,14 @@ class Outcome:
 
         return render(self.results, format)
 
+    def __repr__(self) -> str:
+        ended = sum(cell.status == "ok" for cell in self.results.cells)
+        return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
+
     def _repr_html_(self) -> str:
-        return self.board.to_html(index=False)
+        from collapsebench.tables import page_html
+
+        return page_html(self.results)
 
 
 def open_session(
