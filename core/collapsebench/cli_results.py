@@ -30,7 +30,9 @@ def score(**options: Any) -> None:
 
 @click.command()
 @suite_options
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
+)
 def board(format_: str, **options: Any) -> None:
     """Print the board of SUITE."""
     outcome = _scored(options)

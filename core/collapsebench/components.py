@@ -58,6 +58,10 @@ class Component:
     parameters: `module:Model`, a `Parameters` subclass in a module that imports no torch; None for no parameters.
     version: raise it when the same parameters give other numbers; it is part of every key that depends on it.
     requires: distributions beyond collapsebench's own that the component needs, as in pyproject.toml.
+
+    >>> moons = Component("two-moons", "two_moons:TwoMoons", "two interleaved half circles")
+    >>> moons.id, moons.version, moons.requires
+    ('two-moons', 1, ())
     """
 
     id: str

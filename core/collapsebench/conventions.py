@@ -80,7 +80,11 @@ def beta_of(
     kl_weight: float | None = None,
     eta: float | None = None,
 ) -> float:
-    """Return the beta that somebody's loss needs for a temperature: the inverse of `temperature_of`."""
+    """Return the beta that somebody's loss needs for a temperature: the inverse of `temperature_of`.
+
+    >>> beta_of(0.25, "pythae", total_variance=16.0, features=16)
+    4.0
+    """
     scale = _factor(convention, features, kl_weight, eta)
     return _positive("temperature", temperature) * total_variance / scale
 

@@ -10,6 +10,11 @@ class GaussianHead(nn.Module):
 
     Free affine heads are what the Ward identities of an equilibrium presuppose. log_variance_bias: where the
     log-variance starts.
+
+    >>> import torch
+    >>> mean, log_variance = GaussianHead(16, latent_dim=4, log_variance_bias=-4.0)(torch.zeros(8, 16))
+    >>> tuple(mean.shape), round(float(log_variance.mean().detach()), 3)
+    ((8, 4), -4.0)
     """
 
     def __init__(self, features: int, latent_dim: int, log_variance_bias: float = 0.0) -> None:

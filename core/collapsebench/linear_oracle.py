@@ -210,6 +210,15 @@ def oracle(
 
     latent_dim: d by default; may be smaller or larger. evaluation: E (x - train mean)(x - train mean)^T `(d,
     d)` of another split, on which the optimum of the train split is then evaluated.
+
+    >>> exact = oracle(np.diag([4.0, 2.0, 1.0]), temperatures=[0.5, 0.1])
+    >>> print(exact.thresholds.round(3))
+    [0.571 0.286 0.143]
+    >>> print(exact.signal_fraction.round(3))
+    [[0.125 0.    0.   ]
+     [0.825 0.65  0.3  ]]
+    >>> print(exact.active_count)
+    [1. 3.]
     """
     matrix = _symmetric(covariance, "covariance")
     scale = np.atleast_1d(np.asarray(temperatures, dtype=np.float64))
@@ -241,6 +250,9 @@ def landau_cost(m: ArrayLike, eigenvalue: ArrayLike, beta: ArrayLike) -> Floats:
              = lambda / 2 + 1/2 (beta - lambda) M^2 + (beta / 4) M^4 + (beta / 6) M^6 + ...
 
     Decoder variance 1; the arguments broadcast. The minimum is at m = [1 - beta / lambda]_+.
+
+    >>> print(landau_cost([0.0, 0.5, 0.9], eigenvalue=1.0, beta=0.5).round(3))
+    [0.5   0.423 0.626]
     """
     fraction = np.asarray(m, dtype=np.float64)
     cost: Floats = 0.5 * (np.asarray(eigenvalue) * (1.0 - fraction) - np.asarray(beta) * np.log1p(-fraction))
@@ -254,6 +266,9 @@ def reverse_water_filling(eigenvalues: ArrayLike, distortion: ArrayLike) -> Floa
 
     distortion: E|x - x_hat|^2 in the unit of the eigenvalues, any shape, which is the shape of the result; 0
     gives infinity. Source: Cover and Thomas 2006, theorem 10.3.3.
+
+    >>> print(reverse_water_filling([4.0, 1.0], distortion=[5.0, 2.0, 1.0]).round(3))
+    [0.    0.693 1.386]
     """
     spectrum = np.sort(np.asarray(eigenvalues, dtype=np.float64))
     _check_eigenvalues(spectrum[::-1], "spectrum")

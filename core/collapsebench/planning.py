@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from collapsebench import notebook
 from collapsebench.data import Standardised, standardise
 from collapsebench.errors import CollapsebenchError, StoreError, blaming
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 ENGINE = 1
@@ -47,6 +53,12 @@ class Cell:
         return "missing" if self.record is None else self.record.status
 
     @property
+    def converged(self) -> float:
+        """The share of its replicas that converged, NaN where none is stored."""
+        replicas = self.record.replicas if self.record else ()
+        return sum(replica["mark"] == "converged" for replica in replicas) / len(replicas) if replicas else math.nan
+
+    @property
     def is_finished(self) -> bool:
         """Whether training it again would give nothing new."""
         return self.status in FINISHED
@@ -68,6 +80,38 @@ class Plan:
     def missing(self) -> list[Cell]:
         """The cells that a run would train."""
         return [cell for cell in self.cells if cell.key is not None and not cell.is_finished]
+
+    @cached_property
+    def statuses(self) -> pd.DataFrame:
+        """One row per cell: dataset, architecture, objective, seed, status, converged (share of replicas), key."""
+        import pandas as pd
+
+        columns = ("dataset", "architecture", "objective", "seed", "status", "converged", "key")
+        rows = [
+            (cell.dataset, cell.architecture, cell.objective, cell.seed, cell.status, cell.converged, cell.key or "")
+            for cell in self.cells
+        ]
+        return pd.DataFrame(rows, columns=pd.Index(columns))
+
+    def __repr__(self) -> str:
+        return f"Plan(suite={self.suite.id!r}, cells={len(self.cells)}, missing={len(self.missing)})"
+
+    def _repr_html_(self) -> str:
+        temperatures = self.suite.scan.temperatures
+        sentences = [
+            f"{len(self.cells)} cells, {len(self.missing)} to train, {len(temperatures)} temperatures from "
+            f"{temperatures[0]:g} to {temperatures[-1]:g}, at most {self.suite.training.max_updates} updates each.",
+            *(f"Dataset {name} cannot be loaded: {reason}" for name, (_, reason) in self.failures.items()),
+        ]
+        header = ("dataset", "architecture", "objective", "seed", "status", "converged", "key")
+        rows = [
+            (
+                cell.dataset, cell.architecture, cell.objective, str(cell.seed), cell.status,
+                "" if math.isnan(cell.converged) else f"{math.floor(100 * cell.converged)} %", (cell.key or "")[:12],
+            )
+            for cell in self.cells
+        ]  # fmt: skip
+        return notebook.fragment(self.suite.title or self.suite.id, sentences, [("", notebook.table(header, rows))])
 
 
 def make_plan(suite: Suite, store: Store, registry: Registry) -> Plan:

@@ -48,6 +48,9 @@ def rate_law(temperatures: ArrayLike, threshold: ArrayLike) -> Floats:
 
     Exact for a linear decoder on the train split, where the threshold is lambda_k / V; P2 lays it over measured rates
     with the mode's utility in its place, without a fit. NaN where the threshold is not positive.
+
+    >>> print(rate_law([0.5, 0.1, 0.01], threshold=0.2).round(3))
+    [0.    0.347 1.498]
     """
     t, scale = np.asarray(temperatures, dtype=np.float64), np.asarray(threshold, dtype=np.float64)
     rate: Floats = np.maximum(0.5 * (np.log(np.where(scale > 0, scale, np.nan)) - np.log(t)), 0.0)
@@ -59,6 +62,10 @@ def tail_law(curve: ArrayLike, window: tuple[int, int] = TAIL_WINDOW, confidence
 
     The interval is the t-interval of the slope, which takes the residuals of neighbouring ranks as independent.
     Distortions below 1e-12 D(0) are left out.
+
+    >>> law = tail_law([1.0, *(0.5 * k**-2.0 for k in range(1, 11))], window=(4, 10))
+    >>> round(law.exponent, 3), round(law.prefactor, 3)
+    (2.0, 0.5)
     """
     values = _known(curve)
     exponent, low, high = tail_exponent(values, window, confidence)
@@ -74,6 +81,10 @@ def crossover_rank(curve: ArrayLike, law: TailLaw, factor: float = 1.5) -> float
     """Return the first rank K >= 1 from which the curve stays within a factor of a law, up to the end of its window.
 
     NaN where the window's last rank is already further away, or cannot be compared.
+
+    >>> curve = [1.0, 0.9, *(0.5 * k**-2.0 for k in range(2, 11))]
+    >>> crossover_rank(curve, tail_law(curve, window=(4, 10)))
+    2.0
     """
     values = _known(curve)[: law.window[1] + 1]
     with np.errstate(divide="ignore"):

@@ -10,6 +10,9 @@ from pydantic import BaseModel
 Path = tuple[str | int, ...]
 Schema = Mapping[str, Any]
 
+OWN = "its own"
+"""The default of a table that has a default for every key."""
+
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -21,6 +24,19 @@ class ParameterRow(NamedTuple):
     default: str
     description: str
     where: str = ""
+
+
+class TableSection(NamedTuple):
+    """One table of a file: its key path ("" for the top, [] for a list of tables), variant, sentence and own rows.
+
+    is_open: whether it takes further keys, those of the component that it names.
+    """
+
+    path: str
+    where: str
+    summary: str
+    is_open: bool
+    rows: tuple[ParameterRow, ...]
 
 
 def legal_keys(model: type[BaseModel], path: Path, data: Any) -> list[str]:
@@ -39,6 +55,12 @@ def parameter_rows(model: type[BaseModel]) -> list[ParameterRow]:
     """Return the parameters of a model, nested ones included, in their order of declaration."""
     root = model.model_json_schema()
     return list(_rows(root, root, "", ""))
+
+
+def table_sections(model: type[BaseModel]) -> list[TableSection]:
+    """Return every table of a file that a model describes, the outer ones first; each names its own keys only."""
+    root = model.model_json_schema()
+    return list(_sections(root, root, "", ""))
 
 
 def type_in_words(schema: Schema, root: Schema) -> str:
@@ -75,6 +97,31 @@ def _rows(node: Schema, root: Schema, prefix: str, where: str) -> Iterator[Param
         for variant in _variants(field, root, None):
             if variant.get("type") == "object":
                 yield from _rows(variant, root, f"{prefix}{name}.", _tag(variant))
+
+
+def _sections(node: Schema, root: Schema, path: str, where: str) -> Iterator[TableSection]:
+    required = set(node.get("required", ()))
+    rows, inner = [], []
+    for name, field in node.get("properties", {}).items():
+        below = f"{path}.{name}".lstrip(".")
+        tables = [(below, variant) for variant in _variants(field, root, None)]
+        tables += [(f"{at}[]", item) for at, variant in tables for item in _items(variant, root)]
+        tables = [(at, table) for at, table in tables if "properties" in table]
+        only_table = [at for at, _ in tables] == [below] and "anyOf" not in field
+        default = "required" if name in required else OWN if only_table else _in_toml(field.get("default"))
+        kind = "table" if only_table else type_in_words(field, root)
+        rows.append(ParameterRow(name, kind, default, " ".join(str(field.get("description", "")).split()), where))
+        inner += [(table, at, _tag(table) if len(tables) > 1 else "") for at, table in tables]
+    summary = " ".join(str(node.get("description", "")).split())
+    yield TableSection(path, where, summary, node.get("additionalProperties") is True, tuple(rows))
+    for table, at, tag in inner:
+        yield from _sections(table, root, at, tag)
+
+
+def _items(node: Schema, root: Schema) -> Iterator[Schema]:
+    items = node.get("items")
+    if isinstance(items, Mapping):
+        yield from _variants(items, root, None)
 
 
 def _variants(node: Schema, root: Schema, data: Any) -> Iterator[Schema]:
@@ -132,7 +179,7 @@ def _in_toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_in_toml(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {_in_toml(inner)}" for key, inner in value.items() if inner is not None) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_in_toml(inner) for inner in value) + "]"
     return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)

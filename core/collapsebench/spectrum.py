@@ -63,6 +63,13 @@ def grid(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str
     """Return one quantity of an observable's table as `(t, axis)`, in the order of the temperatures.
 
     A temperature without rows is a row of NaN.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"split": "train", "temperature": [0.5, 0.5, 0.1, 0.1], "latent": [0, 1, 0, 1],
+    ...                       "rate": [0.0, 0.3, 0.8, 1.1]})
+    >>> print(grid(table, "train", [0.1, 0.5], "rate"))
+    [[0.8 1.1]
+     [0.  0.3]]
     """
     absent = {"split", "temperature", axis, quantity} - set(table.columns)
     if absent:
@@ -88,13 +95,25 @@ def ranked(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: s
     fraction.
 
     Descending, ties by index; temperatures in the order given. Diverged latents come last, as NaN.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"split": "train", "temperature": 0.1, "latent": [0, 1], "signal_fraction": [0.2, 0.9],
+    ...                       "rate": [0.1, 1.2]})
+    >>> print(ranked(table, "train", [0.1], "rate"))
+    [[1.2 0.1]]
     """
     order = np.argsort(-grid(table, split, temperatures, "signal_fraction"), axis=1, kind="stable")
     return np.take_along_axis(grid(table, split, temperatures, quantity), order, axis=1)
 
 
 def ranked_signal_fraction(table: pd.DataFrame, split: str, temperatures: ArrayLike) -> Floats:
-    """Return M^2 of "latent-moments" `(t, rank)`, each row descending, temperatures in the order given."""
+    """Return M^2 of "latent-moments" `(t, rank)`, each row descending, temperatures in the order given.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"split": "train", "temperature": 0.1, "latent": [0, 1], "signal_fraction": [0.2, 0.9]})
+    >>> print(ranked_signal_fraction(table, "train", [0.1]))
+    [[0.9 0.2]]
+    """
     return ranked(table, split, temperatures, "signal_fraction")
 
 
@@ -103,6 +122,13 @@ def rank_distortion(table: pd.DataFrame, temperatures: ArrayLike) -> RankDistort
 
     What a model does on samples it has not seen needs a T that they did not choose; what it has come to on the train
     split is compared with that split's own covariance, and must not hang on another's.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"split": "validation", "temperature": [0.5, 0.5, 0.1, 0.1], "rank": [0, 1, 0, 1],
+    ...                       "normalised_distortion": [1.0, 0.6, 1.0, 0.2]})
+    >>> found = rank_distortion(table, [0.5, 0.1])
+    >>> print(found.curves["validation"], found.temperature)
+    [1.  0.2] [0.5 0.1]
     """
     scale = np.asarray(temperatures, dtype=np.float64)
     chosen = grid(table, "validation", scale, "normalised_distortion", "rank")
@@ -120,19 +146,33 @@ def rank_distortion(table: pd.DataFrame, temperatures: ArrayLike) -> RankDistort
 
 
 def utilities(curve: ArrayLike) -> Floats:
-    """Return utility_k = D(k-1) - D(k), k = 1..latent_dim, of a rank-distortion curve `(K,)`."""
+    """Return utility_k = D(k-1) - D(k), k = 1..latent_dim, of a rank-distortion curve `(K,)`.
+
+    >>> print(utilities([1.0, 0.4, 0.1]).round(3))
+    [0.6 0.3]
+    """
     return -np.diff(np.asarray(curve, dtype=np.float64))
 
 
 def effective_dimension(curve: ArrayLike, tolerance: float) -> float:
-    """Return min { K : D(K) / D(0) <= tolerance }, infinity where the curve does not get there."""
+    """Return min { K : D(K) / D(0) <= tolerance }, infinity where the curve does not get there.
+
+    >>> effective_dimension([1.0, 0.4, 0.1, 0.01], tolerance=0.1)
+    2.0
+    >>> effective_dimension([1.0, 0.4, 0.1, 0.01], tolerance=0.001)
+    inf
+    """
     values = np.asarray(curve, dtype=np.float64)
     reached = np.flatnonzero(values <= tolerance * values[0])
     return float(reached[0]) if reached.size else float("inf")
 
 
 def resolved_ranks(reference_thresholds: ArrayLike, temperatures: ArrayLike, latent_dim: int) -> NDArray[np.bool_]:
-    """Return, for each rank k, whether k <= latent_dim and T_k >= 10 times the lowest temperature."""
+    """Return, for each rank k, whether k <= latent_dim and T_k >= 10 times the lowest temperature.
+
+    >>> print(resolved_ranks([0.5, 0.05, 0.005], temperatures=[1.0, 0.001], latent_dim=2))
+    [ True  True False]
+    """
     reference = np.asarray(reference_thresholds, dtype=np.float64)
     lowest = float(np.min(np.asarray(temperatures, dtype=np.float64)))
     # The margin keeps a threshold at exactly ten times from hanging on roundoff.
@@ -146,6 +186,9 @@ def fixed_exponent_threshold(temperatures: ArrayLike, signal_fraction: ArrayLike
 
     Global: for each set of temperatures below T_c the best 1 / T_c is known in closed form. Infinity if M^2
     does not fall anywhere in the scan.
+
+    >>> round(fixed_exponent_threshold([0.1, 0.2, 0.4, 0.8], [0.75, 0.5, 0.0, 0.0]), 3)
+    0.4
     """
     t, y = _finite(temperatures, signal_fraction)
     if not t.size or y.max() <= active:
@@ -165,6 +208,11 @@ def free_exponent_fit(temperatures: ArrayLike, signal_fraction: ArrayLike, confi
     slowing down rounds it. Interval: a +- t_{n-2} sqrt(cov_aa) with cov = SSE / (n - 2) (J^T J)^-1, the
     covariance of nonlinear least squares under independent noise of M^2; NaN with fewer than four
     temperatures in the window.
+
+    >>> t = np.geomspace(0.02, 0.35, 12)
+    >>> fit = free_exponent_fit(t, 1 - t / 0.4)
+    >>> round(fit.exponent, 3), round(fit.threshold, 3), fit.n
+    (0.5, 0.4, 12)
     """
     t, y = _finite(temperatures, signal_fraction)
     threshold = fixed_exponent_threshold(t, y)
@@ -188,6 +236,10 @@ def fixed_slope_rate_threshold(temperatures: ArrayLike, rate: ArrayLike, utility
 
     The least-squares solution is log T_c = mean(log T + 2 R); NaN with fewer than two temperatures in the
     window.
+
+    >>> t = np.array([0.05, 0.1, 0.2])
+    >>> round(fixed_slope_rate_threshold(t, -0.5 * np.log(t / 0.4), utility=0.4), 3)
+    0.4
     """
     t, r = _finite(temperatures, rate)
     window = (t >= 1e-2 * utility) & (t <= utility)
@@ -197,7 +249,11 @@ def fixed_slope_rate_threshold(temperatures: ArrayLike, rate: ArrayLike, utility
 
 
 def one_shot_thresholds(snr: ArrayLike, temperature: ArrayLike) -> Floats:
-    """Return T_c = T (1 + snr) of active latents at one temperature; exact where the linear oracle holds."""
+    """Return T_c = T (1 + snr) of active latents at one temperature; exact where the linear oracle holds.
+
+    >>> print(one_shot_thresholds([4.0, 1.0], temperature=0.1))
+    [0.5 0.2]
+    """
     return np.asarray(temperature, dtype=np.float64) * (1.0 + np.asarray(snr, dtype=np.float64))
 
 
@@ -206,6 +262,11 @@ def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
 
     Not a squared correlation: an offset counts. Pairs that are not both finite and positive are left out; NaN
     for fewer than two distinct references.
+
+    >>> round(identity_r2([0.5, 0.2, 0.1], [0.5, 0.2, 0.1]), 3)
+    1.0
+    >>> round(identity_r2([1.0, 0.4, 0.2], [0.5, 0.2, 0.1]), 3)
+    -0.106
     """
     error, log_reference = _log_pairs(measured, reference)
     spread = float(np.square(log_reference - log_reference.mean()).sum()) if error.size > 1 else 0.0
@@ -213,7 +274,11 @@ def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
 
 
 def max_log_error(measured: ArrayLike, reference: ArrayLike) -> float:
-    """Return max |log measured - log reference| over the pairs that are finite and positive, NaN for none."""
+    """Return max |log measured - log reference| over the pairs that are finite and positive, NaN for none.
+
+    >>> round(max_log_error([0.5, 0.22], [0.5, 0.20]), 3)
+    0.095
+    """
     error, _ = _log_pairs(measured, reference)
     return float(np.abs(error).max()) if error.size else float("nan")
 
@@ -224,6 +289,11 @@ def first_swapped_rank(thresholds: ArrayLike, tolerance: float = 0.0) -> int:
 
     thresholds: in the order of the reference (descending utilities, or PCA). NaN, a mode that never became
     active, counts as 0. tolerance: the relative excess that still counts as equal.
+
+    >>> first_swapped_rank([0.5, 0.2, 0.3, 0.1])
+    3
+    >>> first_swapped_rank([0.5, 0.3, 0.2, 0.1])
+    5
     """
     values = np.nan_to_num(np.asarray(thresholds, dtype=np.float64), nan=0.0, posinf=np.inf)
     rises = np.flatnonzero(values[1:] > (1.0 + tolerance) * values[:-1])
@@ -234,6 +304,10 @@ def tail_exponent(curve: ArrayLike, window: tuple[int, int], confidence: float =
     """Return a, low, high of D(K) ~ K^-a by log-log least squares over window[0] <= K <= window[1].
 
     The interval is the t-interval of the slope; NaN with fewer than three usable ranks.
+
+    >>> curve = [1.0, *(k**-2.0 for k in range(1, 11))]
+    >>> round(tail_exponent(curve, (4, 10))[0], 3)
+    2.0
     """
     values = np.asarray(curve, dtype=np.float64)
     ranks = np.arange(values.size)

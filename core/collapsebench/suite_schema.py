@@ -73,8 +73,8 @@ class Scan(Section):
 class Adam(Section):
     """Adam."""
 
-    use: Literal["adam"] = "adam"
-    learning_rate: PositiveFloat = 3e-4
+    use: Literal["adam"] = Field(default="adam", description="the optimiser")
+    learning_rate: PositiveFloat = Field(default=3e-4, description="its largest learning rate")
     beta1: Decay = Field(default=0.9, description="decay of the first moment")
     beta2: Decay = Field(default=0.999, description="decay of the second moment")
     epsilon: PositiveFloat = Field(default=1e-8, description="added to the root of the second moment")
@@ -83,8 +83,8 @@ class Adam(Section):
 class Preconditioned(Section):
     """Adam in the eigenbasis of each layer's two gradient covariances, one basis per replica."""
 
-    use: Literal["preconditioned"] = "preconditioned"
-    learning_rate: PositiveFloat = 0.03
+    use: Literal["preconditioned"] = Field(default="preconditioned", description="the optimiser")
+    learning_rate: PositiveFloat = Field(default=0.03, description="its largest learning rate")
     beta1: Decay = Field(default=0.95, description="decay of the first moment")
     beta2: Decay = Field(default=0.95, description="decay of the second moment")
     preconditioner_decay: Decay = Field(default=0.95, description="decay of the gradient covariances")
@@ -111,12 +111,14 @@ class Convergence(Section):
 class Training(Section):
     """How replicas are trained."""
 
-    optimiser: Annotated[Adam | Preconditioned, Field(discriminator="use")] = Adam()
+    optimiser: Annotated[Adam | Preconditioned, Field(discriminator="use")] = Field(
+        default=Adam(), description="which optimiser, with its settings"
+    )
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="learning rate over the budget")
     batch_size: PositiveInt | Literal["full"] = Field(default=256, description="samples per update, or 'full'")
     max_updates: PositiveInt = Field(description="the budget of every replica, in updates")
     warm_up: int = Field(default=50, ge=0, description="updates over which the learning rate rises from zero")
-    convergence: Convergence = Convergence()
+    convergence: Convergence = Field(default=Convergence(), description="when a replica counts as converged")
     price_warm_up: float = Field(
         default=0.0,
         ge=0,
@@ -153,9 +155,11 @@ class UsedComponent(Section):
 class ComputeSettings(Section):
     """Where and how precisely it is computed."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["float32", "float64"] = "float32"
-    max_replicas_per_stack: PositiveInt = 128
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="where stacks are trained; auto: CUDA where there is one, else the CPU"
+    )
+    precision: Literal["float32", "float64"] = Field(default="float32", description="of weights and arithmetic")
+    max_replicas_per_stack: PositiveInt = Field(default=128, description="replicas trained together, at most")
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )
@@ -181,9 +185,9 @@ class NamedComponent(UsedComponent):
 class ArchitectureTable(Section):
     """A named pair of encoder and decoder."""
 
-    id: Id
-    encoder: UsedComponent
-    decoder: UsedComponent
+    id: Id = Field(description="name in this suite")
+    encoder: UsedComponent = Field(description="the encoder and its parameters")
+    decoder: UsedComponent = Field(description="the decoder and its parameters")
     latent_dim: PositiveInt | None = Field(
         default=None, description="latents of this architecture, instead of scan.latent_dim"
     )
@@ -192,7 +196,7 @@ class ArchitectureTable(Section):
 class SuiteFile(Section):
     """A suite file as people write it."""
 
-    title: str = ""
+    title: str = Field(default="", description="heading of the board")
     seeds: PositiveInt | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = Field(
         default=3, description="number of training seeds, or a list of them"
     )
@@ -201,14 +205,16 @@ class SuiteFile(Section):
         min_length=1, description="ids of metrics, or tables with their parameters"
     )
     rank_by: tuple[str, ...] | None = Field(default=None, description="scores `metric/score` that the board ranks by")
-    scan: Scan
-    training: Training
-    evaluation: EvaluationSettings = EvaluationSettings()
-    datasets: tuple[NamedComponent, ...] = Field(min_length=1)
-    architectures: tuple[ArchitectureTable, ...] = Field(min_length=1)
-    objectives: tuple[NamedComponent, ...] = Field(default=(NamedComponent(use="beta-vae", id=None),), min_length=1)
+    scan: Scan = Field(description="what is scanned")
+    training: Training = Field(description="how replicas are trained")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="how replicas are measured")
+    datasets: tuple[NamedComponent, ...] = Field(min_length=1, description="the data, one table each")
+    architectures: tuple[ArchitectureTable, ...] = Field(min_length=1, description="pairs of encoder and decoder")
+    objectives: tuple[NamedComponent, ...] = Field(
+        default=(NamedComponent(use="beta-vae", id=None),), min_length=1, description="what replicas minimise"
+    )
     sweep: dict[str, Any] = Field(default={}, description="dotted path of a parameter -> values; the product is run")
-    compute: ComputeSettings = ComputeSettings()
+    compute: ComputeSettings = Field(default=ComputeSettings(), description="where and how precisely it is computed")
     presets: dict[str, dict[str, Any]] = Field(default={}, description="name -> what it changes, nested or dotted")
 
     @model_validator(mode="after")

@@ -1,9 +1,4 @@
-"""Measure the latent spectrum of a table: a suite made from the table itself, run like any other.
-
->>> import collapsebench, pandas as pd
->>> found = collapsebench.scan(pd.read_csv("my.csv"), leave_out=["species"])        # doctest: +SKIP
->>> found.spectrum, found.required_ranks, found.kept_latents                        # doctest: +SKIP
-"""
+"""Measure the latent spectrum of a table: a suite made from the table itself, run like any other."""
 
 from __future__ import annotations
 

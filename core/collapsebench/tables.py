@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import MIN_PADDING, tabulate
 
+from collapsebench import notebook
 from collapsebench.components import Score
 from collapsebench.ranking import CONFIDENCE, t_interval
 from collapsebench.results import SuiteResults
@@ -69,8 +70,27 @@ def number(mean: float, low: float = math.nan, high: float = math.nan) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def page_html(results: SuiteResults) -> str:
+    """Return the board for a notebook: the tables of `page` with their notes, every text escaped."""
+    tables = []
+    for (dataset, objective), compared in comparisons(results).items():
+        columns = [column for part in _columns(results, compared) for column in part]
+        rows = list(zip(*(column.cells for column in columns), strict=True))
+        content = notebook.table(["\n".join(column.header) for column in columns], rows)
+        tables.append((f"{dataset}, {objective}", content + notebook.paragraphs(_notes(results, compared))))
+    return notebook.fragment(results.title or results.suite, [], tables) + notebook.paragraphs(_footer(results))
+
+
 def _table(results: SuiteResults, compared: Sequence[Group], markdown: bool) -> list[str]:
     """Return the table of one dataset and objective, in as many pieces as the width of a terminal asks for."""
+    fixed, headlines = _columns(results, compared)
+    if markdown:
+        return [_markdown([*fixed, *headlines])]
+    return [_text(piece) for piece in _pieces(fixed, headlines)]
+
+
+def _columns(results: SuiteResults, compared: Sequence[Group]) -> tuple[list[_Column], list[_Column]]:
+    """Return the columns of one dataset and objective: those that every board has, and the scores."""
     found = standings(results, compared)
     ranks = {name: standing.rank for name, standing in found.items()}
     rows = sorted(compared, key=lambda group: rank.mean if (rank := ranks[group.architecture]) else math.inf)
@@ -86,9 +106,7 @@ def _table(results: SuiteResults, compared: Sequence[Group], markdown: bool) -> 
         _Column(_header(metric, score), tuple(_cell(group, metric, score) for group in rows))
         for metric, score in headline_scores(results)
     ]
-    if markdown:
-        return [_markdown([*fixed, *headlines])]
-    return [_text(piece) for piece in _pieces(fixed, headlines)]
+    return fixed, headlines
 
 
 def headline_scores(results: SuiteResults) -> list[tuple[str, Score]]:

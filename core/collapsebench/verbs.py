@@ -1,9 +1,4 @@
-"""The verbs of the command line as Python functions, returning frames and small frozen objects.
-
->>> import collapsebench
->>> outcome = collapsebench.run("quickstart", preset="smoke")       # doctest: +SKIP
->>> outcome.board                                                   # doctest: +SKIP
-"""
+"""The verbs of the command line as Python functions, returning frames and small frozen objects."""
 
 from __future__ import annotations
 
@@ -109,8 +104,14 @@ class Outcome:
 
         return render(self.results, format)
 
+    def __repr__(self) -> str:
+        ended = sum(cell.status == "ok" for cell in self.results.cells)
+        return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
+
     def _repr_html_(self) -> str:
-        return self.board.to_html(index=False)
+        from collapsebench.tables import page_html
+
+        return page_html(self.results)
 
 
 def open_session(
@@ -132,23 +133,59 @@ def open_session(
 
 
 def plan(suite: str | Path, **options: Any) -> Plan:
-    """Return every cell of a suite with its key and status; nothing is trained or written. Options: `open_session`."""
+    """Return every cell of a suite with its key and status; nothing is trained or written. Options: `open_session`.
+
+    >>> import collapsebench
+    >>> plan = collapsebench.plan("linear-gaussian", preset="smoke", seeds=1)
+    >>> plan
+    Plan(suite='linear-gaussian', cells=3, missing=3)
+    >>> plan.statuses["status"].tolist()
+    ['missing', 'missing', 'missing']
+    >>> round(float(plan.data["gap"].pca.eigenvalues[0]), 3)
+    0.219
+    """
     session = open_session(suite, **options)
     return make_plan(session.suite, session.store, session.registry)
 
 
 def run(suite: str | Path, *, report: Callable[[str, Progress], None] | None = None, **options: Any) -> Outcome:
-    """Train what is missing, observe, score, rank; write board, tables and figures. Options: `open_session`."""
+    """Train what is missing, observe, score, rank; write board, tables and figures. Options: `open_session`.
+
+    >>> import collapsebench
+    >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]']}
+    >>> outcome = collapsebench.run("linear-gaussian", **options)
+    >>> outcome.ok
+    True
+    >>> list(outcome.board.columns[:6])
+    ['suite', 'dataset', 'architecture', 'objective', 'metric', 'score']
+    >>> len(outcome.statuses)
+    2
+    """
     return run_session(open_session(suite, **options), report or (lambda name, progress: None), lambda text: None)
 
 
 def score(suite: str | Path, **options: Any) -> Outcome:
-    """Score what has been trained and rank it; nothing is trained. Options: `open_session`."""
+    """Score what has been trained and rank it; nothing is trained. Options: `open_session`.
+
+    >>> import collapsebench
+    >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]']}
+    >>> trained = collapsebench.run("linear-gaussian", **options)
+    >>> collapsebench.score("linear-gaussian", **options).board.equals(trained.board)
+    True
+    """
     return score_session(open_session(suite, **options))
 
 
 def board(suite: str | Path, **options: Any) -> pd.DataFrame:
-    """Return the board of what has been trained, as a long table. Options: `open_session`."""
+    """Return the board of what has been trained, as a long table. Options: `open_session`.
+
+    >>> import collapsebench
+    >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]']}
+    >>> trained = collapsebench.run("linear-gaussian", **options)
+    >>> frame = collapsebench.board("linear-gaussian", **options)
+    >>> frame.query("score == 'at-5%'")[["dataset", "architecture", "n_ok"]].values.tolist()
+    [['gaussian', 'linear', 2]]
+    """
     return score(suite, **options).board
 
 

@@ -18,31 +18,39 @@ PUBLISHER = "https://geodata.ucdavis.edu/climate/worldclim"
 
 
 class WorldClimParameters(Parameters):
-    """What to take from WorldClim, and how to split and sample it.
-
-    variables: which of BIO1 to BIO19. path: an archive (zip) or a folder of layers that is already there;
-    nothing is downloaded then. url: another place to download the archive from. sha256: the checksum that the
-    archive must have; without it, the checksum of the first download is trusted and recorded. block_km: side
-    of the equal-area blocks that a split never shares, km. train_cells: cells whose blocks go to
-    train, whatever is drawn from them. train_samples: target size of train.
-    evaluation_samples: upper limit on the samples of validation and of test. sampling: "area" draws each cell
-    a number of times proportional to its area, "weights" takes each cell once with its area as weight, "all"
-    takes each cell once, unweighted.
-    """
+    """What to take from WorldClim, and how to split and sample it."""
 
     places: ClassVar[tuple[str, ...]] = ("path", "url", "sha256")
 
-    version: Version = "2.1"
-    resolution: Resolution = "10m"
-    variables: tuple[int, ...] = ALL_VARIABLES
-    path: Path | None = None
-    url: str | None = Field(default=None, pattern=r"^https?://")
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    block_km: float = Field(default=500.0, ge=10.0, le=20_000.0)
-    train_cells: int = Field(default=500_000, ge=2)
-    train_samples: int = Field(default=500_000, ge=2)
-    evaluation_samples: int | None = Field(default=None, ge=2)
-    sampling: Sampling = "area"
+    version: Version = Field(default="2.1", description="release of WorldClim")
+    resolution: Resolution = Field(default="10m", description="side of a cell in arc-minutes")
+    variables: tuple[int, ...] = Field(default=ALL_VARIABLES, description="which of BIO1 to BIO19")
+    path: Path | None = Field(
+        default=None, description="archive (zip) or folder of layers that is already there; nothing is downloaded then"
+    )
+    url: str | None = Field(
+        default=None, pattern=r"^https?://", description="another place to download the archive from"
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="checksum the archive must have; without it that of the first download is trusted and recorded",
+    )
+    block_km: float = Field(
+        default=500.0, ge=10.0, le=20_000.0, description="side, km, of the equal-area blocks that splits never share"
+    )
+    train_cells: int = Field(
+        default=500_000, ge=2, description="cells whose blocks go to train, whatever is drawn from them"
+    )
+    train_samples: int = Field(default=500_000, ge=2, description="target size of train")
+    evaluation_samples: int | None = Field(
+        default=None, ge=2, description="upper limit on the samples of validation and of test"
+    )
+    sampling: Sampling = Field(
+        default="area",
+        description="area: each cell drawn a number of times proportional to its area; weights: each once, with its "
+        "area as weight; all: each once, unweighted",
+    )
 
     @field_validator("variables")
     @classmethod

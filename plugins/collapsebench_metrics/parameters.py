@@ -2,93 +2,92 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, field_validator
 
 from collapsebench import Parameters, SplitName
 
+Split = Annotated[SplitName, Field(description="the split on which it is evaluated")]
+Confidence = Annotated[float, Field(gt=0, lt=1, description="confidence of the intervals")]
+Tie = Annotated[float, Field(gt=0, lt=1, description="relative distance below which two thresholds are tied")]
+Gap = Annotated[
+    float, Field(ge=0, lt=1, description="relative distance of two eigenvalues below which they share one subspace")
+]
+Active = Annotated[float, Field(ge=0, lt=1, description="signal fraction above which a latent counts as active")]
+
 
 class PcaAgreementParameters(Parameters):
-    """Parameters of `pca-agreement`.
+    """Parameters of `pca-agreement`."""
 
-    active: the signal fraction above which a latent's direction counts. gap: the relative distance between
-    two eigenvalues below which only the subspace of both is defined. margin: the relative distance of T from
-    a threshold within which finite training rounds the signal fraction.
-    """
-
-    split: SplitName = "train"
-    active: float = Field(default=0.5, gt=0, lt=1)
-    gap: float = Field(default=1e-2, ge=0, lt=1)
-    margin: float = Field(default=0.05, ge=0, lt=1)
+    split: Split = "train"
+    active: float = Field(default=0.5, gt=0, lt=1, description="signal fraction above which a direction counts")
+    gap: Gap = 1e-2
+    margin: float = Field(
+        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold within which training rounds M^2"
+    )
 
 
 class ThresholdRankingParameters(Parameters):
-    """Parameters of `threshold-ranking`.
+    """Parameters of `threshold-ranking`."""
 
-    gap: the relative distance below which eigenvalues share one subspace. tolerance: the relative distance
-    below which two thresholds are tied.
-    """
-
-    split: SplitName = "train"
-    gap: float = Field(default=1e-2, ge=0, lt=1)
-    tolerance: float = Field(default=1e-6, gt=0, lt=1)
+    split: Split = "train"
+    gap: Gap = 1e-2
+    tolerance: Tie = 1e-6
 
 
 class ExponentFitParameters(Parameters):
-    """Parameters of `exponent-fit`. confidence: of each mode's interval."""
+    """Parameters of `exponent-fit`."""
 
-    split: SplitName = "train"
-    confidence: float = Field(default=0.95, gt=0, lt=1)
+    split: Split = "train"
+    confidence: Confidence = 0.95
 
 
 class EffectiveDimensionParameters(Parameters):
     """Parameters of `effective-dimension`."""
 
-    split: SplitName = "test"
+    split: Split = "test"
 
 
 class UtilityThresholdDualityParameters(Parameters):
     """Parameters of `utility-threshold-duality`."""
 
-    split: SplitName = "train"
+    split: Split = "train"
 
 
 class EquilibriumParameters(Parameters):
-    """Parameters of `equilibrium`.
+    """Parameters of `equilibrium`."""
 
-    tolerance: the relative distance from the band dD/dR = -beta that counts as a violation. least_rate: the
-    total rate, in nats, below which two neighbours are both collapsed and have no slope.
-    """
-
-    split: SplitName = "train"
-    tolerance: float = Field(default=1e-2, ge=0)
-    least_rate: float = Field(default=1e-2, gt=0)
+    split: Split = "train"
+    tolerance: float = Field(
+        default=1e-2, ge=0, description="relative distance from the band dD/dR = -beta that counts as a violation"
+    )
+    least_rate: float = Field(
+        default=1e-2, gt=0, description="total rate, nats, below which two neighbours are collapsed and have no slope"
+    )
 
 
 class RateOverlayParameters(Parameters):
-    """Parameters of `rate-overlay`. active: the signal fraction above which a point counts."""
+    """Parameters of `rate-overlay`."""
 
-    split: SplitName = "train"
-    active: float = Field(default=0.1, ge=0, lt=1)
+    split: Split = "train"
+    active: Active = 0.1
 
 
 class RateThresholdsParameters(Parameters):
-    """Parameters of `rate-thresholds`. tolerance: the relative distance below which two thresholds are tied."""
+    """Parameters of `rate-thresholds`."""
 
-    split: SplitName = "train"
-    tolerance: float = Field(default=1e-6, gt=0, lt=1)
+    split: Split = "train"
+    tolerance: Tie = 1e-6
 
 
 class TailExponentParameters(Parameters):
-    """Parameters of `tail-exponent`.
+    """Parameters of `tail-exponent`."""
 
-    window: first and last rank of the fit. confidence: of its interval. factor: how far the curve may be from the fit
-    beyond the crossover.
-    """
-
-    split: SplitName = "test"
-    window: tuple[int, int] = (4, 17)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    factor: float = Field(default=1.5, gt=1)
+    split: Split = "test"
+    window: tuple[int, int] = Field(default=(4, 17), description="first and last rank of the fit")
+    confidence: Confidence = 0.95
+    factor: float = Field(default=1.5, gt=1, description="how far the curve may be from the fit beyond the crossover")
 
     @field_validator("window")
     @classmethod
@@ -99,36 +98,39 @@ class TailExponentParameters(Parameters):
 
 
 class PosteriorScaleParameters(Parameters):
-    """Parameters of `posterior-scale`. active: the signal fraction above which a latent counts as active."""
+    """Parameters of `posterior-scale`."""
 
-    split: SplitName = "train"
-    active: float = Field(default=0.1, ge=0, lt=1)
+    split: Split = "train"
+    active: Active = 0.1
 
 
 class JensenGapParameters(Parameters):
-    """Parameters of `jensen-gap`. active: the signal fraction above which a latent counts as active."""
+    """Parameters of `jensen-gap`."""
 
-    split: SplitName = "train"
-    active: float = Field(default=0.1, ge=0, lt=1)
+    split: Split = "train"
+    active: Active = 0.1
 
 
 class RateDistortionGapParameters(Parameters):
-    """Parameters of `rate-distortion-gap`.
+    """Parameters of `rate-distortion-gap`."""
 
-    tolerance: how many nats below the Gaussian bound count as below it; sampling moves the rate by about as much.
-    """
-
-    split: SplitName = "train"
-    tolerance: float = Field(default=1e-2, ge=0)
+    split: Split = "train"
+    tolerance: float = Field(
+        default=1e-2,
+        ge=0,
+        description="nats below the Gaussian bound that count as below it; sampling moves the rate by about as much",
+    )
 
 
 class LandauOnsetParameters(Parameters):
-    """Parameters of `landau-onset`.
+    """Parameters of `landau-onset`."""
 
-    collapsed: the signal fraction up to which a latent counts as collapsed. margin: by which relative distance the edge
-    must exceed what the weakest active latent leaves behind.
-    """
-
-    split: SplitName = "train"
-    collapsed: float = Field(default=0.01, gt=0, lt=1)
-    margin: float = Field(default=0.01, ge=0)
+    split: Split = "train"
+    collapsed: float = Field(
+        default=0.01, gt=0, lt=1, description="signal fraction up to which a latent counts as collapsed"
+    )
+    margin: float = Field(
+        default=0.01,
+        ge=0,
+        description="relative excess of the edge over what the weakest active latent leaves behind",
+    )
