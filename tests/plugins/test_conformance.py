@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 from test_worldclim import layers, write_bil, zipped
 
@@ -20,7 +22,7 @@ def laws_of(kind, id):
 
 for _kind in KINDS:
     for _component in load_registry().components(_kind):
-        if _component.id != "worldclim":
+        if _component.id not in ("worldclim", "table"):
             globals()[f"Test_{_kind}_{_component.id}"] = laws_of(_kind, _component.id)
 del _kind, _component
 
@@ -35,6 +37,19 @@ class TestWorldClim(testing.DatasetLaws):
         folder = tmp_path_factory.mktemp("worldclim")
         archive = zipped(write_bil(folder / "layers", layers()), folder / "bio_10m_bil.zip")
         TestWorldClim.parameters = {"version": "1.4", "path": str(archive)}
+
+
+class TestTable(testing.DatasetLaws):
+    id = "table"
+
+    @pytest.fixture(scope="module", autouse=True)
+    @staticmethod
+    def file(tmp_path_factory):
+        """A table of numbers, without which there is nothing to load."""
+        path = tmp_path_factory.mktemp("table") / "numbers.csv"
+        numbers = np.random.default_rng(0).standard_normal((200, 4))
+        pd.DataFrame(numbers, columns=list("abcd")).to_csv(path, index=False)
+        TestTable.parameters = {"path": str(path)}
 
 
 def test_every_kind_has_laws_and_a_class_in_the_kit():
