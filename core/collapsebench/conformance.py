@@ -36,5 +36,6 @@ def check_component(
 
     cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for.
     """
+    laws_results.forget_scans()
     subject = Subject(registered, registry, cache, dict(parameters or {}), shape)
     return examine(subject, LAWS[registered.kind])

@@ -15,12 +15,18 @@ import pandas as pd
 from collapsebench.components import SPLITS, Evaluation, Measurement, Metric, Observable
 from collapsebench.laws import BrokenLawError, Law, Subject, require
 from collapsebench.observe import measure
-from collapsebench.reference_scan import LATENTS, TEMPERATURES, ReferenceScan, reference_scan
+from collapsebench.reference_scan import LATENTS, TEMPERATURES, ReferenceScan, reference_data, reference_scan
 from collapsebench.registry import Registry
 from collapsebench.scoring import checked
 
 _NAME = re.compile(r"[a-z0-9.%]+(-[a-z0-9.%]+)*")
 _LOST = 3
+
+
+def forget_scans() -> None:
+    """Make the reference scans anew: what was checked before may have changed them."""
+    _scan.cache_clear()
+    reference_data.cache_clear()
 
 
 @cache
