@@ -46,23 +46,28 @@ def stack_of(
     encoder=("linear", {}),
     decoder=("linear", {}),
     decoder_variance=1.0,
+    objective=None,
     path="batched",
     dtype=None,
 ):
     """Build a stack, seed by seed, the temperatures in their order within each.
 
-    encoder and decoder: (id, parameters), or a component.
+    encoder and decoder: (id, parameters), or a component. objective: likewise; beta-vae with the decoder variance if
+    not given.
     """
     import torch
 
     from collapsebench.stack import Stack, build_pair
 
-    encoder, decoder = (
+    encoder, decoder, objective = (
         create(kind, part[0], **part[1]) if isinstance(part, tuple) else part
-        for kind, part in (("encoder", encoder), ("decoder", decoder))
+        for kind, part in (
+            ("encoder", encoder),
+            ("decoder", decoder),
+            ("objective", objective or ("beta-vae", {"decoder_variance": decoder_variance})),
+        )
     )
-    objective = create("objective", "beta-vae", decoder_variance=decoder_variance)
-    dials = torch.tensor(temperatures, dtype=torch.float64) * data.total_variance / decoder_variance
+    dials = torch.from_numpy(objective.dials(np.array(temperatures), data.eigenvalues, latent_dim))
     return Stack(
         [build_pair(encoder, decoder, data.shape, latent_dim, seed) for seed in seeds],
         objective,

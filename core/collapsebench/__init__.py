@@ -44,9 +44,6 @@ if TYPE_CHECKING:
         Model as Model,
     )
     from collapsebench.components import (
-        Objective as Objective,
-    )
-    from collapsebench.components import (
         Observable as Observable,
     )
     from collapsebench.components import (
@@ -88,6 +85,9 @@ if TYPE_CHECKING:
     from collapsebench.linear_oracle import oracle as oracle
     from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
     from collapsebench.model_file import load_model as load_model
+    from collapsebench.objective import Objective as Objective
+    from collapsebench.objective import Prediction as Prediction
+    from collapsebench.objective import weighted_mean as weighted_mean
     from collapsebench.scaling_laws import (
         TailLaw as TailLaw,
     )
@@ -184,7 +184,7 @@ __version__ = "0.1.0"
 _HOME = {
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
-        "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples",
+        "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples",
         "Score", "Split", "SplitName",
     ),
     "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
@@ -195,6 +195,7 @@ _HOME = {
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
     "model_file": ("load_model",),
+    "objective": ("Objective", "Prediction", "weighted_mean"),
     "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),
     "spectroscopy": ("Spectroscopy", "measure"),
     "spectrum": (

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from collapsebench.objective import Prediction
+
     Floats = NDArray[np.float64]
 
 Kind = Literal["dataset", "encoder", "decoder", "objective", "observable", "metric", "executor"]
@@ -177,41 +179,6 @@ class Decoder(Configured[P]):
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
 
 
-class Objective(Configured[P]):
-    """What a replica minimises.
-
-    dial: "temperature" if the scanned quantity is T, in which case `loss` receives beta = T V / decoder_variance.
-    has_oracle: whether the exact theory of distortion + beta rate holds for it. batchable: as for encoders.
-    """
-
-    batchable: ClassVar[bool] = True
-    dial: ClassVar[str] = "temperature"
-    has_oracle: ClassVar[bool] = False
-
-    @property
-    def decoder_variance(self) -> float:
-        """sigma_dec^2, by which the harness divides squared errors: distortion = |x - x_hat|^2 / (2 sigma_dec^2)."""
-        return 1.0
-
-    def init_state(self) -> dict[str, torch.Tensor]:
-        """Return the state that each replica owns beside its weights (a multiplier, say)."""
-        return {}
-
-    @abstractmethod
-    def loss(
-        self,
-        distortion: torch.Tensor,
-        rate: torch.Tensor,
-        dial: torch.Tensor,
-        state: Mapping[str, torch.Tensor],
-        progress: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the loss of each sample `(batch,)`, in nats.
-
-        distortion: `(batch,)` nats. rate: `(batch, latent)` nats. progress: updates done / budget, from 0 to 1.
-        """
-
-
 class Model(ABC):
     """A stack of trained replicas as an observable sees it."""
 
@@ -293,9 +260,10 @@ class Measurement:
 
     tables: observable id -> frame. Columns: split, temperature, `latent` or `rank` where there is an axis (rank counts
     from 0 = nothing kept), then the observable's quantities. The table "replicas" is always there: temperature, mark
-    (converged, budget, unstable, diverged), updates, loss.
+    (converged, budget, unstable, diverged), updates, loss, effective_temperature, the objective's scalar state.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
+    prediction: what the objective foretells for a linear decoder; None where it says nothing or the decoder is another.
     """
 
     temperatures: Floats
@@ -306,6 +274,16 @@ class Measurement:
     second_moments: Mapping[SplitName, Floats]
     has_oracle: bool
     decoder_variance: float = 1.0
+    prediction: Prediction | None = None
+
+    @cached_property
+    def effective_temperatures(self) -> Floats:
+        """What a nat costs each replica, as a share of V `(t,)`: T itself, unless the objective sets its own price."""
+        rows = self.tables["replicas"].set_index("temperature").reindex(self.temperatures)
+        if "effective_temperature" not in rows:
+            return self.temperatures
+        found: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
+        return found
 
     @cached_property
     def covariance(self) -> Floats:

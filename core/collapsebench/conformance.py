@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsebench import laws_data, laws_import, laws_models, laws_results
+from collapsebench import laws_data, laws_import, laws_models, laws_objectives, laws_results
 from collapsebench.components import Kind
 from collapsebench.laws import Finding, Law, Subject, examine
 from collapsebench.registry import Registered, Registry
@@ -18,7 +18,7 @@ LAWS: dict[Kind, tuple[Law, ...]] = {
     "dataset": (*laws_import.PRESUPPOSED, *laws_data.DATASET),
     "encoder": (*laws_import.PRESUPPOSED, *laws_models.ENCODER),
     "decoder": (*laws_import.PRESUPPOSED, *laws_models.DECODER),
-    "objective": (*laws_import.PRESUPPOSED, *laws_models.OBJECTIVE),
+    "objective": (*laws_import.PRESUPPOSED, *laws_objectives.OBJECTIVE),
     "observable": (*laws_import.PRESUPPOSED, *laws_results.OBSERVABLE),
     "metric": (*laws_import.PRESUPPOSED, *laws_results.METRIC),
     "executor": (*laws_import.PRESUPPOSED, *laws_import.EXECUTOR),

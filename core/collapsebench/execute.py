@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -121,25 +122,35 @@ def _store_cell(
         store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, (), about))
         return status
     own = slice(index * len(temperatures), (index + 1) * len(temperatures))
+    weights = {name: value[own] for name, value in trained.weights.items()}
+    states = {name.replace(".", "_"): value for name, value in weights.items() if _is_scalar_state(name, value)}
     replicas = tuple(
         {
             "temperature": temperature,
-            "mark": mark,
-            "updates": updates,
-            "loss": loss if math.isfinite(loss) else None,
+            "mark": trained.marks[own][place],
+            "updates": trained.updates[own][place],
+            "loss": _finite(trained.losses[own][place]),
+            "effective_temperature": _finite(trained.effective_temperatures[own][place]),
+            **{name: _finite(float(value[place])) for name, value in states.items()},
         }
-        for temperature, mark, updates, loss in zip(
-            temperatures, trained.marks[own], trained.updates[own], trained.losses[own], strict=True
-        )
+        for place, temperature in enumerate(temperatures)
     )
     lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     if lost:
         status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
     log = pd.DataFrame(trained.log)
     log = log[log["replica"].between(own.start, own.stop - 1)].assign(replica=lambda f: f["replica"] - own.start)
-    weights = {name: value[own] for name, value in trained.weights.items()}
     store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, replicas, about), weights, log)
     return status
+
+
+def _is_scalar_state(name: str, value: Tensor) -> bool:
+    """Whether it is a number of the objective's own, one a replica."""
+    return name.startswith("objective.") and value.dim() == 1
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> Standardised:
@@ -165,8 +176,9 @@ def build_stack(content: Mapping[str, Any], data: Standardised, registry: Regist
     encoder, decoder, objective = (_used(registry, kind, content) for kind in ("encoder", "decoder", "objective"))
     names = (f"encoder '{content['encoder']['use']}'", f"decoder '{content['decoder']['use']}'")
     seeds = [cell["seed"] for cell in content["cells"]]
-    temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
-    dials = temperatures * data.total_variance / objective.decoder_variance
+    temperatures = np.array(content["temperatures"], dtype=np.float64)
+    with blaming(f"objective '{content['objective']['use']}'"):
+        dials = torch.from_numpy(objective.dials(temperatures, data.eigenvalues, content["latent_dim"]))
     return Stack(
         [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed, names) for seed in seeds],
         objective,

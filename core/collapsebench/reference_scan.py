@@ -22,7 +22,6 @@ from collapsebench.components import (
     Decoder,
     Encoder,
     Measurement,
-    Objective,
     Parameters,
     Split,
     SplitName,
@@ -30,6 +29,7 @@ from collapsebench.components import (
 from collapsebench.data import Standardised, standardise
 from collapsebench.heads import GaussianHead
 from collapsebench.linear_oracle import oracle
+from collapsebench.objective import Objective, Prediction
 from collapsebench.observe import SplitSamples
 from collapsebench.stack import Stack, StackModel, build_pair
 
@@ -83,6 +83,7 @@ class ReferenceScan:
 
     def measurement(self, tables: Mapping[str, pd.DataFrame], *, has_oracle: bool = True) -> Measurement:
         """Return what a metric sees of the scan."""
+        foretold = Prediction.linear(np.array(TEMPERATURES), self.data.eigenvalues, LATENTS)
         return Measurement(
             temperatures=np.array(TEMPERATURES),
             latent_dim=LATENTS,
@@ -91,6 +92,7 @@ class ReferenceScan:
             pca=self.data.pca,
             second_moments=self.data.second_moments,
             has_oracle=has_oracle,
+            prediction=foretold if has_oracle else None,
         )
 
 
@@ -121,7 +123,7 @@ def stack_of(
     seeds: int = 1,
 ) -> Stack:
     """Return a freshly initialised stack, the temperatures in their order within each seed."""
-    dials = torch.tensor(temperatures, dtype=torch.float64) * data.total_variance / objective.decoder_variance
+    dials = torch.from_numpy(objective.dials(np.array(temperatures), data.eigenvalues, latent_dim))
     return Stack(
         [build_pair(encoder, decoder, data.shape, latent_dim, seed) for seed in range(seeds)],
         objective,

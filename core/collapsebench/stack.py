@@ -9,6 +9,7 @@ Axis letters: r replica, s seed, b batch, k latent, d feature.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from collapsebench.chains import with_chains
-from collapsebench.components import Decoder, Encoder, Model, Objective
+from collapsebench.components import Decoder, Encoder, Model
 from collapsebench.errors import PluginError, blaming
 from collapsebench.kernel import KernelError
+from collapsebench.objective import Objective
 from collapsebench.posterior import StackedPosterior
 from collapsebench.seeds import seed_of
 
@@ -124,18 +126,19 @@ class Stack:
         self.parameters: Tensors = {}
         self.buffers: Tensors = {}
         trained = {name for name, _ in self.template.named_parameters()} | {
-            name for name in chosen[0] if name.startswith("objective.")
+            name for name, value in states[0].items() if isinstance(value, nn.Parameter)
         }
         for name in chosen[0]:
-            value = torch.stack([state[name] for state in chosen]).to(device)
+            value = torch.stack([state[name].detach() for state in chosen]).to(device)
             if name in trained:
                 self.parameters[name] = value.to(dtype).requires_grad_()
             else:
                 self.buffers[name] = value.to(dtype) if value.is_floating_point() else value
 
     def _state_of(self, pair: nn.ModuleDict) -> Tensors:
-        own = {f"objective.{name}": value for name, value in self.objective.init_state().items()}
-        return {**{name: value.detach() for name, value in pair.state_dict().items()}, **own}
+        own = self.objective.init_state(math.prod(self.shape), self.total_variance)
+        weights = {name: value.detach() for name, value in pair.state_dict().items()}
+        return {**weights, **{f"objective.{name}": value for name, value in own.items()}}
 
     def __len__(self) -> int:
         return len(self.dials)
@@ -187,10 +190,10 @@ class Stack:
             assert noise is not None
             z, rate = self._sample(mean, log_variance, noise)
             distortion = (x - self._decode(state, z)).flatten(1).square().sum(1) * scale
-        own = {name.removeprefix("objective."): v for name, v in state.items() if name.startswith("objective.")}
-        loss = self.objective.loss(distortion, rate, dial, own, progress)
-        average: Tensor = loss.mean() if weights is None else (loss * weights).mean()
-        return average / (self.total_variance * scale)
+        own = _part(state, "objective.")
+        loss = self.objective.batch_loss(distortion, rate, weights, dial, own, progress)
+        penalty = self.objective.penalty(state)
+        return (loss if penalty is None else loss + penalty) / (self.total_variance * scale)
 
     def _sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
@@ -245,6 +248,16 @@ class Stack:
         """Map z `(r, b, k)` to x_hat `(r, b, *shape)`."""
         decoded: Tensor = self._map(self._decode, (z,), (0,))
         return decoded
+
+    @torch.no_grad()
+    def effective_temperatures(self) -> Floats:
+        """Return what a nat costs each replica in normalised distortion `(r,)`: T, or where its own price has come."""
+
+        def price(state: Tensors, dial: Tensor) -> Tensor:
+            return self.objective.price(dial, _part(state, "objective."))
+
+        found: Tensor = self._map(price, (self.dials,), (0,))
+        return np.asarray(found.double().cpu().numpy()) / self.total_variance
 
     @torch.no_grad()
     def keep(self, replicas: Tensor) -> None:

@@ -223,13 +223,13 @@ class Doubled(PlainObjective):
 
 
 class Careless(PlainObjective):
-    def init_state(self) -> dict[str, torch.Tensor]:
+    def init_state(self, features: int, total_variance: float) -> dict[str, torch.Tensor]:
         return {"multiplier": torch.tensor(torch.nan)}
 
 
 class Idler(PlainObjective):
-    def init_state(self) -> dict[str, torch.Tensor]:
-        return {"multiplier": torch.tensor(1.0)}
+    def init_state(self, features: int, total_variance: float) -> dict[str, torch.Tensor]:
+        return {"multiplier": torch.nn.Parameter(torch.tensor(1.0))}
 
 
 class Negative(PlainObjective):
