@@ -163,9 +163,10 @@ def _prediction(subject: Subject) -> str:
     require(found == expected, f"prediction has shapes {found}, expected {expected}.")
     fraction = foretold.signal_fraction
     require(
-        bool(((fraction >= 0) & (fraction <= 1)).all()), "a signal fraction of the prediction is not within 0 and 1."
+        bool(((fraction >= 0) & (fraction <= 1)).all()),
+        "a signal fraction of the prediction is neither within 0 and 1 nor NaN.",
     )
-    ranked = bool((np.diff(fraction, axis=1) <= 1e-9).all())
+    ranked = not bool((np.diff(fraction, axis=1) > 1e-9).any())
     require(ranked, "the signal fractions of the prediction are not ranked: latents come in descending order.")
     return "" if foretold.exact else "a lower bound"
 

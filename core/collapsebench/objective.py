@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Prediction:
     """What an objective foretells for a linear decoder on the train split, latents ranked by signal fraction.
 
-    signal_fraction `(t, latent)`: M^2; where not `exact`, a lower bound. thresholds `(latent,)`: the temperature of the
-    grid above which each rank is collapsed, NaN where there is none. temperature `(t,)`: the effective temperature
-    that a replica ends with, NaN where the objective leaves it open.
+    signal_fraction `(t, latent)`: M^2, NaN where it is left open; where not `exact`, a lower bound. thresholds
+    `(latent,)`: the temperature of the grid above which each rank is collapsed, NaN where there is none. temperature
+    `(t,)`: the effective temperature that a replica ends with, NaN where the objective leaves it open.
     """
 
     signal_fraction: Floats

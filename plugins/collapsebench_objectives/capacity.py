@@ -12,18 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from collapsebench import Objective, Prediction
+from collapsebench import Objective, Prediction, weighted_mean
 from collapsebench_objectives.parameters import CapacityParameters
 
 Floats = NDArray[np.float64]
+_SPEED, _GAIN = 0.2, 4.0
 
 
 class Capacity(Objective[CapacityParameters]):
-    """Minimise distortion while the rate is C nats: D + beta (R - C), the multiplier beta following R - C upwards.
+    """Minimise distortion while the rate is C nats: D + beta (R - C), the multiplier beta rising while R > C.
 
-    The multiplier is beta = V sigmoid(s), so that its effective temperature sigmoid(s) stays between 0 and 1; s is
-    trained with the weights, its gradient reversed. The capacity of a temperature T of the grid is the rate that the
-    exact solution for a linear decoder has there,
+        beta = V sigmoid(speed s + gain (R - C)),    s following R - C upwards with the optimiser,    C = R at the end
+
+    with R the batch mean, so that the effective temperature beta / V stays between 0 and 1; the gain damps what a
+    multiplier alone would make swing. The capacity of a temperature T of the grid is the rate that the exact solution
+    for a linear decoder has there,
 
         C(T) = sum_{k <= latent_dim} 1/2 [log(lambda_k / (T V))]_+
 
@@ -43,21 +46,34 @@ class Capacity(Objective[CapacityParameters]):
         """Return s, and V."""
         first = self.parameters.first_temperature
         return {
-            "logit": nn.Parameter(torch.tensor(math.log(first / (1 - first)))),
+            "multiplier": nn.Parameter(torch.tensor(math.log(first / (1 - first)) / _SPEED)),
             "total_variance": torch.tensor(total_variance),
         }
 
     def loss(
         self, distortion: Tensor, rate: Tensor, dial: Tensor, state: Mapping[str, Tensor], progress: Tensor
     ) -> Tensor:
-        """Return distortion + beta rate of each sample `(batch,)`; the last term is zero and moves the multiplier."""
-        total, logit = rate.sum(-1), state["logit"]
-        ascent = (logit - logit.detach()) * (dial - total.detach())
-        return distortion + self.price(dial, state).detach() * total + ascent
+        """Return distortion + beta rate of each sample `(batch,)` at the multiplier as it is."""
+        return distortion + self.price(dial, state).detach() * rate.sum(-1)
+
+    def batch_loss(
+        self,
+        distortion: Tensor,
+        rate: Tensor,
+        weights: Tensor | None,
+        dial: Tensor,
+        state: Mapping[str, Tensor],
+        progress: Tensor,
+    ) -> Tensor:
+        """Return distortion + beta rate of a batch, a scalar; the last term is zero and moves the multiplier."""
+        total, multiplier = weighted_mean(rate.sum(-1), weights), state["multiplier"]
+        excess = (total - dial).detach()
+        price = state["total_variance"] * (_SPEED * multiplier.detach() + _GAIN * excess).sigmoid()
+        return weighted_mean(distortion, weights) + price * total - (multiplier - multiplier.detach()) * excess
 
     def price(self, dial: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Return beta, the multiplier."""
-        return state["total_variance"] * state["logit"].sigmoid()
+        """Return beta where the rate is the capacity."""
+        return state["total_variance"] * (_SPEED * state["multiplier"]).sigmoid()
 
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction:
         """Return the exact solution; where the capacity is zero, any effective temperature from T_1 up will do."""
