@@ -213,7 +213,7 @@ def make_short(request, data, make, make_stack, make_trainer):
 
     def trainer(temperatures, path="batched"):
         stack = make_stack(data, temperatures, latent_dim=4, objective=make(request.param), path=path, **MLP)
-        return make_trainer(data, temperatures, stack=stack, latent_dim=4, training=SHORT)
+        return make_trainer(data, temperatures, stack=stack, latent_dim=4, training=SHORT, evaluation={"samples": 64})
 
     return trainer
 
