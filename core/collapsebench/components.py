@@ -152,12 +152,13 @@ class Dataset(Configured[P]):
 
 
 class Encoder(Configured[P]):
-    """A family of encoders.
+    """A family of encoders. A linear one has a mean that is affine in x.
 
     batchable: False says that replicas cannot be stacked (data-dependent control flow, batch statistics) and that this
     is meant. The harness finds out by itself; conformance checks hold a component to what it says.
     """
 
+    linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
 
     @abstractmethod

@@ -143,16 +143,17 @@ def _noise_data(shape: tuple[int, ...]) -> Standardised:
 
 @torch.no_grad()
 def _linear(subject: Subject) -> str:
-    decoder: Decoder[Any] = subject.create()
+    component: Encoder[Any] | Decoder[Any] = subject.create()
     module, (a, b) = _module(subject), _input(subject, 2)
-    values = module(torch.stack([a, b, a + b, torch.zeros_like(a)]))
+    values = next(iter(_outputs(subject, module, torch.stack([a, b, a + b, torch.zeros_like(a)])).values()))
     gap = float((values[0] + values[1] - values[2] - values[3]).abs().max())
     affine = gap <= 1e-4 * (1 + float(values.abs().max()))
-    if decoder.linear and not affine:
+    if component.linear and not affine:
         raise BrokenLawError(f"f(a) + f(b) differs from f(a + b) + f(0) by {gap:.2g}; remove `linear = True`.")
-    if affine and not decoder.linear:
-        return "affine, though not declared: `linear = True` would take the expectation over z in closed form"
-    return "declared and true" if decoder.linear else "not declared"
+    if affine and not component.linear:
+        gain = "would take the expectation over z in closed form" if isinstance(component, Decoder) else "would say so"
+        return f"affine, though not declared: `linear = True` {gain}"
+    return "declared and true" if component.linear else "not declared"
 
 
 BATCHABLE = Law("batchable", "replicas can be stacked, or it declares that they cannot", _batchable)
@@ -165,5 +166,6 @@ _MODULES = (
     Law("repeatable", "one seed gives the same initial weights", _repeatable),
     BATCHABLE,
 )
-ENCODER = _MODULES
-DECODER = (*_MODULES, Law("linear", "if declared linear, it is", _linear))
+_LINEAR = Law("linear", "if declared linear, it is", _linear)
+ENCODER = (*_MODULES, _LINEAR)
+DECODER = (*_MODULES, _LINEAR)

@@ -144,7 +144,7 @@ def _dials(subject: Subject) -> str:
     for dial, temperature in zip(dials, _TEMPERATURES, strict=True):
         price = objective.price(torch.tensor(float(dial)), _state_of(objective))
         good = tuple(price.shape) == () and bool(torch.isfinite(price)) and float(price) > 0
-        require(good, f"price is {price} at the start, expected one positive number.")
+        require(good, f"price is {float(price):g} at the start, expected one positive number.")
         if objective.has_oracle:
             require(
                 math.isclose(float(price), temperature * _VARIANCE, rel_tol=1e-5),

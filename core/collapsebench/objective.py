@@ -26,13 +26,15 @@ class Prediction:
 
     signal_fraction `(t, latent)`: M^2, NaN where it is left open; where not `exact`, a lower bound. thresholds
     `(latent,)`: the temperature of the grid above which each rank is collapsed, NaN where there is none. temperature
-    `(t,)`: the effective temperature that a replica ends with, NaN where the objective leaves it open.
+    `(t,)`: the effective temperature that a replica ends with, NaN where the objective leaves it open. any_encoder:
+    False if it holds for a linear encoder only.
     """
 
     signal_fraction: Floats
     thresholds: Floats
     temperature: Floats
     exact: bool = True
+    any_encoder: bool = True
 
     @classmethod
     def linear(cls, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction:

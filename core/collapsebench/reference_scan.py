@@ -41,6 +41,8 @@ _CPU = torch.device("cpu")
 class FlatEncoder(Encoder[Parameters]):
     """Mean and log-variance affine in the flattened sample."""
 
+    linear: ClassVar[bool] = True
+
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
         return nn.Sequential(nn.Flatten(), GaussianHead(math.prod(shape), latent_dim))

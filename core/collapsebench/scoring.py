@@ -201,6 +201,8 @@ def measurement_of(
     objective = create(registry, objective_reference)
     temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
     foretold = objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
+    if foretold is not None and not foretold.any_encoder and not create(registry, architecture.encoder).linear:
+        foretold = None
     return Measurement(
         temperatures=temperatures,
         latent_dim=architecture.latent_dim,

@@ -93,4 +93,10 @@ def collapsebench_metrics() -> list[Component]:
             "Whether the residual's top eigenvalue foretells the next threshold.",
             parameters=f"{_PARAMETERS}LandauOnsetParameters",
         ),
+        Component(
+            "intervention-agreement",
+            "collapsebench_metrics.intervention_agreement:InterventionAgreement",
+            "Thresholds, M^2 and effective temperature against what the objective predicts for a linear decoder.",
+            parameters=f"{_PARAMETERS}InterventionAgreementParameters",
+        ),
     ]

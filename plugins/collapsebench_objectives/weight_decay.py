@@ -53,7 +53,7 @@ class WeightDecay(Objective[WeightDecayParameters]):
         values[:count] = eigenvalues[:count]
         values[~(values**2 * (1 + 2 * omega) > 2 * omega * (1 + omega) ** 2)] = np.nan
         fractions = np.array([[_signal_fraction(value, t * total, omega) for value in values] for t in temperatures])
-        return Prediction(fractions, (values / (1 + omega) - omega / values) / total, temperatures)
+        return Prediction(fractions, (values / (1 + omega) - omega / values) / total, temperatures, any_encoder=False)
 
 
 def _signal_fraction(eigenvalue: float, beta: float, omega: float) -> float:
