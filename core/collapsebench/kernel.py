@@ -1,4 +1,4 @@
-"""Compile and load the kernel, `kernel.c` and `pair.c`, once per machine.
+"""Compile and load the kernel, `kernel.c`, `pair.c` and `precondition.c`, once per machine.
 
 Everything that can go wrong (no compiler, no OpenMP in this build of PyTorch, a folder that cannot be written) is a
 `KernelError` with its reason: whoever asks goes on without the kernel and says why.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-_HEADER, *_SOURCES = (Path(__file__).with_name(name) for name in ("vectors.h", "kernel.c", "pair.c"))
+_HEADER, *_SOURCES = (Path(__file__).with_name(name) for name in ("vectors.h", "kernel.c", "pair.c", "precondition.c"))
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 _SECONDS = 120
 _Long, _Pointer = ctypes.c_long, ctypes.c_void_p
@@ -66,6 +66,21 @@ class Pair(ctypes.Structure):
     ]
 
 
+class Update(ctypes.Structure):
+    """The argument of `precondition_run`, field by field as in `precondition.c`."""
+
+    _fields_ = [
+        *((name, _Long) for name in ("replicas", "outputs", "inputs", "start", "refresh")),
+        *(
+            (name, ctypes.c_float)
+            for name in ("learning_rate", "beta1", "beta2", "decay", "correction1", "correction2")
+        ),
+        *((name, ctypes.c_float) for name in ("ridge", "damping", "epsilon")),
+        *((name, _Pointer) for name in ("weight", "bias", "weight_gradient", "bias_gradient", "momentum", "square")),
+        *((name, _Pointer) for name in ("left", "left_basis", "right", "right_basis")),
+    ]
+
+
 @cache
 def load_kernel() -> ctypes.CDLL:
     """Return the compiled kernel; raises KernelError where there is none."""
@@ -100,6 +115,8 @@ def _load() -> ctypes.CDLL | str:
     kernel.posterior_backward.restype = None
     kernel.pair_run.argtypes = [ctypes.POINTER(Pair)]
     kernel.pair_run.restype = ctypes.c_int
+    kernel.precondition_run.argtypes = [ctypes.POINTER(Update)]
+    kernel.precondition_run.restype = ctypes.c_int
     kernel.chain_padded.argtypes = [_Long]
     kernel.chain_padded.restype = _Long
     return kernel
@@ -127,7 +144,7 @@ def _compiled(compiler: str) -> Path:
         objects = [str(made / f"{path.stem}.o") for path in _SOURCES]
         for step in (
             *([compiler, *_FLAGS, "-c", str(path), "-o", name] for path, name in zip(_SOURCES, objects, strict=True)),
-            [compiler, "-shared", *objects, "-o", str(made / "kernel.so")],
+            [compiler, "-shared", *objects, "-lm", "-o", str(made / "kernel.so")],
         ):
             subprocess.run(step, check=True, capture_output=True, text=True, timeout=_SECONDS)
         (made / "kernel.so").replace(library)
