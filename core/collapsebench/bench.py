@@ -79,7 +79,7 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     data = _data()
     pair = _pair(registry)
     general = _trainer(registry, data, pair, replicas, place, "batched")
-    path: Computation = "chained"
+    path: Computation = "fused"
     reason = ""
     try:
         trainer = _trainer(registry, data, pair, replicas, place, path)

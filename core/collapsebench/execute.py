@@ -208,8 +208,9 @@ def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry)
 def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[Computation, str]:
     """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
 
-    The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
-    against the last. What cannot even be computed one by one is left to fail so, with the plugin's own error.
+    The compiled kernel comes first where it applies, all in one pass or chain by chain, then torch.func, then one
+    replica after the other; each is tried against the last. What cannot even be computed one by one is left to fail
+    so, with the plugin's own error.
     """
     suite = plan.suite
     architecture = next(item for item in suite.architectures if item.id == names[1])
@@ -228,7 +229,7 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
     asked = suite.compute.path
     wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
     if asked == "auto" and device == "cpu" and suite.compute.precision == "float32":
-        wanted.insert(0, "chained")
+        wanted[:0] = ["fused", "chained"]
     reasons: list[str] = []
     for path in wanted:
         if path == "one-by-one":
@@ -241,7 +242,8 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
             return "one-by-one", ""
         if reason is None:
             return path, "; ".join(reasons)
-        reasons.append(reason)
+        if path != "fused" or asked == "fused":  # a linear decoder, say, is no reason to wonder
+            reasons.append(reason)
     return "one-by-one", "; ".join(dict.fromkeys(reasons))
 
 

@@ -22,6 +22,7 @@ from torch.func import functional_call, vmap
 from collapsebench.chains import with_chains
 from collapsebench.components import Decoder, Encoder, Model
 from collapsebench.errors import PluginError, blaming
+from collapsebench.fused import FusedPair, prices_of
 from collapsebench.kernel import KernelError
 from collapsebench.objective import Objective
 from collapsebench.posterior import StackedPosterior
@@ -29,7 +30,7 @@ from collapsebench.seeds import seed_of
 
 Tensors = dict[str, Tensor]
 Floats = NDArray[np.float64]
-Computation = Literal["chained", "compiled", "batched", "one-by-one"]
+Computation = Literal["fused", "chained", "compiled", "batched", "one-by-one"]
 
 
 def build_pair(
@@ -92,7 +93,8 @@ class Stack:
     its seed `(r,)`. total_variance: V. Losses are divided by V / (2 decoder_variance), the distortion of total
     collapse, so that equal temperatures give equal gradients whatever beta and decoder_variance are.
 
-    path: how it is computed, with numbers that agree within rounding. "chained": batched, affine maps and activations
+    path: how it is computed, with numbers that agree within rounding. "fused": loss and gradient in one pass of the
+    compiled kernel. "chained": batched, affine maps and activations
     by the compiled kernel. "compiled": batched, through torch.compile. "batched": through torch.func alone.
     "one-by-one": a replica after the other.
     """
@@ -112,9 +114,10 @@ class Stack:
         dtype: torch.dtype,
     ) -> None:
         plain = pairs[0].to(device=device, dtype=dtype)
-        if path == "chained" and (device.type != "cpu" or dtype != torch.float32):
+        by_kernel = path in ("fused", "chained")
+        if by_kernel and (device.type != "cpu" or dtype != torch.float32):
             raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
-        self.template = with_chains(plain) if path == "chained" else plain
+        self.template = with_chains(plain) if by_kernel else plain
         self.objective, self.linear, self.path = objective, linear, path
         self.why_not_compiled = ""
         self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
@@ -135,6 +138,10 @@ class Stack:
             else:
                 self.buffers[name] = value.to(dtype) if value.is_floating_point() else value
 
+        if path == "fused" and linear:
+            raise KernelError("a linear decoder has its expectation over z taken in closed form")
+        self._fused = FusedPair(plain, objective, self.parameters, math.prod(shape)) if path == "fused" else None
+
     def _state_of(self, pair: nn.ModuleDict) -> Tensors:
         own = self.objective.init_state(math.prod(self.shape), self.total_variance)
         weights = {name: value.detach() for name, value in pair.state_dict().items()}
@@ -142,6 +149,34 @@ class Stack:
 
     def __len__(self) -> int:
         return len(self.dials)
+
+    def losses_and_gradients(
+        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
+    ) -> tuple[Tensor, Tensors]:
+        """Return each replica's normalised loss `(r,)` and its gradient by parameter `(r, ...)`; see `losses`."""
+        if self._fused is not None and self.path == "fused" and noise is not None:
+            return self._fused_losses(self._fused, x, noise, weights, progress, price)
+        losses = self.losses(x, noise, weights, progress, price)
+        found = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
+        pairs = zip(self.parameters.items(), found, strict=True)
+        return losses.detach(), {
+            name: torch.zeros_like(value) if gradient is None else gradient for (name, value), gradient in pairs
+        }
+
+    @torch.no_grad()
+    def _fused_losses(
+        self, fused: FusedPair, x: Tensor, noise: Tensor, weights: Tensor | None, progress: float, price: float
+    ) -> tuple[Tensor, Tensors]:
+        done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
+        own = _part({**self.parameters, **self.buffers}, "objective.")
+        paid = prices_of(self.objective, own, self.dials * price, noise.shape[-1], done)
+        scale = 0.5 / self.objective.decoder_variance
+        per_error, per_rate, constant = (part / (self.total_variance * scale) for part in paid)
+        prices = per_error * scale, per_rate, constant
+        x = x if x.dim() > 1 + len(self.shape) else x[None]
+        noise = noise if noise.dim() > 2 else noise[None]
+        weights = weights if weights is None or weights.dim() > 1 else weights[None]
+        return fused.losses_and_gradients(self.parameters, x, noise, weights, self.seeds, prices)
 
     def losses(
         self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
@@ -197,7 +232,7 @@ class Stack:
 
     def _sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
-        if self.path == "chained":
+        if self.path in ("fused", "chained"):
             parts = (mean[None], log_variance[None], noise[None])
             z, rate = StackedPosterior.apply(*parts)  # type: ignore[no-untyped-call]
             return z[0], rate[0]
@@ -299,8 +334,7 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
         stack.path = path
         before = stack.weights()
         try:
-            losses = stack.losses(x, noise, None, 0.0)
-            gradients = torch.autograd.grad(losses.sum(), list(stack.parameters.values()), allow_unused=True)
+            losses, gradients = stack.losses_and_gradients(x, noise, None, 0.0)
         except RuntimeError as error:
             if path == "one-by-one":
                 raise
@@ -311,7 +345,7 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
             stack.path = chosen
         if changed:
             return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
-        results.append([losses.detach(), *(g for g in gradients if g is not None)])
+        results.append([losses, *gradients.values()])
     for reference, ours in zip(*results, strict=True):
         if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
             return f"{chosen}, it gives other numbers than one by one"

@@ -215,7 +215,7 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
     trained: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, plan = trained
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("chained", "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("fused", "")
 
     def broken(*arguments: Any) -> None:
         raise ZeroDivisionError
