@@ -43,7 +43,7 @@ def collapsebench_decoders() -> list[Component]:
         Component(
             "conv",
             "collapsebench_autoencoders.conv:ConvDecoder",
-            "transposed convolutions with residual branches and a free offset of every pixel, to square images",
+            "affine doublings with residual branches and a free offset of every pixel, to square images",
             parameters="collapsebench_autoencoders.parameters:ConvDecoderParameters",
         ),
         Component(

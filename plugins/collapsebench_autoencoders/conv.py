@@ -71,9 +71,9 @@ class Offset(nn.Module):
         return x + self.offset
 
 
-def convolution(channels: int, wider: int, nonlinearity: str, stride: int = 1) -> nn.Conv2d:
-    """Return a 3 x 3 convolution, Kaiming-initialised (He et al. 2015) for what comes before it; its bias is zero."""
-    made = nn.Conv2d(channels, wider, 3, stride, padding=1)
+def convolution(channels: int, wider: int, nonlinearity: str, size: int = 3, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution, Kaiming-initialised (He et al. 2015) for what comes before it; its bias is zero."""
+    made = nn.Conv2d(channels, wider, size, stride, padding=size // 2)
     nn.init.kaiming_uniform_(made.weight, nonlinearity=nonlinearity)  # type: ignore[arg-type]
     assert made.bias is not None
     nn.init.zeros_(made.bias)
@@ -105,11 +105,22 @@ class ConvEncoder(Encoder[ConvEncoderParameters]):
         return nn.Sequential(*layers, nn.Flatten(), GaussianHead(features, latent_dim, own.log_variance_bias))
 
 
-class ConvDecoder(Decoder[ConvDecoderParameters]):
-    """A free affine map, stages of a residual branch and a strided transposed convolution, then a free offset.
+class Doubled(nn.Module):
+    """An affine map from every pixel to the four that take its place; odd sides lose their last row and column."""
 
-    The transposed convolutions have the form of the encoder's adjoints and restore its sides, odd ones too.
-    """
+    def __init__(self, channels: int, narrower: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.four = convolution(channels, 4 * narrower, "linear", size=1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map `(batch, channels, small, small)` to `(batch, narrower, side, side)`."""
+        large = nn.functional.pixel_shuffle(self.four(y), 2)
+        return large[..., : self.side, : self.side]
+
+
+class ConvDecoder(Decoder[ConvDecoderParameters]):
+    """A free affine map, stages of a residual branch and an affine doubling of the side, then a free offset."""
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
@@ -120,14 +131,6 @@ class ConvDecoder(Decoder[ConvDecoderParameters]):
         features = widths[-1] * sides[-1] ** 2
         layers: list[nn.Module] = [nn.Linear(latent_dim, features), Reshape(widths[-1], sides[-1], sides[-1])]
         for stage in reversed(range(own.depth)):
-            last, small, large = stage == 0, sides[stage + 1], sides[stage]
-            up = nn.ConvTranspose2d(
-                widths[stage + 1], widths[stage], 3, stride=2, padding=1, output_padding=large - 2 * small + 1,
-                bias=not last,
-            )  # fmt: skip
-            # Each output pixel is reached by 9/4 of the taps on average.
-            nn.init.normal_(up.weight, std=math.sqrt(4 / (9 * widths[stage + 1])))
-            if up.bias is not None:
-                nn.init.zeros_(up.bias)
-            layers += [residual_stage(widths[stage + 1], own), up]
+            wide = widths[stage + 1]
+            layers += [residual_stage(wide, own), Doubled(wide, widths[stage], sides[stage])]
         return nn.Sequential(*layers, nn.Flatten(), Offset(math.prod(shape)), Reshape(*shape))

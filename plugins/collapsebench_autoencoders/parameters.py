@@ -68,4 +68,4 @@ class ConvEncoderParameters(ConvParameters):
 
 
 class ConvDecoderParameters(ConvParameters):
-    """An affine map, then strided transposed convolutions with a free offset of every pixel."""
+    """An affine map, then convolutions and affine doublings of the side, with a free offset of every pixel."""

@@ -84,8 +84,8 @@ def test_stages_are_as_many_and_as_wide_as_asked_for(component):
     strided = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.stride == (2, 2)]
     assert [(part.in_channels, part.out_channels) for part in strided] == [(3, 5), (5, 10), (10, 20)]
     module = component("decoder", "conv", depth=3, channels=5).build(4, (3, 16, 16))
-    strided = [part for part in module.modules() if isinstance(part, nn.ConvTranspose2d)]
-    assert [(part.in_channels, part.out_channels) for part in strided] == [(20, 10), (10, 5), (5, 3)]
+    doubling = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)]
+    assert [(part.in_channels, part.out_channels) for part in doubling] == [(20, 4 * 10), (10, 4 * 5), (5, 4 * 3)]
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
