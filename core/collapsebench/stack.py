@@ -24,10 +24,11 @@ from collapsebench.errors import PluginError, blaming
 from collapsebench.kernel import KernelError
 from collapsebench.posterior import StackedPosterior
 from collapsebench.seeds import seed_of
+from collapsebench.side_by_side import GROUPS, SideBySide
 
 Tensors = dict[str, Tensor]
 Floats = NDArray[np.float64]
-Computation = Literal["chained", "compiled", "batched", "one-by-one"]
+Computation = Literal["chained", "compiled", "batched", "grouped", "side-by-side", "one-by-one"]
 
 
 def build_pair(
@@ -92,6 +93,7 @@ class Stack:
 
     path: how it is computed, with numbers that agree within rounding. "chained": batched, affine maps and activations
     by the compiled kernel. "compiled": batched, through torch.compile. "batched": through torch.func alone.
+    "grouped": the same for a few replicas at a time, one group on each core. "side-by-side": one replica on each core.
     "one-by-one": a replica after the other.
     """
 
@@ -116,6 +118,7 @@ class Stack:
         self.objective, self.linear, self.path = objective, linear, path
         self.why_not_compiled = ""
         self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
+        self._groups: SideBySide | None = None
         self.device, self.dtype = device, dtype
         self.total_variance, self.shape = total_variance, shape
         self.dials, self.seeds = dials.to(device=device, dtype=dtype), seeds.to(device)
@@ -167,6 +170,33 @@ class Stack:
         )
         return losses
 
+    def gradients(
+        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
+    ) -> tuple[Tensor, Tensors]:
+        """Return what `losses` does and the gradients of their sum `(r, ...)`, by parameter, until the next call."""
+        if self.path in GROUPS:
+            done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
+            axes = (1 + len(self.shape), 2, 1)
+            return self._own_groups().gradients(self.dials * price, self.seeds, done, (x, noise, weights), axes)
+        losses = self.losses(x, noise, weights, progress, price)
+        parameters = self.parameters
+        found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        return losses.detach(), {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(parameters.items(), found, strict=True)
+        }
+
+    def _own_groups(self) -> SideBySide:
+        if self._groups is None or not self._groups.serves(self.path, self.parameters):
+
+            def loss_of(pair: nn.ModuleDict) -> Callable[..., Tensor]:
+                own = copy.copy(self)
+                own.template, own._groups = pair, None
+                return own._loss
+
+            self._groups = SideBySide(self.path, loss_of, self.template, self.parameters, self.buffers)
+        return self._groups
+
     def _compiled_losses(self, axes: tuple[int | None, ...]) -> Callable[..., Tensor]:
         """The mapped loss through torch.compile, which fuses what is not a matrix product; compiled once per shape."""
         if axes not in self._compiled:
@@ -212,17 +242,17 @@ class Stack:
         return (x.flatten(1) - x_hat).square().sum(1) + variance @ gains
 
     def _encode(self, state: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = functional_call(self.template["encoder"], _part(state, "encoder."), (x,))
+        mean, log_variance = _call(self.template["encoder"], _part(state, "encoder."), x)
         return mean, log_variance
 
     def _decode(self, state: Tensors, z: Tensor) -> Tensor:
-        decoded: Tensor = functional_call(self.template["decoder"], _part(state, "decoder."), (z,))
+        decoded: Tensor = _call(self.template["decoder"], _part(state, "decoder."), z)
         return decoded
 
     def _map(self, function: Callable[..., Any], arguments: tuple[Any, ...], axes: tuple[int | None, ...]) -> Any:
         state = {**self.parameters, **self.buffers}
         if self.path != "one-by-one":
-            return vmap(function, in_dims=(0, *axes))(state, *arguments)
+            return vmap(function, in_dims=(0, *axes), chunk_size=GROUPS.get(self.path))(state, *arguments)
         # One slice per replica through `unbind`, whose gradient is a single stack.
         slices = {name: value.unbind(0) for name, value in state.items()}
         results = [
@@ -286,8 +316,8 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
         stack.path = path
         before = stack.weights()
         try:
-            losses = stack.losses(x, noise, None, 0.0)
-            gradients = torch.autograd.grad(losses.sum(), list(stack.parameters.values()), allow_unused=True)
+            losses, gradients = stack.gradients(x, noise, None, 0.0)
+            results.append([losses, *(value.clone() for value in gradients.values())])
         except RuntimeError as error:
             if path == "one-by-one":
                 raise
@@ -298,7 +328,6 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
             stack.path = chosen
         if changed:
             return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
-        results.append([losses.detach(), *(g for g in gradients if g is not None)])
     for reference, ours in zip(*results, strict=True):
         if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
             return f"{chosen}, it gives other numbers than one by one"
@@ -339,3 +368,8 @@ def observation_noise(chunk: int, shape: tuple[int, ...]) -> Tensor:
 
 def _part(state: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _call(module: nn.Module, state: Tensors, value: Tensor) -> Any:
+    """Call a module with a state in place of its own, where there is one."""
+    return functional_call(module, state, (value,)) if state else module(value)
