@@ -57,7 +57,8 @@ def stack_of(
     """
     import torch
 
-    from collapsebench.stack import Stack, build_pair
+    from collapsebench.pairs import build_pair
+    from collapsebench.stack import Stack
 
     encoder, decoder, objective = (
         create(kind, part[0], **part[1]) if isinstance(part, tuple) else part

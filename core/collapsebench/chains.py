@@ -246,3 +246,10 @@ def with_chains(module: _Module) -> _Module:
     if not any(isinstance(part, _ChainedLinear) for part in chained.modules()):
         raise KernelError("its modules have no affine map that can be chained")
     return chained
+
+
+def covers(module: nn.Module) -> bool:
+    """Return whether every parameter of a module belongs to a map that the kernel computes."""
+    parts = [part for part in module.modules() if _is_affine(part) or _is_head(part)]
+    ours = {id(parameter) for part in parts for parameter in part.parameters()}
+    return all(id(parameter) in ours for parameter in module.parameters())

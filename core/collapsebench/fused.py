@@ -59,7 +59,7 @@ class FusedPair:
         if other := sorted(set(parameters) - known):
             raise KernelError(f"{other[0]} belongs to no affine map of the pair")
 
-    def losses_and_gradients(
+    def gradients(
         self,
         parameters: Tensors,
         x: Tensor,

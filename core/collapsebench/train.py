@@ -142,7 +142,7 @@ class Trainer:
         """Do one update of every replica in the stack."""
         x, noise, weights = self.batches.draw(self.update)
         progress = self.update / self.training.max_updates
-        losses, gradients = self.stack.losses_and_gradients(x, noise, weights, progress, self.price())
+        losses, gradients = self.stack.gradients(x, noise, weights, progress, self.price())
         self.optimiser.step(self.stack.parameters, gradients, self.learning_rate())
         self._loss_sum += losses
         self._loss_count += 1

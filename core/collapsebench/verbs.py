@@ -16,6 +16,7 @@ from collapsebench.errors import StoreError, UserError
 from collapsebench.planning import (
     Cell,
     Plan,
+    adopted_keys,
     classify,
     create,
     differences,
@@ -228,14 +229,20 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
 
 
 def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
-    """Freeze what is missing into job files, and say which scans cannot be batched and why."""
+    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why so.
+
+    What an interrupted run froze keeps its path; it is not measured again.
+    """
     from collapsebench.execute import choose_path
 
-    names = {(cell.dataset, cell.architecture, cell.objective) for cell in current.missing}
+    frozen = adopted_keys(current, session.store)
+    new = [cell for cell in current.missing if cell.key not in frozen]
+    names = {(cell.dataset, cell.architecture, cell.objective) for cell in new}
     paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
     for name, (path, reason) in paths.items():
-        if path == "one-by-one" and reason:
-            say(f"{'/'.join(name)}: its replicas run one by one: {reason}")
+        manner = "its replicas run one by one" if path == "one-by-one" else f"its stacks are computed {path}"
+        if reason:
+            say(f"{'/'.join(name)}: {manner}: {reason}")
     return make_jobs(current, session.store, session.device, paths)
 
 

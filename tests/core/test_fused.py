@@ -31,7 +31,7 @@ def both(make_stack, data, temperatures, batch, *, weighted=False, shared=True, 
         x = torch.randn(*axis, batch, *data.shape, generator=generator).to(dtype)
         noise = torch.randn(*axis, batch, latent_dim, generator=generator).to(dtype)
         weights = torch.rand(*axis, batch, generator=generator).to(dtype) if weighted else None
-        found.append(stack.losses_and_gradients(x, noise, weights, progress, 0.7))
+        found.append(stack.gradients(x, noise, weights, progress, 0.7))
     return found
 
 
@@ -105,7 +105,7 @@ def test_a_replica_of_nan_leaves_the_others_as_they_are(gaussian, make_stack):
     with torch.no_grad():
         spoilt.parameters[name][1] = torch.nan
     x, noise = torch.randn(50, 8), torch.randn(50, 8)
-    (losses, gradients), (with_nan, beside) = (s.losses_and_gradients(x, noise, None, 0.0) for s in (stack, spoilt))
+    (losses, gradients), (with_nan, beside) = (s.gradients(x, noise, None, 0.0) for s in (stack, spoilt))
     assert with_nan.isnan().tolist() == [False, True, False]
     for name, gradient in gradients.items():
         assert torch.equal(gradient[[0, 2]], beside[name][[0, 2]])
@@ -218,7 +218,7 @@ def test_an_objective_that_is_not_affine_is_refused(gaussian, make_stack, object
 def test_the_gradients_of_one_call_are_not_those_of_the_next(gaussian, make_stack):
     stack = make_stack(gaussian, [0.3], path="fused", **MLP)
     x, noise = torch.randn(20, 8), torch.randn(20, 8)
-    _, first = stack.losses_and_gradients(x, noise, None, 0.0)
+    _, first = stack.gradients(x, noise, None, 0.0)
     kept = copy.deepcopy(first)
-    stack.losses_and_gradients(-x, noise, None, 0.0)
+    stack.gradients(-x, noise, None, 0.0)
     assert all(torch.equal(first[name], kept[name]) for name in first)

@@ -12,12 +12,13 @@ from collapsebench.components import KINDS
 from collapsebench.conformance import LAWS
 from collapsebench.registry import load_registry
 
+SHAPES = {"conv": (2, 7, 7)}
+
 
 def laws_of(kind, id):
     """Return a test class for a component, as the author of a plugin would write it."""
-    return type(
-        f"Test_{kind}_{id}", (getattr(testing, f"{kind.capitalize()}Laws"),), {"id": id, "__module__": __name__}
-    )
+    own = {"id": id, "__module__": __name__, "shape": SHAPES.get(id, (8,))}
+    return type(f"Test_{kind}_{id}", (getattr(testing, f"{kind.capitalize()}Laws"),), own)
 
 
 for _kind in KINDS:
