@@ -16,6 +16,12 @@ def collapsebench_datasets() -> list[Component]:
             parameters="collapsebench_datasets.parameters:GaussianParameters",
         ),
         Component(
+            "random-field",
+            "collapsebench_datasets.random_field:RandomField",
+            "Gaussian random-field images with a known power spectrum",
+            parameters="collapsebench_datasets.parameters:RandomFieldParameters",
+        ),
+        Component(
             "digits",
             "collapsebench_datasets.digits:Digits",
             "1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn",
