@@ -28,6 +28,18 @@ def collapsebench_datasets() -> list[Component]:
             parameters="collapsebench_datasets.parameters:DigitsParameters",
         ),
         Component(
+            "fashion-mnist",
+            "collapsebench_datasets.fashion_mnist:FashionMnist",
+            "70,000 grey images of clothes, 28 x 28 pixels",
+            parameters="collapsebench_datasets.image_parameters:OriginalParameters",
+        ),
+        Component(
+            "mnist",
+            "collapsebench_datasets.mnist:Mnist",
+            "70,000 grey images of handwritten digits, 28 x 28 pixels",
+            parameters="collapsebench_datasets.image_parameters:OriginalParameters",
+        ),
+        Component(
             "worldclim",
             "collapsebench_datasets.worldclim:WorldClim",
             "WorldClim bioclimatic variables of the land, split by spatial blocks",
