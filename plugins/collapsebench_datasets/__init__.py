@@ -40,6 +40,12 @@ def collapsebench_datasets() -> list[Component]:
             parameters="collapsebench_datasets.image_parameters:OriginalParameters",
         ),
         Component(
+            "huggingface",
+            "collapsebench_datasets.huggingface:HuggingFace",
+            "Images or vectors of the Hugging Face Hub, or of local Parquet, Arrow or image files",
+            parameters="collapsebench_datasets.image_parameters:HuggingFaceParameters",
+        ),
+        Component(
             "worldclim",
             "collapsebench_datasets.worldclim:WorldClim",
             "WorldClim bioclimatic variables of the land, split by spatial blocks",

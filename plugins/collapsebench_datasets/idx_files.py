@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsebench import DataError
+from collapsebench import DataError, SplitName
 
 Bytes = NDArray[np.uint8]
 
-IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
+IMAGES: dict[SplitName, str] = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+LABELS: dict[SplitName, str] = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
 
 _UNSIGNED_BYTE = 8
 
@@ -31,7 +31,7 @@ def has_idx_files(folder: Path) -> bool:
     return any(_variants(folder, name) for name in (*IMAGES.values(), *LABELS.values()))
 
 
-def read_original(folder: Path, dataset: str, sha256: Mapping[str, str]) -> dict[str, Bytes]:
+def read_original(folder: Path, dataset: str, sha256: Mapping[str, str]) -> dict[SplitName, Bytes]:
     """Return the images of the train and of the test split `(n, 1, rows, columns)`.
 
     All four files must be there, plain or gzipped, with as many labels as images. sha256: of the unpacked files, by
@@ -44,7 +44,7 @@ def read_original(folder: Path, dataset: str, sha256: Mapping[str, str]) -> dict
             f"{folder}: found no {', '.join(missing)}, expected the four files of dataset '{dataset}', "
             f"{', '.join(found)}, each as it is or with .gz. Give the folder that holds them as path."
         )
-    images = {}
+    images: dict[SplitName, Bytes] = {}
     for split in IMAGES:
         where = f"dataset '{dataset}', split {split}"
         pixels = read_idx(found[IMAGES[split]][0], 3, where, sha256.get(IMAGES[split]))

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from collapsebench import Data, DataError, Dataset
-from collapsebench_datasets.idx_files import IMAGES, Bytes, check_sha256, has_idx_files, idx_sha256, read_original
-from collapsebench_datasets.image_parameters import OriginalParameters
+from collapsebench import Data, DataError, Dataset, SplitName
+from collapsebench_datasets.idx_files import (
+    IMAGES,
+    LABELS,
+    Bytes,
+    check_sha256,
+    has_idx_files,
+    idx_sha256,
+    read_original,
+)
+from collapsebench_datasets.image_parameters import HuggingFaceParameters, OriginalParameters
 from collapsebench_datasets.sample_cache import is_complete, keep_about, keep_split, read_split
+from collapsebench_datasets.sample_source import open_source, read_samples
 from collapsebench_datasets.sample_splits import divide, feature_names
 
 
@@ -46,7 +55,7 @@ class OriginalImages(Dataset[OriginalParameters]):
         for split, images in self._images().items():
             what = f"dataset '{own.id}', split {split}: {self.parameters.path or own.repository}"
             check_sha256(idx_sha256(images), own.sha256.get(IMAGES[split]), what)
-            keep_split(self._folder(cache), split, images)
+            keep_split(self._folder(cache), split, images, own.revision)
         keep_about(self._folder(cache), {"sha256": dict(own.sha256)})
 
     def is_prepared(self, cache: Path) -> bool:
@@ -72,14 +81,21 @@ class OriginalImages(Dataset[OriginalParameters]):
             notes={"source samples": {split: len(images) for split, images in found.items()}},
         )
 
-    def _images(self) -> dict[str, Bytes]:
-        path = self.parameters.path
-        if path is None or not has_idx_files(path):
+    def _images(self) -> dict[SplitName, Bytes]:
+        own, path = self.original, self.parameters.path
+        if path is not None and has_idx_files(path):
+            return read_original(path, own.id, own.sha256)
+        if path is not None and not any(path.rglob("*.parquet")):
             raise DataError(
-                f"dataset '{self.original.id}': found no IDX files in {path}, expected a folder with "
-                f"{', '.join(self.original.sha256)}. Give it as path."
+                f"dataset '{own.id}': found neither IDX nor Parquet files in {path}, expected a folder with "
+                f"{', '.join((*IMAGES.values(), *LABELS.values()))} (.gz or not). Correct path."
             )
-        return read_original(path, self.original.id, self.original.sha256)
+        place = {"name": own.repository, "revision": own.revision} if path is None else {"path": path}
+        wanted = HuggingFaceParameters.model_validate(
+            {**place, "column": "image", "colour": "grey", "test_split": "test"}
+        )
+        source = open_source(wanted, own.id)
+        return {split: read_samples(source, split, wanted) for split in source.splits}
 
     def _folder(self, cache: Path) -> Path:
         return cache / f"{self.original.id}-{self.original.revision[:12]}"

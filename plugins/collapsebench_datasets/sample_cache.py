@@ -21,20 +21,21 @@ from collapsebench_datasets.resumable_download import sha256_of
 Samples = NDArray[Any]
 
 
-def has_split(folder: Path, split: str) -> bool:
-    """Return whether a split is completely there."""
-    return (folder / f"{split}.json").is_file()
+def has_split(folder: Path, split: str, revision: str) -> bool:
+    """Return whether a split of this revision is completely there."""
+    record = folder / f"{split}.json"
+    return record.is_file() and _read(record).get("revision") == revision
 
 
-def keep_split(folder: Path, split: str, values: Samples) -> None:
-    """Write the samples of a split `(n, *shape)`."""
+def keep_split(folder: Path, split: str, values: Samples, revision: str) -> None:
+    """Write the samples of a split `(n, *shape)` of a revision of its source."""
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f".{split}-{os.getpid()}"
     with own.open("wb") as file:
         np.save(file, values, allow_pickle=False)
     sha256 = sha256_of(own)
     own.replace(folder / f"{split}.npy")
-    _write(folder / f"{split}.json", {"sha256": sha256, "shape": list(values.shape)})
+    _write(folder / f"{split}.json", {"sha256": sha256, "revision": revision})
 
 
 def keep_about(folder: Path, about: Mapping[str, Any]) -> None:

@@ -14,22 +14,30 @@ from collapsebench_datasets.image_parameters import Division
 Samples = NDArray[Any]
 
 
-def divide(found: Mapping[str, Samples], seed: int, own: Division, dataset: str) -> dict[SplitName, Split]:
+def divide(
+    found: Mapping[SplitName, Samples], seed: int, own: Division, dataset: str, test_share: float = 0.0
+) -> dict[SplitName, Split]:
     """Return train, validation and test, at most as many samples of each as `own` allows.
 
     found: the source's own splits, "train" and where it has them "validation" and "test", `(n, *shape)`. What it has
     not is cut from its train split. The seed shuffles each; which samples are official test samples it leaves alone.
     """
     streams: dict[str, np.random.Generator] = dict(zip(SPLITS, np.random.default_rng([seed, 5]).spawn(3), strict=True))
-    orders = {name: streams[name].permutation(len(values)) for name, values in found.items()}
+    orders: dict[SplitName, NDArray[np.int64]] = {
+        name: streams[name].permutation(len(values)) for name, values in found.items()
+    }
     rest = orders["train"]
-    shares = {"validation": own.validation_share, "test": own.test_share}
+    shares: dict[SplitName, float] = {"validation": own.validation_share, "test": test_share}
     for name, share in shares.items():
         if name not in found:
             count = max(2, round(share * len(found["train"])))
             orders[name], rest = rest[:count], rest[count:]
     orders["train"] = rest
-    limits = {"train": own.train_samples, "validation": own.evaluation_samples, "test": own.evaluation_samples}
+    limits: dict[SplitName, int | None] = {
+        "train": own.train_samples,
+        "validation": own.evaluation_samples,
+        "test": own.evaluation_samples,
+    }
     splits: dict[SplitName, Split] = {}
     for name in SPLITS:
         chosen = orders[name][: limits[name]]
