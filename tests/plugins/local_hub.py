@@ -74,7 +74,7 @@ class LocalHub:
                     entries.append(self.entry(name))
         return entries
 
-    def handler(hub):
+    def handler(hub):  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 

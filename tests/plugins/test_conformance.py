@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from test_huggingface import as_parquet
 from test_idx import original_of, pixels, write
 from test_worldclim import layers, write_bil, zipped
 
@@ -25,7 +26,7 @@ def laws_of(kind, id):
 
 for _kind in KINDS:
     for _component in load_registry().components(_kind):
-        if _component.id not in ("worldclim", "table", "fashion-mnist", "mnist"):
+        if _component.id not in ("worldclim", "table", "fashion-mnist", "mnist", "huggingface"):
             globals()[f"Test_{_kind}_{_component.id}"] = laws_of(_kind, _component.id)
 del _kind, _component
 
@@ -72,6 +73,16 @@ class TestFashionMnist(testing.DatasetLaws):
 
 class TestMnist(TestFashionMnist):
     id = "mnist"
+
+
+class TestHuggingFace(testing.DatasetLaws):
+    id = "huggingface"
+
+    @pytest.fixture(scope="module", autouse=True)
+    @staticmethod
+    def folder(tmp_path_factory):
+        """A folder of Parquet files, small and local."""
+        TestHuggingFace.parameters = {"path": str(as_parquet(tmp_path_factory.mktemp("huggingface"), pixels()))}
 
 
 def test_every_kind_has_laws_and_a_class_in_the_kit():
