@@ -260,12 +260,12 @@ def _mixed(cells: Iterable[tuple[int, Any]], waiting: int, most: int | None) -> 
 
 
 def _unreachable(own: HuggingFaceParameters, what: str, error: Exception) -> DataError:
+    # Boards show the first 300 characters of a reason.
     return DataError(
-        f"{what}: the Hub cannot be reached ({_first_line(error)}), and these data were not prepared before; expected "
-        "a connection, or the data. Ways out: prepare the suite on a machine with a connection and copy the cache, the "
-        "folder that COLLAPSEBENCH_CACHE names or .collapsebench/cache; give local files as path (the four IDX files "
-        "for mnist and fashion-mnist, Parquet, Arrow or images for huggingface); or set HF_HUB_OFFLINE=1, and revision "
-        "to a commit that the Hub's own cache on this machine already holds."
+        f"{what}: not in the cache, and the Hub cannot be reached. Ways out: path, for local files (the original IDX "
+        "files, Parquet, Arrow, images); prepare elsewhere and copy the cache (COLLAPSEBENCH_CACHE, or "
+        ".collapsebench/cache); HF_HUB_OFFLINE=1, if the Hub's own cache holds this revision. "
+        f"Found: {_first_line(error)}; revision {own.revision or 'not pinned, but offline it must be a commit'}."
     )
 
 
