@@ -156,6 +156,14 @@ def samples_of(data, split="train", *, replicas=1, max_rows=None, dtype=None):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_of_the_hub(tmp_path_factory):
+    """Keep what `datasets` writes out of the user's folders; it reads this when it is first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("huggingface")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def component():
     return create
