@@ -156,10 +156,12 @@ class Encoder(Configured[P]):
 
     batchable: False says that replicas cannot be stacked (data-dependent control flow, batch statistics) and that this
     is meant. The harness finds out by itself; conformance checks hold a component to what it says.
+    example_shape: of samples that its modules can be built for; conformance checks build them for it.
     """
 
     linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
+    example_shape: ClassVar[tuple[int, ...]] = (8,)
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], latent_dim: int) -> torch.nn.Module:
@@ -169,11 +171,12 @@ class Encoder(Configured[P]):
 class Decoder(Configured[P]):
     """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form.
 
-    batchable: as for encoders.
+    batchable, example_shape: as for encoders.
     """
 
     linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
+    example_shape: ClassVar[tuple[int, ...]] = (8,)
 
     @abstractmethod
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> torch.nn.Module:

@@ -7,6 +7,7 @@ throughout: with features enough it can represent what PCA asks of it.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,8 @@ def residual_stage(channels: int, own: ConvParameters) -> Residual:
 class ConvEncoder(Encoder[ConvEncoderParameters]):
     """Stages of a strided convolution and a residual branch, then affine heads for mean and log-variance."""
 
+    example_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
+
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
         own = self.parameters
@@ -121,6 +124,8 @@ class Doubled(nn.Module):
 
 class ConvDecoder(Decoder[ConvDecoderParameters]):
     """A free affine map, stages of a residual branch and an affine doubling of the side, then a free offset."""
+
+    example_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
