@@ -102,7 +102,7 @@ def _finite(subject: Subject) -> str:
 
 
 def _weights(subject: Subject) -> str:
-    plain, weighted = (_batch_loss(subject, _terms(), weighted=weighted) for weighted in (False, True))
+    plain, weighted = (_batch_loss(subject, _terms(), weighted=weighted).detach() for weighted in (False, True))
     require(
         torch.allclose(plain, weighted, rtol=1e-5),
         f"batch_loss is {float(plain):.6g} without weights and {float(weighted):.6g} with weights of one.",

@@ -40,9 +40,9 @@ class LearnedVariance(Objective[Parameters]):
         if latent_dim >= rank and price.min() <= eigenvalues[rank - 1]:
             least = eigenvalues[rank - 1] / eigenvalues.sum()
             raise DataError(
-                f"learned-variance: with {latent_dim} latents for data of rank {rank}, the objective has no minimum at "
+                f"with {latent_dim} latents for data of rank {rank}, the learned variance has no minimum at "
                 f"T = {temperatures.min():.3g}: below T = {least:.3g} beta falls to d / rank = "
-                f"{eigenvalues.size / rank:.4g}, where the learned variance may shrink to zero for nothing. Expected "
+                f"{eigenvalues.size / rank:.4g}, and it may shrink to zero at no cost. Expected "
                 f"fewer latents or higher temperatures; set latent_dim to at most {rank - 1}."
             )
         held = np.minimum(eigenvalues[:latent_dim], price[:, None]).sum(axis=1) + eigenvalues[latent_dim:].sum()

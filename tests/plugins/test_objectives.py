@@ -7,11 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from flow import TINY, without, write_suite
 from scipy import stats
 
 from collapsebench import DataError, fixed_exponent_threshold, oracle
 from collapsebench.equilibrium import measure_equilibrium
+from collapsebench.execute import execute_job
+from collapsebench.planning import make_jobs, make_plan, with_records
+from collapsebench.registry import load_registry
+from collapsebench.scoring import score_plan
 from collapsebench.stack import StackModel
+from collapsebench.store import Store
+from collapsebench.suite import load_suite
 from collapsebench.train import Controls
 
 LATENTS, SEEDS = 6, (0, 1, 2)
@@ -262,3 +269,51 @@ def test_a_diverged_neighbour_changes_nothing(make_short):
         )
         for name, value in expected.weights.items():
             assert torch.allclose(found.weights[name][replica], value[replica], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def run_suite(tmp_path_factory):
+    """Return a function that runs one tiny scan per objective and returns the results and the store."""
+    folder = tmp_path_factory.mktemp("suite")
+
+    def run(*objectives, latent_dim=3, store="store"):
+        tables = "".join(f'[[objectives]]\nuse = "{use}"\n' for use in objectives)
+        text = without("mlp", TINY).replace('["effective-dimension"]', '["intervention-agreement", "equilibrium"]')
+        text = text.replace("latent_dim = 3", f"latent_dim = {latent_dim}") + tables
+        suite, own = load_suite(write_suite(folder, text, store)), Store(folder / store)
+        registry = load_registry()
+        plan = make_plan(suite, own, registry)
+        names = {(cell.dataset, cell.architecture, cell.objective) for cell in plan.cells}
+        for job in make_jobs(plan, own, "cpu", dict.fromkeys(names, ("batched", ""))):
+            execute_job(job)
+        return score_plan(with_records(plan, own), own, registry, "cpu"), own
+
+    return run
+
+
+def test_the_state_and_the_effective_temperature_of_a_replica_are_stored_and_reach_the_metrics(run_suite):
+    results, store = run_suite("beta-vae", "capacity", "learned-variance")
+    for record in store.cells():
+        for replica in record.replicas:
+            if record.description["objective"]["use"] == "beta-vae":
+                assert replica["effective_temperature"] == pytest.approx(replica["temperature"])
+                assert not any(name.startswith("objective_") for name in replica)
+            if record.description["objective"]["use"] == "capacity":
+                expected = 1 / (1 + math.exp(-0.2 * replica["objective_multiplier"]))
+                assert replica["effective_temperature"] == pytest.approx(expected, rel=1e-5)
+            if record.description["objective"]["use"] == "learned-variance":
+                assert replica["objective_features"] == 4
+                assert math.isfinite(replica["objective_log_variance"])
+    for cell in results.cells:
+        assert cell.status == "ok"
+        assert np.isfinite(cell.measurement.effective_temperatures).all()
+        values = cell.evaluations["intervention-agreement"].values
+        assert ("temperature-max-log-error" in values) == (cell.objective != "beta-vae")
+
+
+def test_a_learned_variance_with_too_many_latents_is_a_failed_cell_with_the_sentence(run_suite):
+    results, _ = run_suite("learned-variance", latent_dim=4, store="flat")
+    assert {cell.status for cell in results.cells} == {"failed"}
+    for cell in results.cells:
+        assert "'collapsebench/learned-variance': with 4 latents for data of rank 4" in cell.reason
+        assert cell.reason.endswith("set latent_dim to at most 3.")
