@@ -39,4 +39,10 @@ def collapsebench_decoders() -> list[Component]:
             "multilayer perceptron with an affine output, reshaped to the samples",
             parameters="collapsebench_autoencoders.parameters:MlpDecoderParameters",
         ),
+        Component(
+            "first-order",
+            "collapsebench_autoencoders.first_order:FirstOrderDecoder",
+            "affine map behind noise gates: latents collapse by a jump, with hysteresis",
+            parameters="collapsebench_autoencoders.parameters:FirstOrderParameters",
+        ),
     ]

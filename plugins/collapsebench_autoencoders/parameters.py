@@ -33,3 +33,15 @@ class MlpEncoderParameters(MlpParameters):
 
 class MlpDecoderParameters(MlpParameters):
     """A multilayer perceptron with an affine output."""
+
+
+class FirstOrderParameters(Parameters):
+    """An affine map behind noise gates."""
+
+    level: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False,
+        description="amplitude, in units of the standardised data, below which a latent's contribution is muted",
+    )  # fmt: skip
+    power: float = Field(
+        default=2.0, ge=1, le=6, description="steepness of the gate: muted contributions fall as amplitude^(1 + power)"
+    )
