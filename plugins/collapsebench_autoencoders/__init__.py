@@ -45,4 +45,10 @@ def collapsebench_decoders() -> list[Component]:
             "affine map behind noise gates: latents collapse by a jump, with hysteresis",
             parameters="collapsebench_autoencoders.parameters:FirstOrderParameters",
         ),
+        Component(
+            "injective",
+            "collapsebench_autoencoders.injective:InjectiveDecoder",
+            "one-to-one map whose gain cannot vanish: latents fade without a threshold",
+            parameters="collapsebench_autoencoders.parameters:InjectiveDecoderParameters",
+        ),
     ]

@@ -8,6 +8,8 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import gamma
 
+from collapsebench import UserError
+
 NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(48))
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -122,3 +124,35 @@ def test_weak_modes_collapse_continuously_behind_a_high_level(component):
         for gain, slope in ((0.5, 0.5), (0.02, 0.05)):
             found, _ = OneMode(first_order(component, level=1000.0), gain, slope, -slope).settle(temperature)
             assert found == pytest.approx(max(0, 1 - temperature / 0.6), abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.3, 1.0, 5.0])
+def test_without_its_bend_the_injective_decoder_has_no_threshold_but_a_closed_form(component, temperature):
+    gain = 0.5
+    decoder = component("decoder", "injective", gain=gain, width=2).build(1, (1,))
+    mode = OneMode(decoder, 0.0, 0.3, -0.3)
+    with torch.no_grad():
+        decoder.frame.fill_(-1.0)  # the QR decomposition makes the sign of Q that of minus the frame
+    mode.free = mode.free[:2]
+    found, scale = mode.settle(temperature)
+    cost = temperature * (gain**2 + temperature)
+    assert found == pytest.approx(gain**2 / (gain**2 + cost), abs=1e-7)
+    variance = temperature / (gain**2 + temperature)
+    assert scale == pytest.approx(gain**2 / (gain**2 + temperature) ** 2 + variance, abs=1e-7)
+
+
+def test_the_injective_decoder_moves_no_two_points_closer_than_its_gain(component):
+    torch.manual_seed(0)
+    for _ in range(20):
+        decoder = component("decoder", "injective", gain=0.3, width=9).build(4, (3, 3))
+        with torch.no_grad():
+            for value in decoder.parameters():
+                value.mul_(10 * torch.rand(()))
+        z, y = torch.randn(2, 100, 4)
+        moved = (decoder(z) - decoder(y)).flatten(1).norm(dim=1)
+        assert (moved >= 0.3 * (z - y).norm(dim=1) * (1 - 1e-4)).all()
+
+
+def test_an_injective_decoder_with_more_latents_than_features_is_refused(component):
+    with pytest.raises(UserError, match=r"5 latents for 4 features.*Lower scan\.latent_dim"):
+        component("decoder", "injective").build(5, (2, 2))
