@@ -13,6 +13,7 @@ def collapsebench_observables() -> list[Component]:
             "latent-moments",
             "collapsebench_observables.latent_moments:LatentMoments",
             "moments of posterior mean and variance, rate and signal fraction of each latent",
+            version=2,
         ),
         Component(
             "truncated-distortion",
@@ -33,5 +34,10 @@ def collapsebench_observables() -> list[Component]:
             "equilibrium",
             "collapsebench_observables.equilibrium:Equilibrium",
             "Ward residuals and residual edge: is a replica stationary, and is it stable",
+        ),
+        Component(
+            "decoder-origin-directions",
+            "collapsebench_observables.decoder_origin_directions:DecoderOriginDirections",
+            "direction in data space that the decoder gives to each latent at the prior's mean",
         ),
     ]

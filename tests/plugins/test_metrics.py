@@ -53,15 +53,20 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     scan = {
         "signal_fraction": np.take_along_axis(fractions, order, 1),
         "rate": np.take_along_axis(rates, order, 1),
+        "snr": np.take_along_axis(fractions / (1 - fractions), order, 1),
+        "mean_square": np.take_along_axis(fractions, order, 1),
+        "mean": np.zeros_like(rates),
+        "variance": np.take_along_axis(1 - fractions, order, 1),
+        "largest_mean": np.take_along_axis(4 * np.sqrt(fractions), order, 1),
         "posterior_scale": np.ones_like(rates),
         "jensen_gap": np.zeros_like(rates),
     }
+    columns = {f"feature_{d}": directions[:, :, d] for d in range(spectrum.size)}
     tables = {
         "latent-moments": long("latent", scan),
         "truncated-distortion": long("rank", {"normalised_distortion": distortion}),
-        "decoder-directions": long(
-            "latent", {f"feature_{d}": directions[:, :, d] for d in range(spectrum.size)}, ("train",)
-        ),
+        "decoder-directions": long("latent", columns, ("train",)),
+        "decoder-origin-directions": long("latent", columns, ("train",)),
         "losses": pd.DataFrame(
             {
                 "split": "train", "temperature": TEMPERATURES, "distortion": exact.distortion,
@@ -138,7 +143,9 @@ def test_a_metric_says_what_it_requires_and_reads_nothing_else(metric):
 
 def test_the_default_split_is_train_except_for_what_is_read_from_distortions_alone():
     defaults = {name: component.parameters_model()().split for name, component in METRICS.items()}
-    assert {name for name, split in defaults.items() if split == "test"} == {"effective-dimension", "tail-exponent"}
+    assert {name for name, split in defaults.items() if split == "test"} == {
+        "effective-dimension", "tail-exponent", "rank-distortion-ratio", "head-tail",
+    }  # fmt: skip
     assert set(defaults.values()) == {"train", "test"}
 
 
