@@ -129,4 +129,10 @@ def collapsebench_metrics() -> list[Component]:
             "Whether order parameters set in continuously, or jump.",
             parameters=f"{_PARAMETERS}OnsetJumpParameters",
         ),
+        Component(
+            "residual-edge",
+            "collapsebench_metrics.residual_edge:ResidualEdge",
+            "Whether what the data say beyond the active latents foretells the next threshold.",
+            parameters=f"{_PARAMETERS}ResidualEdgeParameters",
+        ),
     ]

@@ -184,3 +184,17 @@ class CrosswalkParameters(Parameters):
     """Parameters of `crosswalk`."""
 
     split: Split = "train"
+
+
+class ResidualEdgeParameters(Parameters):
+    """Parameters of `residual-edge`."""
+
+    split: Split = "train"
+    collapsed: float = Field(
+        default=0.01, gt=0, lt=1, description="signal fraction up to which a latent counts as collapsed"
+    )
+    margin: float = Field(
+        default=0.1,
+        ge=0,
+        description="relative excess of the edge over T, or over what the weakest active latent leaves, that counts",
+    )

@@ -40,4 +40,9 @@ def collapsebench_observables() -> list[Component]:
             "collapsebench_observables.decoder_origin_directions:DecoderOriginDirections",
             "direction in data space that the decoder gives to each latent at the prior's mean",
         ),
+        Component(
+            "residual-edge",
+            "collapsebench_observables.residual_edge:ResidualEdge",
+            "largest covariance of the data with any function of them, given the active latents",
+        ),
     ]

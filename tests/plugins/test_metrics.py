@@ -80,6 +80,13 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
                 "spare_latents": LATENTS - exact.active_count,
             }
         ),
+        "residual-edge": pd.DataFrame(
+            {
+                "split": "train", "temperature": TEMPERATURES,
+                "edge": np.append(SHARES, 0.0)[np.minimum((fractions > 0.1).sum(axis=1), SHARES.size)],
+                "active_latents": (fractions > 0.1).sum(axis=1),
+            }
+        ),
         "replicas": pd.DataFrame({"temperature": TEMPERATURES, "mark": "converged"}),
     }  # fmt: skip
     lost = [TEMPERATURES[index] for index in diverged]

@@ -241,6 +241,29 @@ def test_latents_that_never_reach_the_prior_persist_above_their_threshold():
     assert evaluate("onset-jump", with_tables(measurement(), latent_moments=fade)).values["persistence"] == 0.3
 
 
+def test_the_edge_of_an_exact_scan_foretells_every_rank_that_it_can():
+    found = evaluate("residual-edge", measurement())
+    assert found.values["max-log-error"] == pytest.approx(0, abs=1e-9)
+    assert found.values["predicted-ranks"] >= 4
+    rows = found.modes[found.modes["edge"].notna()]
+    assert rows["edge"].to_numpy() == pytest.approx(SHARES[rows["rank"].to_numpy() - 1])
+
+
+def test_latents_that_stay_collapsed_below_the_edge_are_unstable():
+    late = evaluate("residual-edge", measurement(thresholds=np.full(8, 1e-7))).values
+    below = SHARES[0] / 1.1 > TEMPERATURES
+    assert late["unstable-share"] == pytest.approx(below.mean())
+    assert evaluate("residual-edge", measurement()).values["unstable-share"] < late["unstable-share"] / 3
+
+
+def test_the_gain_is_what_a_linear_readout_misses():
+    def half(table):
+        return table.assign(residual_edge=0.5 * measurement().tables["residual-edge"]["edge"])
+
+    found = evaluate("residual-edge", with_tables(measurement(), equilibrium=half)).values
+    assert found["nonlinear-gain"] == pytest.approx(math.log(2))
+
+
 def test_degenerate_spectra_give_values_or_reasons_everywhere():
     for spectrum in (np.array([2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]), np.array([3.0, 2.0, 1.0, 0.5, 0, 0, 0, 0])):
         measured = measurement(spectrum=np.maximum(spectrum, 0))
