@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 _DIRECTIONS = 12
 _OUTPUTS = 24
 _WAVES = 12
+_DEGENERATE = 1e-2
 _FOLDS = 4
 _RIDGE = 1e-9
 
@@ -115,7 +116,7 @@ def _whiten(values: Floats, weights: Floats, *, centre: bool = True) -> Floats:
     scale = np.sqrt(np.average(values**2, axis=0, weights=weights))
     values = values[:, scale > 0] / scale[scale > 0]
     spectrum, vectors = np.linalg.eigh((values * weights[:, None]).T @ values / weights.sum())
-    kept = spectrum > 1e-4 * spectrum[-1]
+    kept = spectrum > _DEGENERATE * spectrum[-1]
     return np.asarray(values @ vectors[:, kept] / np.sqrt(spectrum[kept]))
 
 

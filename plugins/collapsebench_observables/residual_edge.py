@@ -74,7 +74,8 @@ def _strongest(flat: torch.Tensor) -> torch.Tensor:
     exact = flat.double().cpu()
     centred = exact - exact.mean(0)
     _, vectors = torch.linalg.eigh(centred.mT @ centred)
-    return vectors.flip(1)[:, :_DIMENSIONS].to(flat.device, flat.dtype)
+    strongest: torch.Tensor = vectors.flip(1)[:, :_DIMENSIONS].to(flat.device, flat.dtype)
+    return strongest
 
 
 def _is_active(mean: torch.Tensor, variance: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
