@@ -296,6 +296,7 @@ class Measurement:
     (converged, budget, unstable, diverged), updates, loss.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
+    shape: of a sample, where it is known; `(h, w)` and `(c, h, w)` are images.
     """
 
     temperatures: Floats
@@ -306,6 +307,7 @@ class Measurement:
     second_moments: Mapping[SplitName, Floats]
     has_oracle: bool
     decoder_variance: float = 1.0
+    shape: tuple[int, ...] = ()
 
     @cached_property
     def covariance(self) -> Floats:

@@ -208,6 +208,7 @@ def measurement_of(
         second_moments=data.second_moments,
         has_oracle=decoder.linear and objective.has_oracle,
         decoder_variance=objective.decoder_variance,
+        shape=data.shape,
     )
 
 

@@ -135,4 +135,10 @@ def collapsebench_metrics() -> list[Component]:
             "Whether what the data say beyond the active latents foretells the next threshold.",
             parameters=f"{_PARAMETERS}ResidualEdgeParameters",
         ),
+        Component(
+            "traversals",
+            "collapsebench_metrics.traversals:Traversals",
+            "Whether latents move the reconstruction along straight lines; brings the figure of their pictures.",
+            parameters=f"{_PARAMETERS}TraversalsParameters",
+        ),
     ]

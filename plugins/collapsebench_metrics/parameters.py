@@ -198,3 +198,12 @@ class ResidualEdgeParameters(Parameters):
         ge=0,
         description="relative excess of the edge over T, or over what the weakest active latent leaves, that counts",
     )
+
+
+class TraversalsParameters(Parameters):
+    """Parameters of `traversals`."""
+
+    split: Split = "train"
+    active: float = Field(
+        default=0.1, ge=0.1, lt=1, description="signal fraction above which a latent counts as active"
+    )

@@ -45,4 +45,9 @@ def collapsebench_observables() -> list[Component]:
             "collapsebench_observables.residual_edge:ResidualEdge",
             "largest covariance of the data with any function of them, given the active latents",
         ),
+        Component(
+            "traversals",
+            "collapsebench_observables.traversals:Traversals",
+            "reconstructions as each active latent moves from -3 to 3, the others at 0",
+        ),
     ]

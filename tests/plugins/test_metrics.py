@@ -67,6 +67,15 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
         "truncated-distortion": long("rank", {"normalised_distortion": distortion}),
         "decoder-directions": long("latent", columns, ("train",)),
         "decoder-origin-directions": long("latent", columns, ("train",)),
+        "traversals": long(
+            "latent",
+            {
+                f"at_{v}_{d}": v * directions[:, :, d] * np.take_along_axis(fractions > 0.1, order, 1)
+                for v in range(-3, 4)
+                for d in range(spectrum.size)
+            },
+            ("train",),
+        ),
         "losses": pd.DataFrame(
             {
                 "split": "train", "temperature": TEMPERATURES, "distortion": exact.distortion,

@@ -12,6 +12,7 @@ from test_metrics import LATENTS, RESOLVED, SHARES, TEMPERATURES, evaluate, meas
 from collapsebench import CRITERIA, Pca
 from collapsebench_metrics.crosswalk import flips_at
 from collapsebench_metrics.subspace_angles import block_ends
+from collapsebench_metrics.traversals import curvature_of
 
 SPAN = ("span-angle", "max-span-angle", "block-angle")
 
@@ -262,6 +263,21 @@ def test_the_gain_is_what_a_linear_readout_misses():
 
     found = evaluate("residual-edge", with_tables(measurement(), equilibrium=half)).values
     assert found["nonlinear-gain"] == pytest.approx(math.log(2))
+
+
+def test_an_affine_decoder_has_straight_traversals():
+    found = evaluate("traversals", measurement()).values
+    assert found["curvature"] == pytest.approx(0, abs=1e-12)
+    assert found["max-curvature"] == pytest.approx(0, abs=1e-12)
+
+
+def test_curvature_is_the_share_that_no_straight_line_explains():
+    values, along, across = np.arange(-3, 4)[:, None, None], np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    square, quartic = 28.0, 2 * (1 + 16 + 81)
+    assert curvature_of(1.0 + values * along) == pytest.approx(0)
+    assert curvature_of(values**2 * along) == pytest.approx(1)
+    assert curvature_of(values * along + values**2 * across) == pytest.approx(quartic / (square + quartic))
+    assert np.isnan(curvature_of(0.0 * values * along)).all()
 
 
 def test_degenerate_spectra_give_values_or_reasons_everywhere():
