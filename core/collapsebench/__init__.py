@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from collapsebench.conventions import Convention as Convention
     from collapsebench.conventions import beta_of as beta_of
     from collapsebench.conventions import temperature_of as temperature_of
+    from collapsebench.crosswalk import CRITERIA as CRITERIA
+    from collapsebench.crosswalk import Criterion as Criterion
     from collapsebench.equilibrium import measure_equilibrium as measure_equilibrium
     from collapsebench.errors import CollapsebenchError as CollapsebenchError
     from collapsebench.errors import DataError as DataError
@@ -188,6 +190,7 @@ _HOME = {
         "Score", "Split", "SplitName",
     ),
     "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
+    "crosswalk": ("CRITERIA", "Criterion"),
     "equilibrium": ("measure_equilibrium",),
     "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UserError"),
     "execute": ("execute_job",),

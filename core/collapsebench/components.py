@@ -268,6 +268,7 @@ class Measurement:
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
     prediction: what the objective foretells for a linear decoder; None where it says nothing or the decoder is another.
+    shape: of a sample, where it is known; `(h, w)` and `(c, h, w)` are images.
     """
 
     temperatures: Floats
@@ -288,6 +289,8 @@ class Measurement:
             return self.temperatures
         found: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
         return found
+
+    shape: tuple[int, ...] = ()
 
     @cached_property
     def covariance(self) -> Floats:
