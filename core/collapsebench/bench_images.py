@@ -15,9 +15,10 @@ from collapsebench import calibrate
 from collapsebench.bench import Spread, milliseconds, plain_loop
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
+from collapsebench.pairs import build_pair
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, build_pair
+from collapsebench.stack import Computation, Stack
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 

@@ -280,6 +280,7 @@ class Measurement:
     has_oracle: bool
     decoder_variance: float = 1.0
     prediction: Prediction | None = None
+    shape: tuple[int, ...] = ()
 
     @cached_property
     def effective_temperatures(self) -> Floats:
