@@ -11,7 +11,7 @@ import click
 from collapsebench.cli_run import suite_options
 from collapsebench.verbs import Outcome, open_session, score_session
 
-FORMATS = ("text", "md", "csv", "json")
+FORMATS = ("text", "md", "csv", "json", "tex", "html")
 
 
 def _scored(options: dict[str, Any]) -> Outcome:
@@ -33,10 +33,13 @@ def score(**options: Any) -> None:
 @click.option(
     "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
 )
-def board(format_: str, **options: Any) -> None:
+@click.option("--standalone", is_flag=True, help="With --format tex: a document that compiles by itself.")
+def board(format_: str, standalone: bool, **options: Any) -> None:
     """Print the board of SUITE."""
+    if standalone and format_ != "tex":
+        raise click.UsageError(f"--standalone makes a document of --format tex; found --format {format_}.")
     outcome = _scored(options)
-    click.echo(outcome.text(format_))
+    click.echo(outcome.text(format_, standalone=standalone), nl=False)
     sys.exit(0 if outcome.ok else 1)
 
 
