@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from collapsebench.board_html import document
-from collapsebench.board_latex import latex
+from collapsebench.table_html import document
+from collapsebench.table_latex import latex
 from collapsebench.errors import UserError
-from collapsebench.layout import converged_share, interval_method, origin
+from collapsebench.layout import converged_share, interval_method, layout, origin
 from collapsebench.ranking import t_interval
 from collapsebench.results import SuiteResults
 from collapsebench.standings import (
@@ -148,11 +148,11 @@ def render(results: SuiteResults, format: str, *, standalone: bool = False) -> s
     or with `standalone` a document. html: a document.
     """
     if format in ("text", "md"):
-        return page(results, markdown=format == "md")
+        return page(layout(results), markdown=format == "md")
     if format == "tex":
-        return latex(results, standalone=standalone)
+        return latex(layout(results), standalone=standalone)
     if format == "html":
-        return document(results)
+        return document(layout(results))
     if format == "csv":
         return complete_board(results).to_csv(index=False, lineterminator="\n")
     if format == "json":

@@ -62,11 +62,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole board: a table over all datasets where there are several, then one per dataset and objective."""
+    """A title, sentences, tables and a footer: of a board, a table over all datasets, then one per dataset."""
 
     title: str
     sections: tuple[Section, ...]
     footer: tuple[str, ...]
+    lead: tuple[str, ...] = ()
 
 
 def layout(results: SuiteResults) -> Layout:
@@ -96,7 +97,8 @@ def number(mean: float, low: float = math.nan, high: float = math.nan) -> str:
     digits = max(0, 1 - math.floor(math.log10(half)))
     if digits > 6:
         return f"{mean:.6g} ± {half:.1g}"
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    rounded = round(mean, digits) + 0.0  # no minus before a zero
+    return f"{rounded:.{digits}f} ± {half:.{digits}f}"
 
 
 def interval_method(results: SuiteResults) -> str:

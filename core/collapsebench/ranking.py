@@ -24,7 +24,10 @@ CONFIDENCE = 0.95
 WHOLE = 1 / 6
 """The least variance granted to the difference of two whole numbers, since rounding hides up to 1/12 of each."""
 
-_ROUNDOFF = 9
+ROUNDOFF = 1e-12
+"""A standard error below this share of the largest difference is none: the differences are all the same."""
+
+_DECIMALS = 9
 """Decimals that differences of mean ranks are rounded to: they are fractions, and a tie must be an exact zero."""
 
 
@@ -134,9 +137,9 @@ def _decided(
     first, second = pairs
     if not first.size:
         return np.zeros(0)
-    mean, error, df = stratified_mean([(rank[second] - rank[first]).round(_ROUNDOFF) for rank in ranks])
+    mean, error, df = stratified_mean([(rank[second] - rank[first]).round(_DECIMALS) for rank in ranks])
     quantile = np.array([_tukey(confidence, len(ranks[0]), float(value)) for value in df])
-    lead = np.where(np.abs(mean.round(_ROUNDOFF)) > quantile * error, np.sign(mean), 0.0)
+    lead = np.where(np.abs(mean.round(_DECIMALS)) > quantile * error, np.sign(mean), 0.0)
     chance = (1 - confidence) / first.size
     if 2.0 ** (1 - sum(rank.shape[1] for rank in ranks)) <= chance:
         return lead
@@ -148,8 +151,9 @@ def _decided(
 def _votes(worse: Floats, better: Floats, level: float) -> Floats:
     """Return per pair how many more scores differ decidedly in one direction than in the other; `(pair, seed, score)`.
 
-    Infinite differences have no t-interval: all n seeds of one architecture, and none of the other, reach a value with
-    probability at most 2 4^-n if the two are equal.
+    Differences that are all the same decide nothing; of whole numbers, at least the spread that rounding hides is
+    granted. Infinite ones have no t-interval: if the two are equal, all n seeds of one architecture and none of the
+    other reach a value with probability at most 2 4^-n.
     """
     with np.errstate(invalid="ignore"):
         excess = np.where(worse == better, 0.0, worse - better)
@@ -160,7 +164,9 @@ def _votes(worse: Floats, better: Floats, level: float) -> Floats:
     variance = known.var(axis=1, ddof=1)
     error = np.sqrt(np.where(whole, np.maximum(variance, WHOLE), variance) / seeds)
     mean = known.mean(axis=1)
-    decided = np.where(np.abs(mean) > stats.t.ppf(1 - level / 2, seeds - 1) * error, np.sign(mean), 0.0)
+    varies = error > ROUNDOFF * np.abs(known).max(axis=1)
+    clear = np.abs(mean) > stats.t.ppf(1 - level / 2, seeds - 1) * error
+    decided = np.where(varies & clear, np.sign(mean), 0.0)
     if 2 * 4.0**-seeds <= level:
         decided += np.isposinf(excess).all(axis=1)
         decided -= np.isneginf(excess).all(axis=1)

@@ -1,4 +1,4 @@
-"""A board as plain text for a terminal and as Markdown."""
+"""Tables with their notes as plain text for a terminal, and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import MIN_PADDING, tabulate
 
-from collapsebench.layout import Column, Section, layout, number
-from collapsebench.results import SuiteResults
+from collapsebench.layout import Column, Layout, Section, number
 
 WIDTH = 120
 
 
-def page(results: SuiteResults, *, markdown: bool = False) -> str:
-    """Return the board as plain text of at most 120 columns, or as Markdown; the same results give the same bytes."""
-    found = layout(results)
-    blocks = [_heading(found.title, 1, markdown)]
+def page(found: Layout, *, markdown: bool = False) -> str:
+    """Return a layout as plain text of at most 120 columns, or as Markdown."""
+    blocks = [_heading(found.title, 1, markdown), _list(found.lead, markdown)]
     for section in found.sections:
         blocks.append(_heading(section.title, 2, markdown))
         blocks += [_markdown(section.columns)] if markdown else map(_text, pieces(section, WIDTH))

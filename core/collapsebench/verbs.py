@@ -116,9 +116,10 @@ class Outcome:
         return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
 
     def _repr_html_(self) -> str:
-        from collapsebench.board_html import fragment
+        from collapsebench.table_html import fragment
+        from collapsebench.layout import layout
 
-        return fragment(self.results)
+        return fragment(layout(self.results))
 
 
 def open_session(
@@ -267,6 +268,14 @@ def score_session(
     say("drawing")
     figures = draw_figures(results, folder / "figures")
     return Outcome(results, folder, tuple(figures))
+
+
+def score_only(session: Session) -> SuiteResults:
+    """Score what is there, and write no board, table or figure."""
+    from collapsebench.scoring import score_plan
+
+    current = make_plan(session.suite, session.store, session.registry)
+    return score_plan(current, session.store, session.registry, session.device)
 
 
 def explain(session: Session, cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""A board as LaTeX tables in plain ASCII that compile with booktabs and nothing else."""
+"""Tables with their notes as LaTeX in plain ASCII that compiles with booktabs and nothing else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from collapsebench.layout import Column, Section, layout
-from collapsebench.results import SuiteResults
+from collapsebench.layout import Column, Layout, Section
 from collapsebench.tables import pieces
 
 WIDTH = 96
@@ -37,11 +36,11 @@ _STANDALONE = r"""\documentclass{article}
 """
 
 
-def latex(results: SuiteResults, *, standalone: bool = False) -> str:
-    """Return the board as floating tables for `\\input`, or as a document that compiles by itself."""
-    found = layout(results)
+def latex(found: Layout, *, standalone: bool = False) -> str:
+    """Return a layout as floating tables for `\\input`, or as a document that compiles by itself."""
     tables = [_table(found.title, section, found.footer) for section in found.sections]
-    body = "\n".join(tables)
+    lead = "".join(f"\\item {escape_latex(line)}\n" for line in found.lead)
+    body = "\n".join([f"\\begin{{itemize}}\n{lead}\\end{{itemize}}\n"] * bool(lead) + tables)
     return f"{_STANDALONE}{body}\n\\end{{document}}\n" if standalone else _HEADER + body + "\n"
 
 

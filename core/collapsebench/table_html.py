@@ -1,4 +1,4 @@
-"""A board as plain HTML: a document that works without scripts, or a fragment for notebooks; every text is escaped."""
+"""Tables with their notes as plain HTML: a document that works without scripts, or a fragment for notebooks; every text is escaped."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 from collapsebench import notebook
-from collapsebench.layout import Section, layout
-from collapsebench.results import SuiteResults
+from collapsebench.layout import Layout, Section
 
 _STYLE = (
     ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;"
@@ -17,22 +16,20 @@ _STYLE = (
 )
 
 
-def document(results: SuiteResults) -> str:
-    """Return the board as one HTML document of its own: no script, no request, a caption and headers to every table."""
-    found = layout(results)
+def document(found: Layout) -> str:
+    """Return a layout as one HTML document of its own: no script, no request, a caption and headers to every table."""
     title = escape(found.title)
     body = "\n".join(_section(section) for section in found.sections)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{body}\n</main>\n"
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{_list(found.lead)}\n{body}\n</main>\n"
         f"<footer>\n{_list(found.footer)}\n</footer>\n</body>\n</html>\n"
     )
 
 
-def fragment(results: SuiteResults) -> str:
-    """Return the board for a notebook: its tables with their notes, and the footer."""
-    found = layout(results)
+def fragment(found: Layout) -> str:
+    """Return a layout for a notebook: its tables with their notes, and the footer."""
     tables = [
         (
             section.title,
@@ -41,7 +38,7 @@ def fragment(results: SuiteResults) -> str:
         )
         for section in found.sections
     ]
-    return notebook.fragment(found.title, [], tables) + notebook.paragraphs(found.footer)
+    return notebook.fragment(found.title, found.lead, tables) + notebook.paragraphs(found.footer)
 
 
 def _section(section: Section) -> str:
@@ -56,7 +53,7 @@ def _section(section: Section) -> str:
 
 
 def _cells(row: tuple[str, ...]) -> str:
-    """Return the cells of a row; the architecture, which is second, heads it."""
+    """Return the cells of a row; the second one, its name, heads it."""
     cells = [f"<td>{escape(cell)}</td>" for cell in row]
     cells[1] = f'<th scope="row">{escape(row[1])}</th>'
     return "".join(cells)
