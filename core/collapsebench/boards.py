@@ -12,8 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from collapsebench.table_html import document
-from collapsebench.table_latex import latex
 from collapsebench.errors import UserError
 from collapsebench.layout import converged_share, interval_method, layout, origin
 from collapsebench.ranking import t_interval
@@ -28,6 +26,8 @@ from collapsebench.standings import (
     value_of,
     why_missing,
 )
+from collapsebench.table_html import document
+from collapsebench.table_latex import latex
 from collapsebench.tables import page
 
 COLUMNS = {

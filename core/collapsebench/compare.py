@@ -6,14 +6,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsebench.comparison import NO_VALUE, Comparison, compare_architectures, difference_frame, row
+from collapsebench.comparison import ABSENT, Comparison, compare_architectures, difference_frame, row
 from collapsebench.components import Score
-from collapsebench.differences import Difference, paired_difference, unpaired_difference
+from collapsebench.differences import Difference, no_difference, paired_difference, unpaired_difference
 from collapsebench.errors import UserError
 from collapsebench.published import Published, read_published, rows, values
 from collapsebench.verbs import open_session, score_only
 
-_ABOUT = ("suite_hash", "preset", "seeds", "collapsebench", "git", "torch", "python", "device", "cpu", "precision", "date")
+_ABOUT = (
+    "suite_hash",
+    "preset",
+    "seeds",
+    "collapsebench",
+    "git",
+    "torch",
+    "python",
+    "device",
+    "cpu",
+    "precision",
+    "date",
+)
 
 
 def compare(first: str | Path, second: str | Path, suite: str | Path | None = None, **options: Any) -> Comparison:
@@ -53,7 +65,7 @@ def compare_published(first: Published, second: Published) -> Comparison:
         score = Score(key[4], "", about["direction"], about["unit"])
         if one is None or other is None:
             absent = names[0] if one is None else names[1]
-            difference = Difference(*[float("nan")] * 3, 0, float("nan"), False, f"not in {absent}")
+            difference = no_difference(0, f"{ABSENT} {absent}")
         else:
             difference = _difference(one, other, our_values.get(key, {}), their_values.get(key, {}))
         means = tuple(float("nan") if item is None else float(item["value"]) for item in (one, other))
@@ -106,10 +118,13 @@ def _changes(first: Published, second: Published, names: tuple[str, str]) -> Ite
     shared = len(keys[0] & keys[1])
     if shared:
         yield f"{shared} runs are the very same, with the same key."
-    for name, only in zip(names, (rows(first).keys() - rows(second).keys(), rows(second).keys() - rows(first).keys()), strict=True):
+    ours, theirs = rows(first).keys(), rows(second).keys()
+    for name, only in zip(names, (ours - theirs, theirs - ours), strict=True):
         if only:
             places = sorted({" / ".join(key[:3]) for key in only})
             yield f"Only in {name}: {len(only)} scores, of {', '.join(places[:6])}{' ...' if len(places) > 6 else ''}."
+    if not ours & theirs:
+        yield "The two have no score in common."
 
 
 def _origin(held: Published) -> str:
@@ -119,6 +134,3 @@ def _origin(held: Published) -> str:
 
 def _short(value: Any) -> str:
     return "none" if value in (None, "") else str(value)[:40]
-
-
-__all__ = ["NO_VALUE", "compare", "compare_published"]

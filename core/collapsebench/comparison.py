@@ -33,6 +33,8 @@ EQUAL = "equal"
 DIFFERS = "differs"
 NO_VALUE = "no value"
 NEITHER = "not reached"
+ABSENT = "not in"
+"""How the note of a row begins that only one of two folders has."""
 QUESTIONS = {"pca-agreement": "Agrees more with PCA", "effective-dimension": "Needs fewer latents"}
 """Metric -> what being better by its scores means; these questions come first."""
 
@@ -252,11 +254,14 @@ def _where(rows: pd.DataFrame, comparison: Comparison) -> str:
 
 
 def _count(comparison: Comparison) -> str:
-    frame = comparison.differences[_judged(comparison.differences)]
+    every = comparison.differences
+    frame = every[_judged(every) & ~every["note"].str.startswith(ABSENT)]
     tested = frame[frame["p"].notna()]
     names = (comparison.first, comparison.second)
     decided = {name: int((tested["verdict"] == name).sum()) for name in names}
     level = 1 - CONFIDENCE
+    if not len(tested):
+        return f"None of {len(frame)} differences has an interval: nothing is decided."
     joint = int((tested["p_holm"] <= level).sum())
     return (
         f"Of {len(frame)} differences, each at {100 * CONFIDENCE:g} %, {decided[names[0]]} are in favour of {names[0]}, "
@@ -267,7 +272,7 @@ def _count(comparison: Comparison) -> str:
 
 def _sections(comparison: Comparison) -> Iterator[Section]:
     """Yield a table per metric, the questions first."""
-    frame = comparison.differences
+    frame = comparison.differences[~comparison.differences["note"].str.startswith(ABSENT)]
     folders = bool((frame["architecture"] != "").any())
     several = frame["objective"].nunique() > 1
     for metric in _questions_first(frame["metric"]):
@@ -281,7 +286,9 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
             *([Column(("architecture",), tuple(rows["architecture"]))] if folders else []),
             Column((comparison.first,), tuple(_value(item["first"]) for item in records)),
             Column((comparison.second,), tuple(_value(item["second"]) for item in records)),
-            Column(("difference", f"{comparison.first} - {comparison.second}"), tuple(_difference(item) for item in records)),
+            Column(
+                ("difference", f"{comparison.first} -", comparison.second), tuple(_difference(item) for item in records)
+            ),
             Column(("n",), tuple(str(item["n"]) for item in records)),
         ]
         notes = dict.fromkeys(item["note"] for item in records if item["note"])

@@ -46,11 +46,13 @@ def paired_difference(
     hides. Where there is no interval, since a value is infinite or nothing varies, n pairs of one sign have p = 2^(1 - n).
     """
     with np.errstate(invalid="ignore"):
-        parts = [_excess(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(first, second, strict=True)]
+        parts = [
+            _excess(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(first, second, strict=True)
+        ]
     pairs = np.concatenate([np.zeros(0), *parts])
     n = int(pairs.size)
     if not n:
-        return Difference(_NONE, _NONE, _NONE, 0, _NONE, False, "no seed has both values")
+        return no_difference(0, "no seed has both values")
     if not np.isfinite(pairs).all():
         infinite = np.unique(pairs[np.isinf(pairs)])
         value = float(infinite[0]) if infinite.size == 1 else _NONE
@@ -73,6 +75,11 @@ def paired_difference(
     return _by_t(mean, error, df, n, confidence, note)
 
 
+def no_difference(n: int, note: str) -> Difference:
+    """Return the difference of what cannot be compared, with the sentence that says why."""
+    return Difference(_NONE, _NONE, _NONE, n, _NONE, False, note)
+
+
 def unpaired_difference(
     first: tuple[float, float, float, int], second: tuple[float, float, float, int], confidence: float = CONFIDENCE
 ) -> Difference:
@@ -83,7 +90,7 @@ def unpaired_difference(
     (mean, low, high, n), (other, other_low, other_high, m) = first, second
     count = min(n, m)
     if not count or np.isnan(mean) or np.isnan(other):
-        return Difference(_NONE, _NONE, _NONE, count, _NONE, False, "one of the two has no value")
+        return no_difference(0, "one of the two has no value")
     if np.isinf(mean) and mean == other:
         return Difference(0.0, _NONE, _NONE, count, _NONE, False, "infinite in both")
     if np.isnan([low, other_low]).any():

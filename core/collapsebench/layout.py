@@ -75,9 +75,7 @@ def layout(results: SuiteResults) -> Layout:
     compared = comparisons(results)
     objectives = {objective: sum(name == objective for _, name in compared) for _, objective in compared}
     overall = [_overall(results, objective) for objective, datasets in objectives.items() if datasets > 1]
-    single = [
-        _section(results, f"{dataset}, {objective}", groups) for (dataset, objective), groups in compared.items()
-    ]
+    single = [_section(results, f"{dataset}, {objective}", groups) for (dataset, objective), groups in compared.items()]
     return Layout(results.title or results.suite, (*overall, *single), tuple(_footer(results)))
 
 

@@ -56,7 +56,8 @@ def read_published(folder: str | Path) -> Published:
 
 def rows(published: Published) -> dict[tuple[str, ...], dict[str, Any]]:
     """Return (dataset, objective, architecture, metric, score) -> the row of the board."""
-    return {tuple(row[name] for name in _ROW): row for row in published.board.to_dict("records")}
+    records = published.board.to_dict("records")
+    return {tuple(row[name] for name in _ROW): {str(key): value for key, value in row.items()} for row in records}
 
 
 def values(published: Published) -> dict[tuple[str, ...], dict[int, float]]:

@@ -158,8 +158,8 @@ def _votes(worse: Floats, better: Floats, level: float) -> Floats:
     with np.errstate(invalid="ignore"):
         excess = np.where(worse == better, 0.0, worse - better)
     seeds = excess.shape[1]
-    finite = np.isfinite(excess).all(axis=1)
-    known = np.where(finite[:, None, :], excess, 0.0)
+    finite = np.isfinite(excess).all(axis=1, keepdims=True)
+    known = np.where(finite, excess, 0.0)
     whole = (known == known.round()).all(axis=1)
     variance = known.var(axis=1, ddof=1)
     error = np.sqrt(np.where(whole, np.maximum(variance, WHOLE), variance) / seeds)

@@ -45,8 +45,8 @@ def latex(found: Layout, *, standalone: bool = False) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Return a text in which LaTeX finds nothing to interpret, in ASCII; what no stock font has is named by its code."""
-    line = unicodedata.normalize("NFC", " ".join(text.split(" ")))
+    """Return a text in which LaTeX finds nothing to interpret, in ASCII; what no stock font has becomes its code."""
+    line = unicodedata.normalize("NFC", " ".join(text.split()))
     # Ligatures of hyphens and quotes would change what a name says.
     return re.sub(r"(?<=-)(?=-)|(?<=')(?=')|(?<=`)(?=`)", "{}", "".join(map(_sign, line)))
 
@@ -63,10 +63,9 @@ def _sign(sign: str) -> str:
     name = unicodedata.name(sign, "")
     if found := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
         return _greek(found[1], found[2])
-    base, *marks = unicodedata.normalize("NFD", sign)
-    if base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS:
-        accent = _ACCENTS[marks[0]]
-        return f"\\{accent}{{{base}}}"
+    parts = unicodedata.normalize("NFD", sign)
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
+        return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"[U+{ord(sign):04X}]"
 
 

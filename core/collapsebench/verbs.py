@@ -116,8 +116,8 @@ class Outcome:
         return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
 
     def _repr_html_(self) -> str:
-        from collapsebench.table_html import fragment
         from collapsebench.layout import layout
+        from collapsebench.table_html import fragment
 
         return fragment(layout(self.results))
 
