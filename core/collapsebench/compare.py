@@ -14,18 +14,8 @@ from collapsebench.published import Published, read_published, rows, values
 from collapsebench.verbs import open_session, score_only
 
 _ABOUT = (
-    "suite_hash",
-    "preset",
-    "seeds",
-    "collapsebench",
-    "git",
-    "torch",
-    "python",
-    "device",
-    "cpu",
-    "precision",
-    "date",
-)
+    "suite_hash", "preset", "seeds", "collapsebench", "git", "torch", "python", "device", "cpu", "precision", "date",
+)  # fmt: skip
 
 
 def compare(first: str | Path, second: str | Path, suite: str | Path | None = None, **options: Any) -> Comparison:
@@ -110,7 +100,7 @@ def _changes(first: Published, second: Published, names: tuple[str, str]) -> Ite
     for key in _ABOUT:
         one, other = (held.provenance.get(key) for held in (first, second))
         if one != other:
-            yield f"{key}: {_short(one)} and {_short(other)}."
+            yield f"{key}: {_short(key, one)} and {_short(key, other)}."
     counts = [f"{int((held.cells['status'] == 'ok').sum())} of {len(held.cells)}" for held in (first, second)]
     if counts[0] != counts[1]:
         yield f"Runs that ended ok: {counts[0]} and {counts[1]}."
@@ -128,9 +118,11 @@ def _changes(first: Published, second: Published, names: tuple[str, str]) -> Ite
 
 
 def _origin(held: Published) -> str:
-    facts = [f"{key} {_short(held.provenance[key])}" for key in _ABOUT if held.provenance.get(key) not in (None, "")]
+    facts = [
+        f"{key} {_short(key, held.provenance[key])}" for key in _ABOUT if held.provenance.get(key) not in (None, "")
+    ]
     return ", ".join(facts)
 
 
-def _short(value: Any) -> str:
-    return "none" if value in (None, "") else str(value)[:40]
+def _short(key: str, value: Any) -> str:
+    return "none" if value in (None, "") else str(value)[: 12 if key == "suite_hash" else 60]

@@ -66,7 +66,7 @@ class Comparison:
         return (*_answers(self), _count(self))
 
     def text(self, format: str = "text", *, standalone: bool = False) -> str:
-        """Return it as text, md, tex (with `standalone` a whole document) or html; the differences alone as csv or json.
+        """Return it as text, md, tex (with `standalone` a whole document) or html; csv: the differences alone.
 
         json: an object with first, second, title, summary, changes, footer, and the rows of `differences`.
         """
@@ -108,8 +108,8 @@ def compare_architectures(results: SuiteResults, first: str, second: str) -> Com
         if not any(cell.architecture == name and cell.status == "ok" for cell in results.cells):
             found = sorted({cell.status for cell in results.cells if cell.architecture == name})
             raise UserError(
-                f"suite '{results.suite}': no run of '{name}' ended ok (found: {', '.join(found)}), so there is nothing "
-                f"to compare. Run `collapsebench run {results.suite}` with the same options first."
+                f"suite '{results.suite}': no run of '{name}' ended ok (found: {', '.join(found)}), so nothing can be "
+                f"compared. Run `collapsebench run {results.suite}` with the same options first."
             )
     if first == second:
         raise UserError(f"'{first}' is compared with itself. Expected two architectures: {', '.join(known)}.")
@@ -264,8 +264,8 @@ def _count(comparison: Comparison) -> str:
         return f"None of {len(frame)} differences has an interval: nothing is decided."
     joint = int((tested["p_holm"] <= level).sum())
     return (
-        f"Of {len(frame)} differences, each at {100 * CONFIDENCE:g} %, {decided[names[0]]} are in favour of {names[0]}, "
-        f"{decided[names[1]]} of {names[1]}; were the two equal, chance alone would decide about "
+        f"Of {len(frame)} differences, each at {100 * CONFIDENCE:g} %, {decided[names[0]]} are in favour of "
+        f"{names[0]}, {decided[names[1]]} of {names[1]}; were the two equal, chance alone would decide about "
         f"{level * len(tested):.1f} of {len(tested)}. Held to {100 * CONFIDENCE:g} % all together (Holm): {joint}."
     )
 
@@ -286,9 +286,7 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
             *([Column(("architecture",), tuple(rows["architecture"]))] if folders else []),
             Column((comparison.first,), tuple(_value(item["first"]) for item in records)),
             Column((comparison.second,), tuple(_value(item["second"]) for item in records)),
-            Column(
-                ("difference", f"{comparison.first} -", comparison.second), tuple(_difference(item) for item in records)
-            ),
+            Column(("difference", f"{comparison.first} -", comparison.second), tuple(map(_difference, records))),
             Column(("n",), tuple(str(item["n"]) for item in records)),
         ]
         notes = dict.fromkeys(item["note"] for item in records if item["note"])

@@ -21,7 +21,7 @@ _NONE = float("nan")
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second: value, the ends of its interval (NaN: there is none), pairs n, and the p-value of no difference.
+    """First minus second: value, the ends of its interval (NaN: there is none), n pairs, p-value of no difference.
 
     decided: whether the interval excludes 0, or without one the p-value is at most 1 - confidence. note: a sentence
     where the interval is not the plain paired one.
@@ -43,12 +43,10 @@ def paired_difference(
 
     One array of values per dataset, `(seed,)` each, the seeds of both in the same order; a t-interval with the degrees
     of freedom of `stratified_mean`. Whole numbers, such as counts of latents, get at least the spread that rounding
-    hides. Where there is no interval, since a value is infinite or nothing varies, n pairs of one sign have p = 2^(1 - n).
+    hides. Where there is no interval, since a value is infinite or nothing varies, n pairs of one sign have
+    p = 2^(1 - n).
     """
-    with np.errstate(invalid="ignore"):
-        parts = [
-            _excess(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(first, second, strict=True)
-        ]
+    parts = [_excess(ours, theirs) for ours, theirs in zip(first, second, strict=True)]
     pairs = np.concatenate([np.zeros(0), *parts])
     n = int(pairs.size)
     if not n:
@@ -125,8 +123,10 @@ def holm(p: ArrayLike) -> Floats:
     return adjusted
 
 
-def _excess(first: Floats, second: Floats) -> Floats:
-    return np.where(first == second, 0.0, first - second)
+def _excess(first: ArrayLike, second: ArrayLike) -> Floats:
+    ours, theirs = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(ours == theirs, 0.0, ours - theirs)
 
 
 def _by_t(mean: float, error: float, df: float, n: int, confidence: float, note: str) -> Difference:

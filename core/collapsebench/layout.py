@@ -265,8 +265,8 @@ def _footer(results: SuiteResults) -> list[str]:
     ranking, _ = ranking_scores(results)
     names = ", ".join(f"{metric}/{score.name}" for metric, score in ranking)
     ranked = (
-        f"Ranked by {names}; a range of ranks is a tie: together the ranges cover the true ranks with {100 * CONFIDENCE:g} "
-        "% confidence (differences in mean rank, paired by dataset and seed, studentised range)."
+        f"Ranked by {names}; a range of ranks is a tie: together the ranges cover the true ranks with "
+        f"{100 * CONFIDENCE:g} % confidence (differences in mean rank, paired by dataset and seed, studentised range)."
     )
     found = origin(results)
     facts = [f"suite {results.suite} {found['suite_hash']}".rstrip(), found["versions"], found["hardware"]]

@@ -101,9 +101,9 @@ def paired_ranks(
 ) -> list[PairedRank]:
     """Rank architectures by several scores over the datasets and seeds that they share, with rank intervals.
 
-    datasets: `(architecture, seed, score)` each, no NaN. higher: per score, whether more is better. Within a dataset and
-    seed each score ranks the architectures, equal values sharing their mean rank; the mean over scores is the rank of
-    that block. Two architectures are tied unless both hold:
+    datasets: `(architecture, seed, score)` each, no NaN. higher: per score, whether more is better. Within a dataset
+    and seed each score ranks the architectures, equal values sharing their mean rank; the mean over scores is the rank
+    of that block. Two architectures are tied unless both hold:
 
     1. the interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, and wide enough
        to hold for all pairs together (studentised range, a variance for each pair).

@@ -1,4 +1,4 @@
-"""Tables with their notes as plain HTML: a document that works without scripts, or a fragment for notebooks; every text is escaped."""
+"""Tables with their notes as plain HTML, without scripts: a document, or a fragment for notebooks. All is escaped."""
 
 from __future__ import annotations
 
