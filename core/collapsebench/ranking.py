@@ -137,6 +137,8 @@ def _decided(
     first, second = pairs
     if not first.size:
         return np.zeros(0)
+    if min(rank.shape[1] for rank in ranks) < 2:
+        return np.zeros(first.size)
     mean, error, df = stratified_mean([(rank[second] - rank[first]).round(_DECIMALS) for rank in ranks])
     quantile = np.array([_tukey(confidence, len(ranks[0]), float(value)) for value in df])
     lead = np.where(np.abs(mean.round(_DECIMALS)) > quantile * error, np.sign(mean), 0.0)
@@ -175,7 +177,7 @@ def _votes(worse: Floats, better: Floats, level: float) -> Floats:
 
 def _tukey(confidence: float, count: int, df: float) -> float:
     """Return the quantile of the largest |t| of all pairs of `count` means; rounded down, `df` repeats."""
-    return float("inf") if np.isnan(df) else _tukey_quantile(confidence, count, max(1, int(df)))
+    return _tukey_quantile(confidence, count, max(1, int(df)))
 
 
 @lru_cache(maxsize=4096)
