@@ -24,6 +24,10 @@ CONFIDENCE = 0.95
 WHOLE = 1 / 6
 """The least variance granted to the difference of two whole numbers, since rounding hides up to 1/12 of each."""
 
+ENOUGH = 16
+"""Blocks, each a dataset with a seed, from which on ranks alone decide. Fewer can all agree by luck, or nearly: then
+they have hardly any spread, and intervals made of it cover too little (docs/statistics.md)."""
+
 ROUNDOFF = 1e-12
 """A standard error below this share of the largest difference is none: the differences are all the same."""
 
@@ -105,14 +109,15 @@ def paired_ranks(
     and seed each score ranks the architectures, equal values sharing their mean rank; the mean over scores is the rank
     of that block. Two architectures are tied unless both hold:
 
-    1. the interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, and wide enough
-       to hold for all pairs together (studentised range, a variance for each pair).
-    2. agreement alone is no luck: so many blocks agree by chance with probability 2^(1 - blocks), which must be at most
-       (1 - confidence) / pairs; with fewer blocks, more scores must differ in that direction than in the other, each
-       by its own t-interval over seeds, at 1 - (1 - confidence) / (pairs * datasets * scores).
+    1. the t-interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, at
+       1 - (1 - confidence) / pairs, so that all pairs hold together.
+    2. with fewer than `ENOUGH` blocks, which may all agree by luck: flipping the signs of the blocks' differences in
+       all ways gives one as large in at most (1 - confidence) / pairs of them. With so few blocks that none of the ways
+       is that rare, more scores must differ in that direction than in the other, each by its own t-interval over seeds,
+       at 1 - (1 - confidence) / (pairs * datasets * scores).
 
-    Sources: Tukey 1953; Games and Howell 1976; ranks from pairwise differences: Al Mohamad, Goeman and van Zwet 2022,
-    Mogstad, Romano, Shaikh and Wilhelm 2024.
+    Sources: ranks from simultaneous intervals of all differences: Al Mohamad, Goeman and van Zwet 2022; Mogstad,
+    Romano, Shaikh and Wilhelm 2024. The level of each: Dunn 1961. Flipped signs: Fisher 1935.
     """
     sign = np.where(np.asarray(higher, dtype=np.bool_), -1.0, 1.0)
     costs = [np.asarray(values, dtype=np.float64) * sign for values in datasets]
@@ -139,15 +144,33 @@ def _decided(
         return np.zeros(0)
     if min(rank.shape[1] for rank in ranks) < 2:
         return np.zeros(first.size)
-    mean, error, df = stratified_mean([(rank[second] - rank[first]).round(_DECIMALS) for rank in ranks])
-    quantile = np.array([_tukey(confidence, len(ranks[0]), float(value)) for value in df])
-    lead = np.where(np.abs(mean.round(_DECIMALS)) > quantile * error, np.sign(mean), 0.0)
+    parts = [(rank[second] - rank[first]).round(_DECIMALS) for rank in ranks]
+    blocks = sum(part.shape[1] for part in parts)
+    mean, error, df = stratified_mean(parts)
     chance = (1 - confidence) / first.size
-    if 2.0 ** (1 - sum(rank.shape[1] for rank in ranks)) <= chance:
+    half = stats.t.ppf(1 - chance / 2, df) * error
+    lead = np.where(np.abs(mean.round(_DECIMALS)) > half, np.sign(mean), 0.0)
+    if blocks >= ENOUGH:
         return lead
+    if 2.0 ** (1 - blocks) <= chance:
+        weighted = np.concatenate([part / part.shape[1] for part in parts], axis=1)
+        return np.where(_share_as_large(weighted) <= chance, lead, 0.0)
     level = chance / (len(costs) * costs[0].shape[2])
     votes = sum(_votes(cost[second], cost[first], level) for cost in costs)
     return np.where(np.sign(votes) == lead, lead, 0.0)
+
+
+def _share_as_large(blocks: Floats) -> Floats:
+    """Return per pair the share of all ways to flip signs whose sum is at least as large; `(pair, block)`."""
+    totals = np.abs(blocks @ _signs(blocks.shape[1]))
+    return np.asarray((totals >= totals[:, :1] - 10.0**-_DECIMALS).mean(axis=1))
+
+
+@lru_cache(maxsize=ENOUGH)
+def _signs(blocks: int) -> Floats:
+    """Return all signs of blocks, up to a common one, `(blocks, 2^(blocks - 1))`; the first column is all +1."""
+    ways = np.arange(2 ** (blocks - 1))
+    return np.where((ways[None, :] >> np.arange(blocks)[:, None]) & 1, -1.0, 1.0)
 
 
 def _votes(worse: Floats, better: Floats, level: float) -> Floats:
@@ -173,15 +196,3 @@ def _votes(worse: Floats, better: Floats, level: float) -> Floats:
         decided += np.isposinf(excess).all(axis=1)
         decided -= np.isneginf(excess).all(axis=1)
     return np.asarray(decided.sum(axis=1), dtype=np.float64)
-
-
-def _tukey(confidence: float, count: int, df: float) -> float:
-    """Return the quantile of the largest |t| of all pairs of `count` means; rounded down, `df` repeats."""
-    return _tukey_quantile(confidence, count, max(1, int(df)))
-
-
-@lru_cache(maxsize=4096)
-def _tukey_quantile(confidence: float, count: int, df: int) -> float:
-    if count == 2:  # the studentised range of two means is sqrt(2) |t|
-        return float(stats.t.ppf(0.5 + confidence / 2, df))
-    return float(stats.studentized_range.ppf(confidence, count, df) / np.sqrt(2))

@@ -59,14 +59,14 @@ def _sign(sign: str) -> str:
     if sign.isspace():
         return " "
     if sign.isascii():
-        return sign if sign.isprintable() else f"[U+{ord(sign):04X}]"
+        return sign if sign.isprintable() else f"{{[}}U+{ord(sign):04X}{{]}}"
     name = unicodedata.name(sign, "")
     if found := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
         return _greek(found[1], found[2])
     parts = unicodedata.normalize("NFD", sign)
     if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
         return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
-    return f"[U+{ord(sign):04X}]"
+    return f"{{[}}U+{ord(sign):04X}{{]}}"
 
 
 def _greek(size: str, name: str) -> str:
