@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collapsebench.compare import compare as compare
+    from collapsebench.comparison import Comparison as Comparison
     from collapsebench.components import (
         SPLITS as SPLITS,
     )
@@ -184,6 +186,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "compare": ("compare",),
+    "comparison": ("Comparison",),
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
         "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples",

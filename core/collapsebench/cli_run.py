@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 def suite_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument SUITE and the options that decide how it is resolved."""
+    return click.argument("suite")(session_options(command))
+
+
+def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that decide how a suite is resolved."""
     decorators = [
-        click.argument("suite"),
         click.option("--preset", help="A preset of the suite."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the suite."),
         click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds."),

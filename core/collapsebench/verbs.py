@@ -79,6 +79,13 @@ class Outcome:
         return board(self.results)
 
     @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """The rank interval of every architecture, on each dataset and over all of them."""
+        from collapsebench.boards import ranking
+
+        return ranking(self.results)
+
+    @cached_property
     def statuses(self) -> pd.DataFrame:
         """Every planned cell with its status."""
         from collapsebench.boards import statuses
@@ -99,20 +106,21 @@ class Outcome:
             if cell.measurement is not None
         )
 
-    def text(self, format: str = "text") -> str:
-        """Return the board as text, md, csv or json."""
+    def text(self, format: str = "text", *, standalone: bool = False) -> str:
+        """Return the board as text, md, csv, json, tex (with `standalone` a whole document) or html."""
         from collapsebench.boards import render
 
-        return render(self.results, format)
+        return render(self.results, format, standalone=standalone)
 
     def __repr__(self) -> str:
         ended = sum(cell.status == "ok" for cell in self.results.cells)
         return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
 
     def _repr_html_(self) -> str:
-        from collapsebench.tables import page_html
+        from collapsebench.layout import layout
+        from collapsebench.table_html import fragment
 
-        return page_html(self.results)
+        return fragment(layout(self.results))
 
 
 def open_session(
@@ -267,6 +275,14 @@ def score_session(
     say("drawing")
     figures = draw_figures(results, folder / "figures")
     return Outcome(results, folder, tuple(figures))
+
+
+def score_only(session: Session) -> SuiteResults:
+    """Score what is there, and write no board, table or figure."""
+    from collapsebench.scoring import score_plan
+
+    current = make_plan(session.suite, session.store, session.registry)
+    return score_plan(current, session.store, session.registry, session.device)
 
 
 def explain(session: Session, cell: Cell) -> str:
