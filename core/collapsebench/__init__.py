@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collapsebench.bundle import read_bundle as read_bundle
     from collapsebench.components import (
         SPLITS as SPLITS,
     )
@@ -173,6 +174,9 @@ if TYPE_CHECKING:
         plan as plan,
     )
     from collapsebench.verbs import (
+        publish as publish,
+    )
+    from collapsebench.verbs import (
         run as run,
     )
     from collapsebench.verbs import (
@@ -182,6 +186,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "bundle": ("read_bundle",),
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
         "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples",
@@ -204,7 +209,7 @@ _HOME = {
         "tail_exponent", "utilities",
     ),
     "table_scan": ("TableScan", "scan"),
-    "verbs": ("Outcome", "board", "plan", "run", "score"),
+    "verbs": ("Outcome", "board", "plan", "publish", "run", "score"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -43,11 +43,10 @@ def board(format_: str, **options: Any) -> None:
 @click.command()
 @suite_options
 @click.argument("folder", type=click.Path(path_type=Path))
-def publish(folder: Path, **options: Any) -> None:
-    """Write the board, tables, figures and manifest of SUITE into FOLDER."""
-    from collapsebench.outputs import publish_outputs
+def publish(suite: str, folder: Path, **options: Any) -> None:
+    """Write board, tables, figures, page and data of SUITE into FOLDER. SUITE may be a published folder itself."""
+    from collapsebench.verbs import publish as publish_suite
 
-    outcome = _scored(options)
-    paths = publish_outputs(outcome.folder, folder)
-    click.echo(f"{len(paths)} files in {folder}")
+    outcome = publish_suite(suite, folder, **options)
+    click.echo(f"{sum(path.is_file() for path in folder.rglob('*'))} files in {folder}")
     sys.exit(0 if outcome.ok else 1)
