@@ -40,9 +40,27 @@ def board(format_: str, **options: Any) -> None:
     sys.exit(0 if outcome.ok else 1)
 
 
+def _index(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
+    if folder is None or context.resilient_parsing:
+        return
+    from collapsebench.pages import write_index
+
+    click.echo(write_index(folder))
+    context.exit()
+
+
 @click.command()
 @suite_options
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    is_eager=True,
+    expose_value=False,
+    callback=_index,
+    help="Write FOLDER/index.html over the suites published in the folders of FOLDER, and nothing else.",
+)
 def publish(suite: str, folder: Path, **options: Any) -> None:
     """Write board, tables, figures, page and data of SUITE into FOLDER. SUITE may be a published folder itself."""
     from collapsebench.verbs import publish as publish_suite

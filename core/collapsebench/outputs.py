@@ -15,6 +15,8 @@ from collapsebench.boards import render, statuses
 from collapsebench.bundle import read_data, write_bundle
 from collapsebench.errors import StoreError
 from collapsebench.figures import draw_figures
+from collapsebench.page_data import all_runs, curve_tables
+from collapsebench.pages import PAGE, suite_page
 from collapsebench.required_rank import required_rank_csv, required_rank_page, required_ranks
 from collapsebench.results import SuiteResults
 
@@ -32,7 +34,8 @@ def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
     try:
         data = write_bundle(results, folder)
         held = read_data(folder)
-        paths = [*data, *write_outputs(held, folder), *draw_figures(held, folder / "figures")]
+        paths = [*data, *write_outputs(held, folder), *write_page(held, folder)]
+        paths += draw_figures(held, folder / "figures")
         for path in before - {path.relative_to(folder).as_posix() for path in paths}:
             (folder / path).unlink(missing_ok=True)
         _write(folder / MANIFEST, json.dumps(manifest(folder, paths), indent=1))
@@ -60,6 +63,14 @@ def write_outputs(results: SuiteResults, folder: Path) -> list[Path]:
     about = {"provenance": dict(results.provenance), "datasets": {k: dict(v) for k, v in results.datasets.items()}}
     written.append(_write(folder / "provenance.json", json.dumps(about, indent=1, sort_keys=True, default=str)))
     return written
+
+
+def write_page(results: SuiteResults, folder: Path) -> list[Path]:
+    """Write the page of a suite, and in tables/ the numbers that its figures show; return the paths."""
+    runs = all_runs(results)
+    tables = [_write(folder / "tables" / name, text) for name, text in curve_tables(results, runs).items()]
+    beside = ["board.csv", "board.json", "board.md", *(f"tables/{path.name}" for path in tables)]
+    return [*tables, _write(folder / PAGE, suite_page(results, runs, beside))]
 
 
 def mode_tables(results: SuiteResults) -> dict[str, pd.DataFrame]:
