@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from collapsebench.boards import board, reasons, statuses
-from collapsebench.components import Score
 from collapsebench.page_data import DIGITS, Run, Runs, names_of
 from collapsebench.ranking import CONFIDENCE
 from collapsebench.results import CellResult, SuiteResults
@@ -28,23 +27,29 @@ MARKS = {
 }
 """How a replica ended: the sign, so that no colour is needed, and what it means."""
 
-_SENSE = {"higher": "↑ higher is better", "lower": "↓ lower is better", "none": ""}
+_ARROWS = {"higher is better": "↑", "lower is better": "↓"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the board. place: from 0. sense: which way is better, and the unit. shown: from the start."""
+    """A column of the board. place: from 0. sense: which way is better. shown: from the start."""
 
     place: int
     name: str
     group: str = "run"
     metric: str = ""
     sense: str = ""
+    unit: str = ""
     summary: str = ""
     shown: bool = True
     number: bool = True
     filtered: bool = False
     pinned: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """The sense as a sign."""
+        return _ARROWS.get(self.sense, "")
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,12 @@ def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
     return [dict(zip(names, key, strict=True)) | {"seeds": ", ".join(seeds)} for key, seeds in found.items()]
 
 
+def ended(results: SuiteResults) -> str:
+    """Return how many of the planned runs ended ok, as a sentence."""
+    ok, planned = sum(cell.status == "ok" for cell in results.cells), len(results.cells)
+    return "Every planned run ended ok." if ok == planned else f"{ok} of {planned} planned runs ended ok."
+
+
 def provenance_facts(results: SuiteResults) -> list[tuple[str, str]]:
     """Return where the results come from, name by name."""
     return [(name.replace("_", " "), _text(value)) for name, value in results.provenance.items() if _text(value)]
@@ -193,7 +204,11 @@ def _columns(results: SuiteResults) -> list[Column]:
         {"name": "dataset", "number": False, "filtered": True},
         {"name": "objective", "number": False, "filtered": True, "shown": _several_objectives(results)},
         {"name": "rank", "summary": "among the architectures of its dataset; a range is a tie"},
-        {"name": "mean rank", "sense": "↓", "summary": "over scores and seeds, ± half its t-interval over seeds"},
+        {
+            "name": "mean rank",
+            "sense": "lower is better",
+            "summary": "over scores and seeds, ± half its t-interval over seeds",
+        },
         {"name": "runs ok", "summary": "runs that ended ok, of those planned"},
         {"name": "converged", "summary": "share of replicas at equilibrium"},
     ]
@@ -203,15 +218,11 @@ def _columns(results: SuiteResults) -> list[Column]:
     described = fixed + [
         {
             "name": score.name, "group": metric, "metric": metric, "summary": score.summary, "shown": shown,
-            "sense": _sense(score),
+            "sense": "" if score.direction == "none" else f"{score.direction} is better", "unit": score.unit,
         }
         for metric, score, shown in scores
     ]  # fmt: skip
     return [Column(place, **column) for place, column in enumerate(described)]
-
-
-def _sense(score: Score) -> str:
-    return ", ".join(part for part in (_SENSE[score.direction], score.unit) if part)
 
 
 def _score_cell(row: Mapping[Any, Any], group: Group) -> Cell:

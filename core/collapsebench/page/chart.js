@@ -51,12 +51,18 @@ const MARKERS = [
   (c, x, y, r) => polygon(c, [[x, y - 1.2 * r], [x + 1.1 * r, y + 0.9 * r], [x - 1.1 * r, y + 0.9 * r]]),
   (c, x, y, r) => polygon(c, [[x, y - 1.3 * r], [x + 1.3 * r, y], [x, y + 1.3 * r], [x - 1.3 * r, y]]),
   (c, x, y, r) => polygon(c, [[x, y + 1.2 * r], [x + 1.1 * r, y - 0.9 * r], [x - 1.1 * r, y - 0.9 * r]]),
+  (c, x, y, r) => cross(c, [[x - r, y], [x + r, y], [x, y - r], [x, y + r]]),
+  (c, x, y, r) => cross(c, [[x - r, y - r], [x + r, y + r], [x - r, y + r], [x + r, y - r]]),
 ];
 
 function polygon(context, corners) {
   context.moveTo(...corners[0]);
   for (const corner of corners.slice(1)) context.lineTo(...corner);
   context.closePath();
+}
+
+function cross(context, ends) {
+  ends.forEach((end, place) => (place % 2 ? context.lineTo(...end) : context.moveTo(...end)));
 }
 
 // spec: label, x and y {name, log, floor}, lines [{name, colour, dash, width, marker, points [[x, y]], scatter,
@@ -125,6 +131,7 @@ class Chart {
 
   drawPoints(plot) {
     const context = plot.ctx, ratio = uPlot.pxRatio;
+    context.setLineDash([]);
     for (const line of this.lines.filter((one) => one.scatter)) {
       context.strokeStyle = line.colour;
       context.lineWidth = 1.6 * ratio;

@@ -284,7 +284,10 @@ function swatchOf({ colour: stroke, dash, marker, scatter }) {
   const width = scatter ? 14 : 26;
   for (const [name, value] of Object.entries({ width, height: 12, "aria-hidden": "true" })) made.setAttribute(name, value);
   const shape = document.createElementNS(space, "path");
-  const marks = ["M11 6a4 4 0 1 1-8 0a4 4 0 1 1 8 0", "M3 2h8v8h-8z", "M7 1l5 9h-10z", "M7 1l5 5l-5 5l-5-5z", "M7 11l5-9h-10z"];
+  const marks = [
+    "M11 6a4 4 0 1 1-8 0a4 4 0 1 1 8 0", "M3 2h8v8h-8z", "M7 1l5 9h-10z", "M7 1l5 5l-5 5l-5-5z", "M7 11l5-9h-10z",
+    "M2 6h10M7 1v10", "M3 2l8 8M3 10l8-8",
+  ];
   const attributes = {
     d: scatter ? marks[marker % marks.length] : "M0 6h26", stroke, fill: "none", "stroke-width": scatter ? 1.6 : 2.2,
     "stroke-dasharray": scatter || !dash ? "none" : dash.join(" "),

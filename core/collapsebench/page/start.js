@@ -31,3 +31,4 @@ startCopying();
 const content = document.getElementById("content");
 const scans = content ? new Scans(JSON.parse(content.textContent)) : null;
 startTheme(() => scans?.refresh());
+document.documentElement.dataset.ready = Math.round(performance.now());  // milliseconds from opening to usable
