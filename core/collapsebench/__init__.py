@@ -89,6 +89,11 @@ if TYPE_CHECKING:
     from collapsebench.linear_oracle import oracle as oracle
     from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
     from collapsebench.model_file import load_model as load_model
+    from collapsebench.plots import plot_rank_distortion as plot_rank_distortion
+    from collapsebench.plots import plot_rate_overlay as plot_rate_overlay
+    from collapsebench.plots import plot_signal_fraction as plot_signal_fraction
+    from collapsebench.plots import plot_truncated_distortion as plot_truncated_distortion
+    from collapsebench.plots import plot_utility_threshold as plot_utility_threshold
     from collapsebench.scaling_laws import (
         TailLaw as TailLaw,
     )
@@ -200,6 +205,10 @@ _HOME = {
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
     "model_file": ("load_model",),
+    "plots": (
+        "plot_rank_distortion", "plot_rate_overlay", "plot_signal_fraction", "plot_truncated_distortion",
+        "plot_utility_threshold",
+    ),
     "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),
     "spectroscopy": ("Spectroscopy", "measure"),
     "spectrum": (

@@ -131,24 +131,32 @@ class Chart {
 
   drawPoints(plot) {
     const context = plot.ctx, ratio = uPlot.pxRatio;
+    const at = ([x, y]) => [plot.valToPos(x, "x", true), plot.valToPos(y, "y", true)];
+    context.save();  // uPlot counts on the context being as it left it
     context.setLineDash([]);
     for (const line of this.lines.filter((one) => one.scatter)) {
       context.strokeStyle = line.colour;
       context.lineWidth = 1.6 * ratio;
-      for (const [x, y] of line.points) {
-        if (y === null) continue;
+      for (const point of line.points.filter((one) => one[1] !== null)) {
         context.beginPath();
-        const marker = MARKERS[(line.marker || 0) % MARKERS.length];
-        marker(context, plot.valToPos(x, "x", true), plot.valToPos(y, "y", true), 4.5 * ratio);
+        MARKERS[(line.marker || 0) % MARKERS.length](context, ...at(point), 4.5 * ratio);
         context.stroke();
       }
     }
-    if (!this.at) return;
-    context.beginPath();
-    context.strokeStyle = colour("--ink");
-    context.lineWidth = 2 * ratio;
-    context.arc(plot.valToPos(this.at.point[0], "x", true), plot.valToPos(this.at.point[1], "y", true), 6 * ratio, 0, 7);
-    context.stroke();
+    if (this.at) {
+      const { line, point } = this.at;
+      context.beginPath();
+      context.strokeStyle = line.colour;
+      context.lineWidth = 3 * ratio;
+      if (!line.scatter) for (const one of line.points) if (one[1] !== null) context.lineTo(...at(one));
+      context.stroke();
+      context.beginPath();
+      context.strokeStyle = colour("--ink");
+      context.lineWidth = 2 * ratio;
+      context.arc(...at(point), 6 * ratio, 0, 2 * Math.PI);
+      context.stroke();
+    }
+    context.restore();
   }
 
   readable() {
