@@ -160,7 +160,7 @@ def plot_utility_threshold(
     objective: str | None = None,
     split: SplitName = "train",
 ) -> Axes:
-    """Draw the utility of each resolved rank against its threshold, and return the axes. Arguments: `plot_signal_fraction`.
+    """Draw the utility of each resolved rank against its threshold; return the axes. Arguments: `plot_signal_fraction`.
 
     Colours: ranks, from dark to light; markers: architectures.
 
