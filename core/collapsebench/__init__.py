@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collapsebench.bundle import read_bundle as read_bundle
     from collapsebench.compare import compare as compare
     from collapsebench.comparison import Comparison as Comparison
     from collapsebench.components import (
@@ -92,6 +93,11 @@ if TYPE_CHECKING:
     from collapsebench.objective import Objective as Objective
     from collapsebench.objective import Prediction as Prediction
     from collapsebench.objective import weighted_mean as weighted_mean
+    from collapsebench.plots import plot_rank_distortion as plot_rank_distortion
+    from collapsebench.plots import plot_rate_overlay as plot_rate_overlay
+    from collapsebench.plots import plot_signal_fraction as plot_signal_fraction
+    from collapsebench.plots import plot_truncated_distortion as plot_truncated_distortion
+    from collapsebench.plots import plot_utility_threshold as plot_utility_threshold
     from collapsebench.scaling_laws import (
         TailLaw as TailLaw,
     )
@@ -177,6 +183,9 @@ if TYPE_CHECKING:
         plan as plan,
     )
     from collapsebench.verbs import (
+        publish as publish,
+    )
+    from collapsebench.verbs import (
         run as run,
     )
     from collapsebench.verbs import (
@@ -188,6 +197,7 @@ __version__ = "0.1.0"
 _HOME = {
     "compare": ("compare",),
     "comparison": ("Comparison",),
+    "bundle": ("read_bundle",),
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
         "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples",
@@ -203,6 +213,10 @@ _HOME = {
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
     "model_file": ("load_model",),
     "objective": ("Objective", "Prediction", "weighted_mean"),
+    "plots": (
+        "plot_rank_distortion", "plot_rate_overlay", "plot_signal_fraction", "plot_truncated_distortion",
+        "plot_utility_threshold",
+    ),
     "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),
     "spectroscopy": ("Spectroscopy", "measure"),
     "spectrum": (
@@ -212,7 +226,7 @@ _HOME = {
         "tail_exponent", "utilities",
     ),
     "table_scan": ("TableScan", "scan"),
-    "verbs": ("Outcome", "board", "plan", "run", "score"),
+    "verbs": ("Outcome", "board", "plan", "publish", "run", "score"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -291,8 +291,6 @@ class Measurement:
         found: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
         return found
 
-    shape: tuple[int, ...] = ()
-
     @cached_property
     def covariance(self) -> Floats:
         """The covariance of the standardised train split `(d, d)`."""
