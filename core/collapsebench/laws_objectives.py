@@ -142,7 +142,7 @@ def _dials(subject: Subject) -> str:
     good = dials.shape == _TEMPERATURES.shape and bool(np.isfinite(dials).all())
     require(good, f"dials are {dials.tolist()}, expected {len(_TEMPERATURES)} finite numbers, one a temperature.")
     for dial, temperature in zip(dials, _TEMPERATURES, strict=True):
-        price = objective.price(torch.tensor(float(dial)), _state_of(objective))
+        price = objective.price(torch.tensor(float(dial)), _state_of(objective)).detach()
         good = tuple(price.shape) == () and bool(torch.isfinite(price)) and float(price) > 0
         require(good, f"price is {float(price):g} at the start, expected one positive number.")
         if objective.has_oracle:
