@@ -100,9 +100,8 @@ def test_seeds_without_a_value_are_rows_that_say_so():
     made = results()
     cells = [replace(cell, status="failed", evaluations={}) if cell.dataset == "digits" and cell.seed else cell
              for cell in made.cells]  # fmt: skip
-    frame = compare_architectures(replace(made, cells=cells), "conv", "linear").differences.set_index(
-        ["dataset", "score"]
-    )
+    found = compare_architectures(replace(made, cells=cells), "conv", "linear")
+    frame = found.differences.set_index(["dataset", "score"])
     assert frame.loc[("digits", "r2"), "n"] == 1
     assert frame.loc[("digits", "r2"), "verdict"] == "not decided"
     assert "fewer than two seeds" in frame.loc[("digits", "r2"), "note"]
@@ -142,7 +141,7 @@ def test_names_that_cannot_be_compared_are_refused(names, message):
     with pytest.raises(UserError, match=message):
         compare_architectures(results(), *names)
     cells = [replace(cell, status="missing", evaluations={}) for cell in results().cells]
-    with pytest.raises(UserError, match="no run of 'conv' ended ok .found: missing.*collapsebench run images"):
+    with pytest.raises(UserError, match=r"no run of 'conv' ended ok .found: missing.*collapsebench run images"):
         compare_architectures(replace(results(), cells=cells), "conv", "linear")
 
 
@@ -150,8 +149,10 @@ def test_names_that_cannot_be_compared_are_refused(names, message):
 def folders(tmp_path):
     """Two published folders, the second with another agreement of conv, and one architecture less on digits."""
     changed = results({("conv", "pca-agreement", "r2"): 0.5}, datasets=("gaussian",))
-    moved = [replace(cell, evaluations={**cell.evaluations, "pca-agreement": Evaluation(
-        {"r2": cell.evaluations["pca-agreement"].values["r2"] + 0.001 * cell.seed})}) for cell in changed.cells]  # fmt: skip
+    moved = []
+    for cell in changed.cells:
+        value = cell.evaluations["pca-agreement"].values["r2"] + 0.001 * cell.seed
+        moved.append(replace(cell, evaluations={**cell.evaluations, "pca-agreement": Evaluation({"r2": value})}))
     for name, made in (("old", results()), ("new", replace(changed, cells=moved, provenance={"git": "abc"}))):
         write_outputs(made, tmp_path / "store" / name)
         publish_outputs(tmp_path / "store" / name, tmp_path / name)
@@ -188,7 +189,7 @@ def test_the_published_results_of_this_project_can_be_compared():
 
 
 def test_what_is_no_published_folder_or_was_changed_is_refused(folders, tmp_path):
-    with pytest.raises(DataError, match="nowhere: no published folder: it has no board.csv"):
+    with pytest.raises(DataError, match=r"nowhere: no published folder: it has no board\.csv"):
         compare(folders[0], tmp_path / "nowhere")
     with pytest.raises(UserError, match="compared with itself"):
         compare(folders[0], folders[0])
