@@ -100,9 +100,8 @@ def test_seeds_without_a_value_are_rows_that_say_so():
     made = results()
     cells = [replace(cell, status="failed", evaluations={}) if cell.dataset == "digits" and cell.seed else cell
              for cell in made.cells]  # fmt: skip
-    frame = compare_architectures(replace(made, cells=cells), "conv", "linear").differences.set_index(
-        ["dataset", "score"]
-    )
+    found = compare_architectures(replace(made, cells=cells), "conv", "linear")
+    frame = found.differences.set_index(["dataset", "score"])
     assert frame.loc[("digits", "r2"), "n"] == 1
     assert frame.loc[("digits", "r2"), "verdict"] == "not decided"
     assert "fewer than two seeds" in frame.loc[("digits", "r2"), "note"]

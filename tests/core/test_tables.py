@@ -16,8 +16,8 @@ from collapsebench.tables import page
 
 NAMES = [
     "<script>alert(1)</script>", "a|b", "50 % & more", r"back\slash_{x}^2~", "#1 $5", '"quoted" \'names\'',
-    "--double--", "`code` *bold* [link](x)", "β-VAE, σ² ≥ λ ± Ω", "naïve Čapek Øresund ß", "漢字", "line\nbreak",
-    "&lt;b&gt;", "?`!`",
+    "--double--", "`code` *bold* [link](x)", "β-VAE, σ² ≥ λ ± Ω", "naïve Čapek Øresund ß", "漢字",
+    "line\nbreak", "&lt;b&gt;", "?`!`",
 ]  # fmt: skip
 SPANS = tuple(
     Column((f"metric-{n}", "a-long-score-name", "↓ latents"), ("1.25 ± 0.31",) * len(NAMES)) for n in range(9)
