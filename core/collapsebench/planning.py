@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapsebench import notebook
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import CollapsebenchError, StoreError, blaming
+from collapsebench.errors import CollapsebenchError, StoreError, UnsuitableError, blaming
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
@@ -311,6 +311,8 @@ def with_records(plan: Plan, store: Store) -> Plan:
 def classify(error: Exception) -> str:
     """Return the status of a cell that an exception ended."""
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, UnsuitableError):
+        return "skipped"
     if isinstance(error, MemoryError) or "OutOfMemoryError" in text or "not enough memory" in text:
         return "out-of-memory"
     return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
