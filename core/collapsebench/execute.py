@@ -20,6 +20,7 @@ from collapsebench.data import Standardised, standardise
 from collapsebench.errors import DataError, blaming
 from collapsebench.kernel import KernelError
 from collapsebench.observe import SplitSamples, measure
+from collapsebench.pieces import PieceRun
 from collapsebench.planning import Plan, classify, error_text, key_of, used
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
@@ -27,7 +28,8 @@ from collapsebench.registry import Registry, load_registry
 from collapsebench.stack import Computation, Stack, StackModel, build_pair, why_not
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import EvaluationSettings, Reference, Training
-from collapsebench.train import Controls, OutOfTimeError, Trained, Trainer
+from collapsebench.train import Controls, OutOfTimeError, Trainer
+from collapsebench.waves import Piece
 
 Report = Callable[[str, Progress], None]
 
@@ -71,18 +73,16 @@ def execute_job(
     if content["threads"]:
         torch.set_num_threads(content["threads"])
     registry = load_registry()
-    checkpoint = path.with_suffix(".safetensors")
     started = time.monotonic()
     limit = content["time_limit"]
-    trained: Trained | None = None
+    trained: PieceRun | None = None
     status, reason = "ok", ""
     try:
         data = load_data(content, store, registry)
-        trainer = _trainer(content, data, registry)
-        controls = Controls(
-            checkpoint, lambda progress: report(job.name, progress), stop, started + limit if limit else math.inf
-        )
-        trained = trainer.run(controls)
+        pieces = PieceRun(path, content, lambda piece: _trainer(content, piece, data, registry))
+        deadline = started + limit if limit else math.inf
+        pieces.run(Controls(None, lambda progress: report(job.name, progress), stop, deadline))
+        trained = pieces
     except OutOfTimeError as error:
         status, reason = "timeout", str(error)
     except Exception as error:
@@ -90,7 +90,8 @@ def execute_job(
     about = {
         **provenance(registry, content["device"], content["precision"]),
         "wall_seconds": round(time.monotonic() - started, 3),
-        "replicas_in_stack": len(content["cells"]) * len(content["temperatures"]),
+        "replicas_in_stack": max(len(ended.piece.replicas) for ended in trained.finished) if trained else None,
+        "events": trained.events if trained else [],
         "path": content["path"],
         "why_this_path": content["why_this_path"],
     }
@@ -102,8 +103,7 @@ def execute_job(
             continue
         statuses[cell["key"]] = _store_cell(store, content, index, trained, status, reason, about)
     if status != "timeout":
-        checkpoint.unlink(missing_ok=True)
-        path.unlink()
+        store.discard_job(path)
     return statuses
 
 
@@ -111,7 +111,7 @@ def _store_cell(
     store: Store,
     content: Mapping[str, Any],
     index: int,
-    trained: Trained | None,
+    trained: PieceRun | None,
     status: str,
     reason: str,
     about: Mapping[str, Any],
@@ -120,7 +120,7 @@ def _store_cell(
     if trained is None:
         store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, (), about))
         return status
-    own = slice(index * len(temperatures), (index + 1) * len(temperatures))
+    own = range(index * len(temperatures), (index + 1) * len(temperatures))
     replicas = tuple(
         {
             "temperature": temperature,
@@ -128,17 +128,13 @@ def _store_cell(
             "updates": updates,
             "loss": loss if math.isfinite(loss) else None,
         }
-        for temperature, mark, updates, loss in zip(
-            temperatures, trained.marks[own], trained.updates[own], trained.losses[own], strict=True
-        )
+        for temperature, (mark, updates, loss) in zip(temperatures, trained.each(own), strict=True)
     )
     lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     if lost:
         status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
-    log = pd.DataFrame(trained.log)
-    log = log[log["replica"].between(own.start, own.stop - 1)].assign(replica=lambda f: f["replica"] - own.start)
-    weights = {name: value[own] for name, value in trained.weights.items()}
-    store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, replicas, about), weights, log)
+    record = CellRecord(cell["key"], cell["description"], status, reason, replicas, about)
+    store.write_cell(record, trained.weights(own), pd.DataFrame(trained.log(own)))
     return status
 
 
@@ -160,18 +156,28 @@ def _used(registry: Registry, kind: Kind, content: Mapping[str, Any]) -> Any:
         return registry.get(kind, content[kind]["use"]).create(content[kind]["parameters"])
 
 
-def build_stack(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Stack:
-    """Build a job's stack with fresh weights: cells one after the other, temperatures in their order within each."""
+def build_stack(
+    content: Mapping[str, Any], data: Standardised, registry: Registry, replicas: Sequence[int] | None = None
+) -> Stack:
+    """Build a job's stack with fresh weights: cells one after the other, temperatures in their order within each.
+
+    replicas: only these, by their number in that order.
+    """
     encoder, decoder, objective = (_used(registry, kind, content) for kind in ("encoder", "decoder", "objective"))
     names = (f"encoder '{content['encoder']['use']}'", f"decoder '{content['decoder']['use']}'")
-    seeds = [cell["seed"] for cell in content["cells"]]
     temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
+    count = len(temperatures)
+    chosen = range(len(content["cells"]) * count) if replicas is None else replicas
+    own = sorted({replica // count for replica in chosen})
     dials = temperatures * data.total_variance / objective.decoder_variance
     return Stack(
-        [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed, names) for seed in seeds],
+        [
+            build_pair(encoder, decoder, data.shape, content["latent_dim"], content["cells"][index]["seed"], names)
+            for index in own
+        ],
         objective,
-        dials.repeat(len(seeds)),
-        torch.arange(len(seeds)).repeat_interleave(len(temperatures)),
+        dials[[replica % count for replica in chosen]],
+        torch.tensor([own.index(replica // count) for replica in chosen]),
         data.total_variance,
         data.shape,
         linear=decoder.linear,
@@ -181,14 +187,18 @@ def build_stack(content: Mapping[str, Any], data: Standardised, registry: Regist
     )
 
 
-def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Trainer:
+def _trainer(content: Mapping[str, Any], piece: Piece, data: Standardised, registry: Registry) -> Trainer:
+    temperatures = content["temperatures"]
+    own = sorted({replica // len(temperatures) for replica in piece.replicas})
+    # A start from an equilibrium must not be lost to a price below the one it was found at.
+    warm = {"price_warm_up": 0.0} if piece.parents else {}
     return Trainer(
-        build_stack(content, data, registry),
+        build_stack(content, data, registry, piece.replicas),
         data,
-        content["temperatures"] * len(content["cells"]),
-        [cell["seed"] for cell in content["cells"]],
+        [temperatures[replica % len(temperatures)] for replica in piece.replicas],
+        [content["cells"][index]["seed"] for index in own],
         content["latent_dim"],
-        Training.model_validate(content["training"]),
+        Training.model_validate({**content["training"], **warm}),
         EvaluationSettings.model_validate(content["evaluation"]),
     )
 

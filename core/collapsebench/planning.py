@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from collapsebench import notebook
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import CollapsebenchError, StoreError, blaming
+from collapsebench.errors import CollapsebenchError, StoreError, blaming, is_out_of_memory
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
+from collapsebench.waves import Protocol, make_pieces, make_waves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,13 +170,19 @@ def describe(
         "decoder": _identity(architecture.decoder),
         "latent_dim": architecture.latent_dim,
         "objective": _identity(objective),
-        "protocol": suite.scan.protocol,
+        **_protocol(suite, architecture.protocol),
         "temperatures": list(suite.scan.temperatures),
         "training": training,
         "equilibrium": suite.evaluation.model_dump(mode="json", include={"samples", "active_threshold"}),
         "precision": suite.compute.precision,
         "seed": seed,
     }
+
+
+def _protocol(suite: Suite, protocol: Protocol) -> dict[str, Any]:
+    """What decides the numbers of a scan about its order of training."""
+    settings = {"fresh": set(), "up": {"wave_size"}, "down": {"wave_size", "perturbation"}}[protocol]
+    return {"protocol": protocol, **suite.scan.model_dump(mode="json", include=settings)}
 
 
 def _identity(reference: Reference) -> dict[str, Any]:
@@ -211,9 +218,10 @@ def make_jobs(
         if key not in adopted:
             groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
     for names, cells in groups.items():
-        scans = max(1, plan.suite.compute.max_replicas_per_stack // len(plan.suite.scan.temperatures))
+        waves = waves_of(plan.suite, names[1])
+        scans = max(1, plan.suite.compute.max_replicas_per_stack // len(waves[0]))
         for start in range(0, len(cells), scans):
-            job = _job(plan.suite, names, cells[start : start + scans], device, paths[names])
+            job = _job(plan.suite, names, cells[start : start + scans], waves, device, paths[names])
             files.append(store.job_file(job["id"]))
             store.write_text(files[-1], json.dumps(job, indent=1, sort_keys=True))
     return files
@@ -230,8 +238,7 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
             raise StoreError(f"{path}: is not a readable job file ({error}). Remove it and run again.") from error
         done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
         if not keys - done:  # killed after its last cell was stored
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
-            path.unlink()
+            store.discard_job(path)
         elif keys - done <= missing and not keys & adopted:
             files.append(path)
             adopted |= keys
@@ -239,7 +246,12 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
 
 
 def _job(
-    suite: Suite, names: tuple[str, str, str], cells: Sequence[Cell], device: str, path: tuple[str, str]
+    suite: Suite,
+    names: tuple[str, str, str],
+    cells: Sequence[Cell],
+    waves: Sequence[Sequence[int]],
+    device: str,
+    path: tuple[str, str],
 ) -> dict[str, Any]:
     dataset = next(item for item in suite.datasets if item.id == names[0])
     architecture = next(item for item in suite.architectures if item.id == names[1])
@@ -254,6 +266,8 @@ def _job(
         "objective": used(objective),
         "latent_dim": architecture.latent_dim,
         "temperatures": list(suite.scan.temperatures),
+        "perturbation": suite.scan.perturbation if architecture.protocol == "down" else 0.0,
+        "pieces": [piece.entry for piece in make_pieces(waves, len(cells), lambda wanted: wanted)],
         "split_seed": suite.split_seed,
         "evaluation": suite.evaluation.model_dump(mode="json"),
         "precision": suite.compute.precision,
@@ -262,6 +276,12 @@ def _job(
         "why_this_path": path[1],
     }
     return {"id": key_of(job)[:16], **job}
+
+
+def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
+    """Return the waves in which an architecture's scans are trained, as places in the list of temperatures."""
+    protocol = next(item for item in suite.architectures if item.id == architecture).protocol
+    return make_waves(protocol, len(suite.scan.temperatures), suite.scan.wave_size)
 
 
 def _manner(suite: Suite, device: str) -> dict[str, Any]:
@@ -293,8 +313,7 @@ def with_records(plan: Plan, store: Store) -> Plan:
 
 def classify(error: Exception) -> str:
     """Return the status of a cell that an exception ended."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in text or "not enough memory" in text:
+    if is_out_of_memory(error):
         return "out-of-memory"
     return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from collapsebench.waves import Protocol
+
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -52,8 +54,18 @@ class Scan(Section):
     grid: Grid | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
         alias="temperatures", description="normalised temperatures T, a log grid or a list"
     )
-    protocol: Literal["fresh"] = Field(
-        default="fresh", description="fresh: every temperature starts from its own initialisation"
+    protocol: Protocol = Field(
+        default="fresh",
+        description="fresh: every temperature starts from its own initialisation; up, down: from the equilibrium of "
+        "the next lower, or higher, temperature; an architecture may have its own",
+    )
+    wave_size: PositiveInt = Field(
+        default=1, description="temperatures that an up or down scan trains at once, all from the same start"
+    )
+    perturbation: Share = Field(
+        default=1e-3,
+        description="share of its initial weights that is added to a replica at each start of a down scan; without "
+        "it collapsed latents would stay on their saddle",
     )
 
     @model_validator(mode="after")
@@ -190,6 +202,9 @@ class ArchitectureTable(Section):
     decoder: UsedComponent = Field(description="the decoder and its parameters")
     latent_dim: PositiveInt | None = Field(
         default=None, description="latents of this architecture, instead of scan.latent_dim"
+    )
+    protocol: Protocol | None = Field(
+        default=None, description="order of training of this architecture, instead of scan.protocol"
     )
 
 
