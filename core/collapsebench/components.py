@@ -296,6 +296,7 @@ class Measurement:
     (converged, budget, unstable, diverged), updates, loss.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
+    protocol: fresh, up or down. counterpart: the same scan in the opposite direction, where the suite has it.
     """
 
     temperatures: Floats
@@ -306,6 +307,8 @@ class Measurement:
     second_moments: Mapping[SplitName, Floats]
     has_oracle: bool
     decoder_variance: float = 1.0
+    protocol: str = "fresh"
+    counterpart: Measurement | None = None
 
     @cached_property
     def covariance(self) -> Floats:

@@ -93,4 +93,10 @@ def collapsebench_metrics() -> list[Component]:
             "Whether the residual's top eigenvalue foretells the next threshold.",
             parameters=f"{_PARAMETERS}LandauOnsetParameters",
         ),
+        Component(
+            "hysteresis",
+            "collapsebench_metrics.hysteresis:Hysteresis",
+            "How far apart an up-scan and a down-scan see each latent collapse.",
+            parameters=f"{_PARAMETERS}HysteresisParameters",
+        ),
     ]

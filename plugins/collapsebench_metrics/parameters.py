@@ -134,3 +134,10 @@ class LandauOnsetParameters(Parameters):
         ge=0,
         description="relative excess of the edge over what the weakest active latent leaves behind",
     )
+
+
+class HysteresisParameters(Parameters):
+    """Parameters of `hysteresis`."""
+
+    split: Split = "train"
+    collapsed: float = Field(default=0.05, gt=0, lt=1, description="signal fraction below which a latent is off")
