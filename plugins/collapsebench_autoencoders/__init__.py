@@ -39,4 +39,16 @@ def collapsebench_decoders() -> list[Component]:
             "multilayer perceptron with an affine output, reshaped to the samples",
             parameters="collapsebench_autoencoders.parameters:MlpDecoderParameters",
         ),
+        Component(
+            "first-order",
+            "collapsebench_autoencoders.first_order:FirstOrderDecoder",
+            "affine map behind noise gates: latents collapse by a jump, with hysteresis",
+            parameters="collapsebench_autoencoders.parameters:FirstOrderParameters",
+        ),
+        Component(
+            "injective",
+            "collapsebench_autoencoders.injective:InjectiveDecoder",
+            "one-to-one map whose gain cannot vanish: latents fade without a threshold",
+            parameters="collapsebench_autoencoders.parameters:InjectiveDecoderParameters",
+        ),
     ]

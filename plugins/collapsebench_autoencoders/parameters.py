@@ -33,3 +33,25 @@ class MlpEncoderParameters(MlpParameters):
 
 class MlpDecoderParameters(MlpParameters):
     """A multilayer perceptron with an affine output."""
+
+
+class FirstOrderParameters(Parameters):
+    """An affine map behind noise gates."""
+
+    level: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False,
+        description="amplitude, in units of the standardised data, below which a latent's contribution is muted",
+    )  # fmt: skip
+    power: float = Field(
+        default=2.0, ge=1, le=6, description="steepness of the gate: muted contributions fall as amplitude^(1 + power)"
+    )
+
+
+class InjectiveDecoderParameters(Parameters):
+    """A map that is one to one whatever its weights."""
+
+    gain: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False,
+        description="least factor by which distances between latents grow, in units of the standardised data",
+    )  # fmt: skip
+    width: int = Field(default=32, ge=1, description="units of the bend that is added to the fixed gain")
