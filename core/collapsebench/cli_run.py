@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from collapsebench.errors import UserError
-from collapsebench.verbs import Session, open_session, prepare_session, run_session
+from collapsebench.verbs import PlannedStack, Session, open_session, plan_stacks, prepare_session, run_session
 from collapsebench.verbs import explain as explain_cell
 
 if TYPE_CHECKING:
@@ -121,9 +122,22 @@ def _row(cell: Cell) -> dict[str, Any]:
     }
 
 
+def _stack(stack: PlannedStack) -> dict[str, Any]:
+    predicted = None if stack.predicted is None else stack.predicted(stack.replicas)
+    return {
+        "scan": stack.name,
+        "path": stack.path,
+        "replicas_wanted": stack.wanted,
+        "replicas": stack.replicas,
+        "predicted_bytes": predicted,
+        "room_bytes": None if math.isinf(stack.room) else round(stack.room),
+    }
+
+
 def _show_plan(session: Session, *, as_json: bool) -> None:
     current = _plan(session)
     suite = session.suite
+    stacks = list(plan_stacks(session, current).values())
     rows = [_row(cell) for cell in current.cells]
     missing = len(current.missing)
     replicas = missing * len(suite.scan.temperatures)
@@ -139,9 +153,17 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     }
     if as_json:
         failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
-        click.echo(json.dumps({**summary, "plan": rows, "failures": failures}, indent=1))
+        click.echo(
+            json.dumps(
+                {**summary, "plan": rows, "stacks": [_stack(each) for each in stacks], "failures": failures}, indent=1
+            )
+        )
         return
     _echo_table(rows, ("cell", "status", "converged", "key"))
+    if stacks:
+        click.echo("")
+    for each in stacks:
+        click.echo(f"{each.name}: {each.path}, {each.replicas} of {each.wanted} replicas at a time, {each.memory}")
     for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(

@@ -112,6 +112,10 @@ class Split:
     values: NDArray[np.float32]
     weights: NDArray[np.float32] | None = None
 
+    def first(self, rows: int) -> Split:
+        """Return the first rows."""
+        return Split(self.values[:rows], None if self.weights is None else self.weights[:rows])
+
 
 @dataclass(frozen=True)
 class Data:

@@ -19,9 +19,10 @@ from collapsebench.components import Kind, Observable, Progress
 from collapsebench.data import Standardised, standardise
 from collapsebench.errors import DataError, blaming
 from collapsebench.kernel import KernelError
+from collapsebench.memory import Footprint, footprint
 from collapsebench.observe import SplitSamples, measure
 from collapsebench.pieces import PieceRun
-from collapsebench.planning import Plan, classify, error_text, key_of, used
+from collapsebench.planning import Names, Plan, classify, error_text, key_of, used
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
@@ -91,6 +92,7 @@ def execute_job(
         **provenance(registry, content["device"], content["precision"]),
         "wall_seconds": round(time.monotonic() - started, 3),
         "replicas_in_stack": max(len(ended.piece.replicas) for ended in trained.finished) if trained else None,
+        "predicted_bytes": content.get("predicted_bytes"),
         "events": trained.events if trained else [],
         "path": content["path"],
         "why_this_path": content["why_this_path"],
@@ -203,25 +205,14 @@ def _trainer(content: Mapping[str, Any], piece: Piece, data: Standardised, regis
     )
 
 
-def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[Computation, str]:
+def choose_path(plan: Plan, names: Names, device: str, registry: Registry) -> tuple[Computation, str]:
     """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
 
     The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
     against the last. What cannot even be computed one by one is left to fail so, with the plugin's own error.
     """
     suite = plan.suite
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    content = {
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "cells": [{"seed": 0}],
-        "temperatures": list(suite.scan.temperatures)[:2] * 2,
-        "device": device,
-        "precision": suite.compute.precision,
-    }
+    content = _small_content(plan, names, device, 4)
     data = plan.data[names[0]]
     asked = suite.compute.path
     wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
@@ -232,7 +223,7 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
         if path == "one-by-one":
             return path, ""
         try:
-            reason = why_not(build_stack({**content, "path": path}, data, registry), architecture.latent_dim)
+            reason = why_not(build_stack({**content, "path": path}, data, registry), content["latent_dim"])
         except KernelError as error:
             reason = f"{path}: {error}"
         except Exception:
@@ -241,6 +232,43 @@ def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: 
             return path, "; ".join(reasons)
         reasons.append(reason)
     return "one-by-one", "; ".join(dict.fromkeys(reasons))
+
+
+def _small_content(plan: Plan, names: Names, device: str, replicas: int) -> dict[str, Any]:
+    """What `build_stack` needs for a few replicas of a scan, apart from the path."""
+    suite = plan.suite
+    architecture = next(item for item in suite.architectures if item.id == names[1])
+    objective = next(item for item in suite.objectives if item.id == names[2])
+    temperatures = list(suite.scan.temperatures)
+    return {
+        "encoder": used(architecture.encoder),
+        "decoder": used(architecture.decoder),
+        "objective": used(objective),
+        "latent_dim": architecture.latent_dim,
+        "cells": [{"seed": 0}],
+        "temperatures": (temperatures * replicas)[:replicas],
+        "device": device,
+        "precision": suite.compute.precision,
+    }
+
+
+def predict_memory(plan: Plan, names: Names, device: str, path: Computation, registry: Registry) -> Footprint | None:
+    """Return what a scan's stacks take on a path, or None where not even a small one can be trained."""
+    suite = plan.suite
+
+    def make(replicas: int, data: Standardised, changes: Mapping[str, Any]) -> Trainer:
+        content = {**_small_content(plan, names, device, replicas), "path": path}
+        training = {**suite.training.model_dump(mode="json"), **changes}
+        training["optimiser"] |= {"refresh_every": 1} if "refresh_every" in training["optimiser"] else {}
+        content |= {"training": training, "evaluation": suite.evaluation.model_dump(mode="json")}
+        return _trainer(content, Piece(0, tuple(range(replicas))), data, registry)
+
+    latent_dim = next(item for item in suite.architectures if item.id == names[1]).latent_dim
+    data = plan.data[names[0]]
+    try:
+        return footprint(make, data, suite.training.batch_size, max(4 * latent_dim, math.prod(data.shape)), device)
+    except Exception:  # what cannot be trained has its error reported by the job
+        return None
 
 
 def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:

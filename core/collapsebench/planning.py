@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,12 @@ from collapsebench.errors import CollapsebenchError, StoreError, blaming, is_out
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
-from collapsebench.waves import Protocol, make_pieces, make_waves
+from collapsebench.waves import Piece, Protocol, make_pieces, make_waves
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Names = tuple[str, str, str]
 SCHEMA = 1
 ENGINE = 1
 
@@ -202,18 +203,25 @@ def key_of(description: Mapping[str, Any]) -> str:
 
 
 def make_jobs(
-    plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[str, str]]
+    plan: Plan,
+    store: Store,
+    device: str,
+    paths: Mapping[Names, tuple[str, str]],
+    most: Mapping[Names, Callable[[int], int]] | None = None,
+    predicted: Mapping[Names, Callable[[int], int] | None] | None = None,
 ) -> list[Path]:
     """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
 
-    paths: (dataset, architecture, objective) -> how its stacks are computed, and why not otherwise.
+    paths: (dataset, architecture, objective) -> how its stacks are computed, and why not otherwise. most: the same ->
+    how many replicas may share a stack of which so many are wanted; by default all. predicted: the same -> the peak
+    memory of a stack of so many replicas, in bytes.
     """
     missing = {cell.key: cell for cell in plan.missing if cell.key}
     files, adopted = _unfinished(store, set(missing))
     for path in files:
         job = json.loads(path.read_text())
         store.write_text(path, json.dumps({**job, **_manner(plan.suite, device)}, indent=1, sort_keys=True))
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    groups: dict[Names, list[Cell]] = {}
     for key, cell in missing.items():
         if key not in adopted:
             groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
@@ -221,7 +229,11 @@ def make_jobs(
         waves = waves_of(plan.suite, names[1])
         scans = max(1, plan.suite.compute.max_replicas_per_stack // len(waves[0]))
         for start in range(0, len(cells), scans):
-            job = _job(plan.suite, names, cells[start : start + scans], waves, device, paths[names])
+            some = cells[start : start + scans]
+            pieces = make_pieces(waves, len(some), (most or {}).get(names, lambda wanted: wanted))
+            job = _job(plan.suite, names, some, pieces, device, paths[names])
+            peak = (predicted or {}).get(names)
+            job["predicted_bytes"] = peak(max(len(piece.replicas) for piece in pieces)) if peak else None
             files.append(store.job_file(job["id"]))
             store.write_text(files[-1], json.dumps(job, indent=1, sort_keys=True))
     return files
@@ -247,9 +259,9 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
 
 def _job(
     suite: Suite,
-    names: tuple[str, str, str],
+    names: Names,
     cells: Sequence[Cell],
-    waves: Sequence[Sequence[int]],
+    pieces: Sequence[Piece],
     device: str,
     path: tuple[str, str],
 ) -> dict[str, Any]:
@@ -267,7 +279,7 @@ def _job(
         "latent_dim": architecture.latent_dim,
         "temperatures": list(suite.scan.temperatures),
         "perturbation": suite.scan.perturbation if architecture.protocol == "down" else 0.0,
-        "pieces": [piece.entry for piece in make_pieces(waves, len(cells), lambda wanted: wanted)],
+        "pieces": [piece.entry for piece in pieces],
         "split_seed": suite.split_seed,
         "evaluation": suite.evaluation.model_dump(mode="json"),
         "precision": suite.compute.precision,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from collapsebench.memory_size import as_bytes
 from collapsebench.waves import Protocol
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -156,6 +157,12 @@ class EvaluationSettings(Section):
     )
 
 
+def _checked_amount(value: str | None) -> str | None:
+    if value is not None:
+        as_bytes(value)
+    return value
+
+
 class UsedComponent(Section):
     """A component: its id after `use`, then its parameters."""
 
@@ -172,6 +179,11 @@ class ComputeSettings(Section):
     )
     precision: Literal["float32", "float64"] = Field(default="float32", description="of weights and arithmetic")
     max_replicas_per_stack: PositiveInt = Field(default=128, description="replicas trained together, at most")
+    memory_limit: Annotated[str | None, AfterValidator(_checked_amount)] = Field(
+        default=None,
+        description="memory of the process, or of the device if it has its own, such as '2 GiB': stacks that need more "
+        "are cut; by default what is left",
+    )
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )

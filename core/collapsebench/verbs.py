@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from collapsebench.planning import (
     make_jobs,
     make_plan,
     nearest,
+    waves_of,
     with_records,
 )
 from collapsebench.registry import Registry, load_registry
@@ -32,6 +34,7 @@ from collapsebench.suite import Suite, load_suite
 if TYPE_CHECKING:
     import pandas as pd
 
+    from collapsebench.memory import Footprint
     from collapsebench.results import SuiteResults
 
 Say = Callable[[str], None]
@@ -228,15 +231,72 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
 
 
 def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
-    """Freeze what is missing into job files, and say which scans cannot be batched and why."""
-    from collapsebench.execute import choose_path
+    """Freeze what is missing into job files, and say which scans cannot be batched, or not as a whole, and why."""
+    stacks = plan_stacks(session, current)
+    for stack in stacks.values():
+        if stack.path == "one-by-one" and stack.why:
+            say(f"{stack.name}: its replicas run one by one: {stack.why}")
+        if stack.replicas < stack.wanted:
+            say(f"{stack.name}: {stack.wanted} replicas are trained {stack.replicas} at a time: {stack.memory}")
+    paths = {names: (stack.path, stack.why) for names, stack in stacks.items()}
+    most = {names: stack.most for names, stack in stacks.items()}
+    predicted = {names: stack.predicted for names, stack in stacks.items()}
+    return make_jobs(current, session.store, session.device, paths, most, predicted)
 
-    names = {(cell.dataset, cell.architecture, cell.objective) for cell in current.missing}
-    paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
-    for name, (path, reason) in paths.items():
-        if path == "one-by-one" and reason:
-            say(f"{'/'.join(name)}: its replicas run one by one: {reason}")
-    return make_jobs(current, session.store, session.device, paths)
+
+@dataclass(frozen=True)
+class PlannedStack:
+    """How the stacks of a scan are computed. wanted, replicas: of its largest wave, and how many of them fit at once.
+
+    predicted: the peak of such a stack in bytes, None where it cannot be told. room: the bytes that it may take.
+    """
+
+    name: str
+    path: str
+    why: str
+    wanted: int
+    most: Callable[[int], int]
+    predicted: Callable[[int], int] | None
+    room: float
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas a stack has at most."""
+        return self.most(self.wanted)
+
+    @property
+    def memory(self) -> str:
+        """What a stack takes and may take, in words."""
+        from collapsebench.memory_size import bytes_text
+
+        if self.predicted is None:
+            return "its memory cannot be predicted"
+        limit = "" if math.isinf(self.room) else f", of {bytes_text(self.room)} that it may take"
+        return f"{bytes_text(self.predicted(self.replicas))} predicted{limit}"
+
+
+def plan_stacks(session: Session, current: Plan) -> dict[tuple[str, str, str], PlannedStack]:
+    """Return how the stacks of every scan with a cell to train would be computed; nothing is written."""
+    from collapsebench.execute import choose_path, predict_memory
+    from collapsebench.memory import room
+    from collapsebench.memory_size import as_bytes
+
+    compute, device, registry = session.suite.compute, session.device, session.registry
+    missing = [(cell.dataset, cell.architecture, cell.objective) for cell in current.missing]
+    stacks = {}
+    for names in sorted(set(missing)):
+        path, why = choose_path(current, names, device, registry)
+        found = predict_memory(current, names, device, path, registry)
+        left = room(device, as_bytes(compute.memory_limit) if compute.memory_limit else None)
+        wave = len(waves_of(session.suite, names[1])[0])
+        wanted = wave * min(missing.count(names), max(1, compute.max_replicas_per_stack // wave))
+
+        def most(wanted: int, found: Footprint | None = found, left: float = left) -> int:
+            return wanted if found is None else found.most(left, wanted)
+
+        name = "/".join(names)
+        stacks[names] = PlannedStack(name, path, why, wanted, most, found.bytes if found else None, left)
+    return stacks
 
 
 def score_session(
