@@ -20,9 +20,10 @@ from collapsebench.bench_pythae import pythae_epoch
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.kernel import KernelError
+from collapsebench.pairs import build_pair
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, build_pair
+from collapsebench.stack import Computation, Stack
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 
@@ -82,14 +83,14 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     data = bench_data()
     pair = bench_pair(registry)
     general = bench_trainer(registry, data, pair, replicas, place, "batched")
-    path: Computation = "chained"
+    path: Computation = "fused"
     reason = ""
     try:
         trainer = bench_trainer(registry, data, pair, replicas, place, path)
     except KernelError as error:
         path, reason = "batched", str(error)
         trainer = bench_trainer(registry, data, pair, replicas, place, path)
-    plain = _plain_loop(data, copy.deepcopy(pair).to(place), place)
+    plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
     theirs = pythae_epoch(data.splits["train"].values[: _EPOCH * BATCH], pair, LATENTS, BATCH)
     if place.type != "cpu":
         theirs = "pythae is timed on the CPU only"
@@ -196,7 +197,9 @@ def bench_trainer(
     return Trainer(stack, data, list(temperatures), (0,), LATENTS, training, EvaluationSettings())
 
 
-def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -> Callable[[], Any]:
+def plain_loop(
+    data: Standardised, pair: nn.ModuleDict, device: torch.device, batch_size: int = BATCH
+) -> Callable[[], Any]:
     """The loop that everyone writes: one model, mini-batches, fused Adam."""
     x = torch.from_numpy(data.splits["train"].values).to(device)
     optimiser = torch.optim.Adam(pair.parameters(), lr=3e-4, fused=True)
@@ -204,11 +207,11 @@ def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -
     beta = 0.1
 
     def update() -> Tensor:
-        batch = x[torch.randint(len(x), (BATCH,), generator=generator, device=device)]
+        batch = x[torch.randint(len(x), (batch_size,), generator=generator, device=device)]
         mean, log_variance = pair["encoder"](batch)
         noise = torch.randn(mean.shape, generator=generator, device=device)
         x_hat = pair["decoder"](mean + (0.5 * log_variance).exp() * noise)
-        distortion = 0.5 * (batch - x_hat).square().sum(1)
+        distortion = 0.5 * (batch - x_hat).flatten(1).square().sum(1)
         rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         loss: Tensor = (distortion + beta * rate).mean()
         optimiser.zero_grad()

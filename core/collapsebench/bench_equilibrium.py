@@ -21,9 +21,10 @@ from collapsebench.components import Data, Kind, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.kernel import KernelError
 from collapsebench.linear_oracle import oracle
+from collapsebench.pairs import build_pair
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import load_registry
-from collapsebench.stack import Computation, Stack, build_pair
+from collapsebench.stack import Computation, Stack
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 

@@ -33,9 +33,19 @@ def _report_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--replicas", default=64, show_default=True, type=click.IntRange(min=1), help="Replicas in the stack.")
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(min=1), help="Interleaved repetitions.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--network",
+    default="mlp",
+    show_default=True,
+    type=click.Choice(["mlp", "conv"]),
+    help="The published one, or convolutions on images of 28 x 28.",
+)
 @_report_options
-def throughput(replicas: int, repeats: int, device: str, as_json: bool, out: Path | None) -> None:
-    """Time a stack of the published network against a plain PyTorch loop, and pythae where it is installed, in turn."""
+def throughput(replicas: int, repeats: int, device: str, network: str, as_json: bool, out: Path | None) -> None:
+    """Time a stack of the published network, or of convolutions, against a plain PyTorch loop (and pythae), in turn."""
+    if network == "conv":
+        _convolutions(replicas, repeats, device, as_json=as_json, out=out)
+        return
     from collapsebench.bench import bench_throughput
 
     found = bench_throughput(replicas, repeats, device)
@@ -59,6 +69,22 @@ def _throughput_rows(found: Throughput) -> Rows:
     texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
     texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
     return texts | ({"no compiled kernel": found.why_this_path} if found.why_this_path else {})
+
+
+def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, out: Path | None) -> None:
+    from collapsebench.bench_images import bench_images
+
+    found = [bench_images(replicas, batch, repeats, device) for batch in (64, 256)]
+    rows: Rows = {}
+    for one in found:
+        rows |= {
+            f"batch {one.batch}, {one.path}, ms per update": _spread(one.replica_update_ms),
+            f"batch {one.batch}, plain loop, ms": _spread(one.plain_update_ms),
+            f"batch {one.batch}, speedup": _spread(one.speedup_over_plain_loop),
+            f"batch {one.batch}, why this path": one.why_this_path,
+        }
+    title = f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)"
+    _deliver("throughput-conv", title, {"batches": list(map(asdict, found))}, rows, as_json=as_json, out=out)
 
 
 @bench.command()

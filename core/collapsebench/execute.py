@@ -1,4 +1,4 @@
-"""Run one job: train its stack, store its cells, observe them. Whatever goes wrong becomes the status of its cells."""
+"""Run one job: train its stacks, store its cells, observe them. Whatever goes wrong becomes the status of its cells."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from collapsebench.components import Kind, Observable, Progress
+from collapsebench.assembly import build_stack, create_used, make_trainer
+from collapsebench.components import Observable, Progress
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import DataError, blaming
-from collapsebench.kernel import KernelError
-from collapsebench.memory import Footprint, footprint
+from collapsebench.errors import DataError
 from collapsebench.observe import SplitSamples, measure
 from collapsebench.pieces import PieceRun
-from collapsebench.planning import Names, Plan, classify, error_text, key_of, used
+from collapsebench.planning import classify, error_text, key_of
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, StackModel, build_pair, why_not
+from collapsebench.side_by_side import GROUPS
+from collapsebench.stack import Stack, StackModel
 from collapsebench.store import FINISHED, CellRecord, Store
-from collapsebench.suite import EvaluationSettings, Reference, Training
-from collapsebench.train import Controls, OutOfTimeError, Trainer
-from collapsebench.waves import Piece
+from collapsebench.suite import EvaluationSettings, Reference
+from collapsebench.train import Controls, OutOfTimeError
 
 Report = Callable[[str, Progress], None]
 
@@ -80,7 +79,7 @@ def execute_job(
     status, reason = "ok", ""
     try:
         data = load_data(content, store, registry)
-        pieces = PieceRun(path, content, lambda piece: _trainer(content, piece, data, registry))
+        pieces = PieceRun(path, content, lambda piece: make_trainer(content, piece, data, registry))
         deadline = started + limit if limit else math.inf
         pieces.run(Controls(None, lambda progress: report(job.name, progress), stop, deadline))
         trained = pieces
@@ -123,26 +122,41 @@ def _store_cell(
         store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, (), about))
         return status
     own = range(index * len(temperatures), (index + 1) * len(temperatures))
+    weights = trained.weights(own)
+    states = {name.replace(".", "_"): value for name, value in weights.items() if _is_scalar_state(name, value)}
     replicas = tuple(
         {
             "temperature": temperature,
             "mark": mark,
             "updates": updates,
-            "loss": loss if math.isfinite(loss) else None,
+            "loss": _finite(loss),
+            "effective_temperature": _finite(price),
+            **{name: _finite(float(value[place])) for name, value in states.items()},
         }
-        for temperature, (mark, updates, loss) in zip(temperatures, trained.each(own), strict=True)
+        for place, (temperature, (mark, updates, loss, price)) in enumerate(
+            zip(temperatures, trained.each(own), strict=True)
+        )
     )
     lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     if lost:
         status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
     record = CellRecord(cell["key"], cell["description"], status, reason, replicas, about)
-    store.write_cell(record, trained.weights(own), pd.DataFrame(trained.log(own)))
+    store.write_cell(record, weights, pd.DataFrame(trained.log(own)))
     return status
+
+
+def _is_scalar_state(name: str, value: Tensor) -> bool:
+    """Whether it is a number of the objective's own, one a replica."""
+    return name.startswith("objective.") and value.dim() == 1
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> Standardised:
     """Load and standardise a job's dataset, and make sure that it is still the one that was planned with."""
-    dataset = _used(registry, "dataset", content)
+    dataset = create_used(registry, "dataset", content)
     data = standardise(dataset.load(content["split_seed"], store.cache), content["names"][0])
     planned = content["cells"][0]["description"]["dataset"]["data"]
     if data.fingerprint != planned:
@@ -151,124 +165,6 @@ def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> S
             f"{planned[:12]}. The same seed must give the same arrays; make its `load` deterministic."
         )
     return data
-
-
-def _used(registry: Registry, kind: Kind, content: Mapping[str, Any]) -> Any:
-    with blaming(f"{kind} '{content[kind]['use']}'"):
-        return registry.get(kind, content[kind]["use"]).create(content[kind]["parameters"])
-
-
-def build_stack(
-    content: Mapping[str, Any], data: Standardised, registry: Registry, replicas: Sequence[int] | None = None
-) -> Stack:
-    """Build a job's stack with fresh weights: cells one after the other, temperatures in their order within each.
-
-    replicas: only these, by their number in that order.
-    """
-    encoder, decoder, objective = (_used(registry, kind, content) for kind in ("encoder", "decoder", "objective"))
-    names = (f"encoder '{content['encoder']['use']}'", f"decoder '{content['decoder']['use']}'")
-    temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
-    count = len(temperatures)
-    chosen = range(len(content["cells"]) * count) if replicas is None else replicas
-    own = sorted({replica // count for replica in chosen})
-    dials = temperatures * data.total_variance / objective.decoder_variance
-    return Stack(
-        [
-            build_pair(encoder, decoder, data.shape, content["latent_dim"], content["cells"][index]["seed"], names)
-            for index in own
-        ],
-        objective,
-        dials[[replica % count for replica in chosen]],
-        torch.tensor([own.index(replica // count) for replica in chosen]),
-        data.total_variance,
-        data.shape,
-        linear=decoder.linear,
-        path=content["path"],
-        device=torch.device(content["device"]),
-        dtype=torch.float64 if content["precision"] == "float64" else torch.float32,
-    )
-
-
-def _trainer(content: Mapping[str, Any], piece: Piece, data: Standardised, registry: Registry) -> Trainer:
-    temperatures = content["temperatures"]
-    own = sorted({replica // len(temperatures) for replica in piece.replicas})
-    # A start from an equilibrium must not be lost to a price below the one it was found at.
-    warm = {"price_warm_up": 0.0} if piece.parents else {}
-    return Trainer(
-        build_stack(content, data, registry, piece.replicas),
-        data,
-        [temperatures[replica % len(temperatures)] for replica in piece.replicas],
-        [content["cells"][index]["seed"] for index in own],
-        content["latent_dim"],
-        Training.model_validate({**content["training"], **warm}),
-        EvaluationSettings.model_validate(content["evaluation"]),
-    )
-
-
-def choose_path(plan: Plan, names: Names, device: str, registry: Registry) -> tuple[Computation, str]:
-    """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
-
-    The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
-    against the last. What cannot even be computed one by one is left to fail so, with the plugin's own error.
-    """
-    suite = plan.suite
-    content = _small_content(plan, names, device, 4)
-    data = plan.data[names[0]]
-    asked = suite.compute.path
-    wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
-    if asked == "auto" and device == "cpu" and suite.compute.precision == "float32":
-        wanted.insert(0, "chained")
-    reasons: list[str] = []
-    for path in wanted:
-        if path == "one-by-one":
-            return path, ""
-        try:
-            reason = why_not(build_stack({**content, "path": path}, data, registry), content["latent_dim"])
-        except KernelError as error:
-            reason = f"{path}: {error}"
-        except Exception:
-            return "one-by-one", ""
-        if reason is None:
-            return path, "; ".join(reasons)
-        reasons.append(reason)
-    return "one-by-one", "; ".join(dict.fromkeys(reasons))
-
-
-def _small_content(plan: Plan, names: Names, device: str, replicas: int) -> dict[str, Any]:
-    """What `build_stack` needs for a few replicas of a scan, apart from the path."""
-    suite = plan.suite
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    temperatures = list(suite.scan.temperatures)
-    return {
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "cells": [{"seed": 0}],
-        "temperatures": (temperatures * replicas)[:replicas],
-        "device": device,
-        "precision": suite.compute.precision,
-    }
-
-
-def predict_memory(plan: Plan, names: Names, device: str, path: Computation, registry: Registry) -> Footprint | None:
-    """Return what a scan's stacks take on a path, or None where not even a small one can be trained."""
-    suite = plan.suite
-
-    def make(replicas: int, data: Standardised, changes: Mapping[str, Any]) -> Trainer:
-        content = {**_small_content(plan, names, device, replicas), "path": path}
-        training = {**suite.training.model_dump(mode="json"), **changes}
-        training["optimiser"] |= {"refresh_every": 1} if "refresh_every" in training["optimiser"] else {}
-        content |= {"training": training, "evaluation": suite.evaluation.model_dump(mode="json")}
-        return _trainer(content, Piece(0, tuple(range(replicas))), data, registry)
-
-    latent_dim = next(item for item in suite.architectures if item.id == names[1]).latent_dim
-    data = plan.data[names[0]]
-    try:
-        return footprint(make, data, suite.training.batch_size, max(4 * latent_dim, math.prod(data.shape)), device)
-    except Exception:  # what cannot be trained has its error reported by the job
-        return None
 
 
 def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:
@@ -298,8 +194,8 @@ def observe_cells(
     """
     evaluation = EvaluationSettings.model_validate(content["evaluation"])
     device = torch.device(content["device"])
-    single = any(record.provenance.get("path") == "one-by-one" for record in records)
-    path = "one-by-one" if single else "batched"
+    trained = {record.provenance.get("path") for record in records}
+    path = next((path for path in GROUPS if path in trained), "batched")
     stack = build_stack({**content, "cells": [{"seed": 0}], "path": path}, data, registry)
     weights = [store.read_weights(record) for record in records]
     _fill(stack, {name: torch.cat([part[name] for part in weights]) for name in weights[0]})

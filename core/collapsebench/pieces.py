@@ -127,14 +127,14 @@ class PieceRun:
     def _file(self, piece: Piece, prefix: str = "") -> Path:
         return self.job.with_suffix(f".{prefix}{piece.name}.safetensors")
 
-    def each(self, replicas: Sequence[int]) -> list[tuple[Any, int, float]]:
-        """Return mark, updates and loss of replicas."""
+    def each(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
+        """Return mark, updates, loss and effective temperature of replicas."""
         found = {
-            replica: (ended.trained.marks[place], ended.trained.updates[place], ended.trained.losses[place])
+            replica: row
             for ended in self.finished
-            for place, replica in enumerate(ended.piece.replicas)
+            for replica, *row in zip(ended.piece.replicas, *_columns(ended.trained), strict=True)
         }
-        return [found[replica] for replica in replicas]
+        return [tuple(found[replica]) for replica in replicas]
 
     def log(self, replicas: Sequence[int]) -> list[dict[str, Any]]:
         """Return the log of replicas, which are counted from zero in it."""
@@ -158,6 +158,10 @@ class PieceRun:
                 if replica in wanted:
                     rows[replica] = {name: value[place].clone() for name, value in weights.items()}
         return {name: torch.stack([rows[replica][name] for replica in replicas]) for name in rows[replicas[0]]}
+
+
+def _columns(trained: Trained) -> tuple[Sequence[Any], ...]:
+    return trained.marks, trained.updates, trained.losses, trained.effective_temperatures
 
 
 def _write(path: Path, trained: Trained) -> None:

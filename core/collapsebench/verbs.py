@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,6 @@ from collapsebench.planning import (
     make_jobs,
     make_plan,
     nearest,
-    waves_of,
     with_records,
 )
 from collapsebench.registry import Registry, load_registry
@@ -34,7 +32,6 @@ from collapsebench.suite import Suite, load_suite
 if TYPE_CHECKING:
     import pandas as pd
 
-    from collapsebench.memory import Footprint
     from collapsebench.results import SuiteResults
 
 Say = Callable[[str], None]
@@ -81,6 +78,13 @@ class Outcome:
         return board(self.results)
 
     @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """The rank interval of every architecture, on each dataset and over all of them."""
+        from collapsebench.boards import ranking
+
+        return ranking(self.results)
+
+    @cached_property
     def statuses(self) -> pd.DataFrame:
         """Every planned cell with its status."""
         from collapsebench.boards import statuses
@@ -101,20 +105,21 @@ class Outcome:
             if cell.measurement is not None
         )
 
-    def text(self, format: str = "text") -> str:
-        """Return the board as text, md, csv or json."""
+    def text(self, format: str = "text", *, standalone: bool = False) -> str:
+        """Return the board as text, md, csv, json, tex (with `standalone` a whole document) or html."""
         from collapsebench.boards import render
 
-        return render(self.results, format)
+        return render(self.results, format, standalone=standalone)
 
     def __repr__(self) -> str:
         ended = sum(cell.status == "ok" for cell in self.results.cells)
         return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
 
     def _repr_html_(self) -> str:
-        from collapsebench.tables import page_html
+        from collapsebench.layout import layout
+        from collapsebench.table_html import fragment
 
-        return page_html(self.results)
+        return fragment(layout(self.results))
 
 
 def open_session(
@@ -192,6 +197,37 @@ def board(suite: str | Path, **options: Any) -> pd.DataFrame:
     return score(suite, **options).board
 
 
+def publish(source: str | Path, folder: str | Path, **options: Any) -> Outcome:
+    """Write board, tables, figures, page and data of a suite into a folder. Options: `open_session`.
+
+    source: a suite, of which what has been trained is scored; or a published folder, from which alone everything is
+    made again, byte for byte, and for which there are no options (write ./NAME if it is called like a shipped suite).
+
+    >>> import collapsebench
+    >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]']}
+    >>> trained = collapsebench.run("linear-gaussian", **options)
+    >>> published = collapsebench.publish("linear-gaussian", "published", **options)
+    >>> again = collapsebench.publish("published", "again")
+    >>> (again.folder / "index.html").read_bytes() == (published.folder / "index.html").read_bytes()
+    True
+    """
+    from collapsebench.bundle import is_bundle, read_bundle
+    from collapsebench.outputs import copy_outputs
+    from collapsebench.suite_file import shipped_suites
+
+    if source in shipped_suites() or not is_bundle(source):
+        outcome = score(source, **options)
+        copy_outputs(outcome.folder, Path(folder))
+        return Outcome(outcome.results, Path(folder), outcome.figures)
+    given = sorted(name for name, value in options.items() if value not in (None, (), []))
+    if given:
+        raise UserError(
+            f"{source}: is a published folder, whose results are settled; found the option {', '.join(given)}. "
+            "Leave options out, or publish the suite itself."
+        )
+    return written(read_bundle(source), Path(folder))
+
+
 def prepare_session(session: Session, say: Say) -> dict[str, tuple[str, str]]:
     """Prepare every dataset that is not; return dataset -> the status of its cells, and why it failed."""
     failures = {}
@@ -231,72 +267,22 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
 
 
 def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
-    """Freeze what is missing into job files, and say which scans cannot be batched, or not as a whole, and why."""
-    stacks = plan_stacks(session, current)
+    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why so.
+
+    What an interrupted run froze keeps its path; it is not measured again.
+    """
+    from collapsebench.planned_stacks import plan_stacks
+
+    stacks = plan_stacks(current, session.store, session.device, session.registry)
     for stack in stacks.values():
-        if stack.path == "one-by-one" and stack.why:
-            say(f"{stack.name}: its replicas run one by one: {stack.why}")
+        if stack.why:
+            say(f"{stack.name}: {stack.manner}: {stack.why}")
         if stack.replicas < stack.wanted:
             say(f"{stack.name}: {stack.wanted} replicas are trained {stack.replicas} at a time: {stack.memory}")
     paths = {names: (stack.path, stack.why) for names, stack in stacks.items()}
     most = {names: stack.most for names, stack in stacks.items()}
     predicted = {names: stack.predicted for names, stack in stacks.items()}
     return make_jobs(current, session.store, session.device, paths, most, predicted)
-
-
-@dataclass(frozen=True)
-class PlannedStack:
-    """How the stacks of a scan are computed. wanted, replicas: of its largest wave, and how many of them fit at once.
-
-    predicted: the peak of such a stack in bytes, None where it cannot be told. room: the bytes that it may take.
-    """
-
-    name: str
-    path: str
-    why: str
-    wanted: int
-    most: Callable[[int], int]
-    predicted: Callable[[int], int] | None
-    room: float
-
-    @property
-    def replicas(self) -> int:
-        """How many replicas a stack has at most."""
-        return self.most(self.wanted)
-
-    @property
-    def memory(self) -> str:
-        """What a stack takes and may take, in words."""
-        from collapsebench.memory_size import bytes_text
-
-        if self.predicted is None:
-            return "its memory cannot be predicted"
-        limit = "" if math.isinf(self.room) else f", of {bytes_text(self.room)} that it may take"
-        return f"{bytes_text(self.predicted(self.replicas))} predicted{limit}"
-
-
-def plan_stacks(session: Session, current: Plan) -> dict[tuple[str, str, str], PlannedStack]:
-    """Return how the stacks of every scan with a cell to train would be computed; nothing is written."""
-    from collapsebench.execute import choose_path, predict_memory
-    from collapsebench.memory import room
-    from collapsebench.memory_size import as_bytes
-
-    compute, device, registry = session.suite.compute, session.device, session.registry
-    missing = [(cell.dataset, cell.architecture, cell.objective) for cell in current.missing]
-    stacks = {}
-    for names in sorted(set(missing)):
-        path, why = choose_path(current, names, device, registry)
-        found = predict_memory(current, names, device, path, registry)
-        left = room(device, as_bytes(compute.memory_limit) if compute.memory_limit else None)
-        wave = len(waves_of(session.suite, names[1])[0])
-        wanted = wave * min(missing.count(names), max(1, compute.max_replicas_per_stack // wave))
-
-        def most(wanted: int, found: Footprint | None = found, left: float = left) -> int:
-            return wanted if found is None else found.most(left, wanted)
-
-        name = "/".join(names)
-        stacks[names] = PlannedStack(name, path, why, wanted, most, found.bytes if found else None, left)
-    return stacks
 
 
 def score_session(
@@ -306,8 +292,6 @@ def score_session(
     current: Plan | None = None,
 ) -> Outcome:
     """Score what is there, and write board, tables and figures into the store. current: the plan, if there is one."""
-    from collapsebench.figures import draw_figures
-    from collapsebench.outputs import write_outputs
     from collapsebench.scoring import score_plan
 
     current = current or make_plan(session.suite, session.store, session.registry)
@@ -315,11 +299,24 @@ def score_session(
     say("scoring")
     results = score_plan(current, session.store, session.registry, session.device)
     session.store.make_writable()
-    folder = session.store.suite_folder(session.suite.id)
-    write_outputs(results, folder)
     say("drawing")
-    figures = draw_figures(results, folder / "figures")
+    return written(results, session.store.suite_folder(session.suite.id))
+
+
+def written(results: SuiteResults, folder: Path) -> Outcome:
+    """Write results as a bundle, and return them with its paths."""
+    from collapsebench.outputs import write_everything
+
+    figures = [path for path in write_everything(results, folder) if path.parent.name == "figures"]
     return Outcome(results, folder, tuple(figures))
+
+
+def score_only(session: Session) -> SuiteResults:
+    """Score what is there, and write no board, table or figure."""
+    from collapsebench.scoring import score_plan
+
+    current = make_plan(session.suite, session.store, session.registry)
+    return score_plan(current, session.store, session.registry, session.device)
 
 
 def explain(session: Session, cell: Cell) -> str:
@@ -359,4 +356,4 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-__all__ = ["Outcome", "Session", "board", "differences", "explain", "open_session", "plan", "run", "score"]
+__all__ = ["Outcome", "Session", "board", "differences", "explain", "open_session", "plan", "publish", "run", "score"]

@@ -27,10 +27,11 @@ import pandas, pyarrow.parquet
 from collapsebench.execute import execute_job
 from collapsebench.memory_size import resident_bytes
 from collapsebench.planning import make_plan
-from collapsebench.verbs import open_session, plan_jobs, plan_stacks
+from collapsebench.planned_stacks import plan_stacks
+from collapsebench.verbs import open_session, plan_jobs
 session = open_session(sys.argv[1], overrides=sys.argv[3:], store=sys.argv[2])
 plan = make_plan(session.suite, session.store, session.registry)
-(stack,) = plan_stacks(session, plan).values()
+(stack,) = plan_stacks(plan, session.store, session.device, session.registry).values()
 (job,) = plan_jobs(session, plan)
 pandas.DataFrame({"a": [1]}).to_parquet(Path(sys.argv[2]) / "warm.parquet")
 before = resident_bytes()
