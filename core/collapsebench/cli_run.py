@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from collapsebench.verbs import Session, open_session, prepare_session, run_sess
 from collapsebench.verbs import explain as explain_cell
 
 if TYPE_CHECKING:
+    from collapsebench.planned_stacks import PlannedStack
     from collapsebench.planning import Cell, Plan
 
 
@@ -136,9 +138,24 @@ def _row(cell: Cell, frozen: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def _stack(stack: PlannedStack) -> dict[str, Any]:
+    predicted = None if stack.predicted is None else stack.predicted(stack.replicas)
+    return {
+        "scan": stack.name,
+        "path": stack.path,
+        "replicas_wanted": stack.wanted,
+        "replicas": stack.replicas,
+        "predicted_bytes": predicted,
+        "room_bytes": None if math.isinf(stack.room) else round(stack.room),
+    }
+
+
 def _show_plan(session: Session, *, as_json: bool) -> None:
+    from collapsebench.planned_stacks import plan_stacks
+
     current = _plan(session)
     suite = session.suite
+    stacks = list(plan_stacks(current, session.store, session.device, session.registry).values())
     rows = _rows(session, current)
     missing = len(current.missing)
     replicas = missing * len(suite.scan.temperatures)
@@ -154,9 +171,17 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     }
     if as_json:
         failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
-        click.echo(json.dumps({**summary, "plan": rows, "failures": failures}, indent=1))
+        click.echo(
+            json.dumps(
+                {**summary, "plan": rows, "stacks": [_stack(each) for each in stacks], "failures": failures}, indent=1
+            )
+        )
         return
     _echo_table(rows, ("cell", "status", "converged", "path", "key"))
+    if stacks:
+        click.echo("")
+    for each in stacks:
+        click.echo(f"{each.name}: {each.path}, {each.replicas} of {each.wanted} replicas at a time, {each.memory}")
     for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(

@@ -114,6 +114,10 @@ class Split:
     values: NDArray[np.float32]
     weights: NDArray[np.float32] | None = None
 
+    def first(self, rows: int) -> Split:
+        """Return the first rows."""
+        return Split(self.values[:rows], None if self.weights is None else self.weights[:rows])
+
 
 @dataclass(frozen=True)
 class Data:
@@ -267,6 +271,7 @@ class Measurement:
     (converged, budget, unstable, diverged), updates, loss, effective_temperature, the objective's scalar state.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
+    protocol: fresh, up or down. counterpart: the same scan in the opposite direction, where the suite has it.
     prediction: what the objective foretells for a linear decoder; None where it says nothing or the decoder is another.
     shape: of a sample, where it is known; `(h, w)` and `(c, h, w)` are images.
     """
@@ -279,6 +284,8 @@ class Measurement:
     second_moments: Mapping[SplitName, Floats]
     has_oracle: bool
     decoder_variance: float = 1.0
+    protocol: str = "fresh"
+    counterpart: Measurement | None = None
     prediction: Prediction | None = None
     shape: tuple[int, ...] = ()
 

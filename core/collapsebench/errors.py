@@ -76,3 +76,10 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(found, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"unknown {kind} '{found}'.{hint} Installed: {', '.join(names) or 'none'}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that the host or the device had no memory left."""
+    text = f"{type(error).__name__}: {error}"
+    signs = ("OutOfMemoryError", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -157,16 +158,12 @@ def _cell_result(
         reason = record.reason.splitlines()[0] if record and record.reason else _why_absent(plan, cell)
         status = plan.failures[cell.dataset][0] if cell.dataset in plan.failures else cell.status
         return CellResult(cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, status, reason)
-    tables = {"replicas": pd.DataFrame(list(record.replicas))}
-    for reference in observables:
-        try:
-            frame = store.read_observable(record.key, observable_name(reference, plan.suite.evaluation))
-        except StoreError as error:
-            failures = {**failures, (record.key, reference.use): str(error)}
-            continue
-        if frame is not None:
-            tables[reference.use] = frame
+    tables, failures = _read_tables(plan.suite, store, record, observables, failures)
     measurement = measurement_of(plan.suite, cell, data, tables, registry)
+    opposite = counterpart(plan, cell)
+    if opposite is not None and opposite.record is not None and opposite.record.status in FINISHED:
+        other, _ = _read_tables(plan.suite, store, opposite.record, observables, {})
+        measurement = replace(measurement, counterpart=measurement_of(plan.suite, opposite, data, other, registry))
     evaluations: dict[str, Evaluation] = {}
     metric_failures: dict[str, str] = {}
     for id, metric in metrics.items():
@@ -183,6 +180,37 @@ def _cell_result(
         record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, record.status, record.reason,
         measurement, evaluations, metric_failures,
     )  # fmt: skip
+
+
+def _read_tables(
+    suite: Suite,
+    store: Store,
+    record: CellRecord,
+    observables: Sequence[Reference],
+    failures: Mapping[tuple[str, str], str],
+) -> tuple[dict[str, pd.DataFrame], Mapping[tuple[str, str], str]]:
+    """Return what is stored of a cell, and the failures with those that this met."""
+    tables = {"replicas": pd.DataFrame(list(record.replicas))}
+    for reference in observables:
+        try:
+            frame = store.read_observable(record.key, observable_name(reference, suite.evaluation))
+        except StoreError as error:
+            failures = {**failures, (record.key, reference.use): str(error)}
+            continue
+        if frame is not None:
+            tables[reference.use] = frame
+    return tables, failures
+
+
+def counterpart(plan: Plan, cell: Cell) -> Cell | None:
+    """Return the cell that differs in nothing but the direction of its scan, up or down, or None."""
+    opposite = {"up": "down", "down": "up"}.get(cell.description["protocol"])
+
+    def rest(other: Cell) -> dict[str, Any]:
+        return {k: v for k, v in other.description.items() if k not in ("protocol", "perturbation")}
+
+    candidates = (other for other in plan.cells if other.description["protocol"] == opposite)
+    return next((other for other in candidates if rest(other) == rest(cell)), None)
 
 
 def _why_absent(plan: Plan, cell: Cell) -> str:
@@ -212,6 +240,7 @@ def measurement_of(
         second_moments=data.second_moments,
         has_oracle=decoder.linear and objective.has_oracle,
         decoder_variance=objective.decoder_variance,
+        protocol=architecture.protocol,
         prediction=foretold,
         shape=data.shape,
     )

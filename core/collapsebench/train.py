@@ -23,8 +23,9 @@ from collapsebench.checkpoint import read_checkpoint, write_checkpoint
 from collapsebench.components import Progress
 from collapsebench.data import Standardised
 from collapsebench.equilibrium import Equilibrium, measure_equilibrium
-from collapsebench.observe import SplitSamples
+from collapsebench.observe import VALUES_AT_ONCE, SplitSamples
 from collapsebench.optimise import Adam, Preconditioned, StackOptimiser
+from collapsebench.process import returned_memory
 from collapsebench.stack import Stack, StackModel, Tensors
 from collapsebench.suite_schema import EvaluationSettings, Training
 
@@ -106,6 +107,7 @@ class Trainer:
         }
         self.track = _Track.of(len(stack))
         self.update = 0
+        self.values_at_once = VALUES_AT_ONCE
         self._loss_sum = torch.zeros(len(stack), device=stack.device, dtype=torch.float32)
         self._loss_count = 0
 
@@ -120,7 +122,8 @@ class Trainer:
         while self.update < budget and len(self.alive):
             self.advance()
             if self.update % check_every == 0 or self.update == budget:
-                self.check(final=self.update == budget)
+                with returned_memory():
+                    self.check(final=self.update == budget)
                 elapsed = max(time.monotonic() - clock, 1e-9)
                 settled = len(self.track.marks) - len(self.alive)
                 rate = (self.update - started_at) / elapsed
@@ -129,7 +132,8 @@ class Trainer:
             stopping, late = controls.stop(), now > controls.deadline
             due = now - saved > self.training.checkpoint_every_seconds
             if controls.checkpoint is not None and (due or stopping or late):
-                self.save(controls.checkpoint)
+                with returned_memory():
+                    self.save(controls.checkpoint)
                 saved = now
             if stopping:
                 raise KeyboardInterrupt
@@ -193,7 +197,7 @@ class Trainer:
         stack = stack or self.stack
         samples = SplitSamples(
             self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
-            dtype=stack.dtype, max_rows=self._rows(everything),
+            dtype=stack.dtype, max_rows=self._rows(everything), values_at_once=self.values_at_once,
         )  # fmt: skip
         model = StackModel(stack, self.temperatures[self.alive][: len(stack)], self.latent_dim)
         try:

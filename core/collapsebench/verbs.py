@@ -16,7 +16,6 @@ from collapsebench.errors import StoreError, UserError
 from collapsebench.planning import (
     Cell,
     Plan,
-    adopted_keys,
     classify,
     create,
     differences,
@@ -272,17 +271,18 @@ def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> 
 
     What an interrupted run froze keeps its path; it is not measured again.
     """
-    from collapsebench.execute import choose_path
+    from collapsebench.planned_stacks import plan_stacks
 
-    frozen = adopted_keys(current, session.store)
-    new = [cell for cell in current.missing if cell.key not in frozen]
-    names = {(cell.dataset, cell.architecture, cell.objective) for cell in new}
-    paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
-    for name, (path, reason) in paths.items():
-        manner = "its replicas run one by one" if path == "one-by-one" else f"its stacks are computed {path}"
-        if reason:
-            say(f"{'/'.join(name)}: {manner}: {reason}")
-    return make_jobs(current, session.store, session.device, paths)
+    stacks = plan_stacks(current, session.store, session.device, session.registry)
+    for stack in stacks.values():
+        if stack.why:
+            say(f"{stack.name}: {stack.manner}: {stack.why}")
+        if stack.replicas < stack.wanted:
+            say(f"{stack.name}: {stack.wanted} replicas are trained {stack.replicas} at a time: {stack.memory}")
+    paths = {names: (stack.path, stack.why) for names, stack in stacks.items()}
+    most = {names: stack.most for names, stack in stacks.items()}
+    predicted = {names: stack.predicted for names, stack in stacks.items()}
+    return make_jobs(current, session.store, session.device, paths, most, predicted)
 
 
 def score_session(

@@ -94,6 +94,12 @@ def collapsebench_metrics() -> list[Component]:
             parameters=f"{_PARAMETERS}LandauOnsetParameters",
         ),
         Component(
+            "hysteresis",
+            "collapsebench_metrics.hysteresis:Hysteresis",
+            "How far apart an up-scan and a down-scan see each latent collapse.",
+            parameters=f"{_PARAMETERS}HysteresisParameters",
+        ),
+        Component(
             "intervention-agreement",
             "collapsebench_metrics.intervention_agreement:InterventionAgreement",
             "Thresholds, M^2 and effective temperature against what the objective predicts for a linear decoder.",

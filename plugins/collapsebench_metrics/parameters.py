@@ -136,6 +136,13 @@ class LandauOnsetParameters(Parameters):
     )
 
 
+class HysteresisParameters(Parameters):
+    """Parameters of `hysteresis`."""
+
+    split: Split = "train"
+    collapsed: float = Field(default=0.05, gt=0, lt=1, description="signal fraction below which a latent is off")
+
+
 class InterventionAgreementParameters(Parameters):
     """Parameters of `intervention-agreement`."""
 

@@ -15,11 +15,13 @@ import pytest
 import safetensors.torch
 from flow import digests, stamps, weights, without, write_suite
 
-import collapsebench.execute as execute
+import collapsebench.assembly as assembly
+import collapsebench.paths as paths
 from collapsebench.checkpoint import read_checkpoint
 from collapsebench.components import Progress
 from collapsebench.errors import StoreError
-from collapsebench.execute import choose_path, execute_job, observable_name, observe_cells
+from collapsebench.execute import execute_job, observable_name, observe_cells
+from collapsebench.paths import choose_path
 from collapsebench.planning import Plan, make_jobs, make_plan, used
 from collapsebench.registry import load_registry
 from collapsebench.store import CellRecord, Store
@@ -168,7 +170,7 @@ def test_a_job_that_breaks_gives_every_cell_the_status_the_reason_and_the_traceb
     def broken(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(execute, "build_stack", broken)
+    monkeypatch.setattr(assembly, "build_stack", broken)
     store, job = freeze()
     assert list(execute_job(job).values()) == [status] * 2
     for record in cells(store):
@@ -221,7 +223,7 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
     def broken(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(execute, "build_stack", broken)
+    monkeypatch.setattr(paths, "build_stack", broken)
     assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "")
 
 
@@ -250,7 +252,7 @@ def test_what_the_kernel_does_not_cover_is_measured_along_every_path(convolution
 
 
 def test_the_path_that_was_measured_fastest_is_taken(convolutions: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute.calibrate, "time_paths", lambda stacks, x, noise: {"grouped": 2.0, "chained": 2.1})
+    monkeypatch.setattr(paths.calibrate, "time_paths", lambda stacks, x, noise: {"grouped": 2.0, "chained": 2.1})
     path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
     assert (path, reason.endswith("grouped 2, chained 2.1")) == ("grouped", True)
 

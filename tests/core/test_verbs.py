@@ -13,7 +13,7 @@ import pytest
 from flow import boards, invoke, stamps, weights, write_suite
 
 import collapsebench
-import collapsebench.execute as execute
+import collapsebench.planned_stacks as planned_stacks
 from collapsebench.boards import COLUMNS
 from collapsebench.components import Progress
 from collapsebench.errors import UserError
@@ -68,7 +68,7 @@ def test_what_an_interrupted_run_froze_keeps_its_path_and_is_not_measured_again(
     def measure(*arguments: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(execute, "choose_path", measure)
+    monkeypatch.setattr(planned_stacks, "choose_path", measure)
     assert sorted(plan_jobs(session, current)) == sorted(frozen)
     done = invoke("plan", suite, "--store", session.store.root, "--json", *sets(*QUICK))
     assert {row["path"] for row in json.loads(done.output)["plan"]} == {"grouped"}
