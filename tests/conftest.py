@@ -57,7 +57,8 @@ def stack_of(
     """
     import torch
 
-    from collapsebench.stack import Stack, build_pair
+    from collapsebench.pairs import build_pair
+    from collapsebench.stack import Stack
 
     encoder, decoder, objective = (
         create(kind, part[0], **part[1]) if isinstance(part, tuple) else part
@@ -153,6 +154,14 @@ def samples_of(data, split="train", *, replicas=1, max_rows=None, dtype=None):
         data, split, replicas=replicas, width=32, device=torch.device("cpu"), dtype=dtype or torch.float32,
         max_rows=max_rows,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_of_the_hub(tmp_path_factory):
+    """Keep what `datasets` writes out of the user's folders; it reads this when it is first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("huggingface")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -156,10 +156,12 @@ class Encoder(Configured[P]):
 
     batchable: False says that replicas cannot be stacked (data-dependent control flow, batch statistics) and that this
     is meant. The harness finds out by itself; conformance checks hold a component to what it says.
+    example_shape: of samples that its modules can be built for; conformance checks build them for it.
     """
 
     linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
+    example_shape: ClassVar[tuple[int, ...]] = (8,)
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], latent_dim: int) -> torch.nn.Module:
@@ -169,11 +171,12 @@ class Encoder(Configured[P]):
 class Decoder(Configured[P]):
     """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form.
 
-    batchable: as for encoders.
+    batchable, example_shape: as for encoders.
     """
 
     linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
+    example_shape: ClassVar[tuple[int, ...]] = (8,)
 
     @abstractmethod
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> torch.nn.Module:
@@ -265,6 +268,7 @@ class Measurement:
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
     prediction: what the objective foretells for a linear decoder; None where it says nothing or the decoder is another.
+    shape: of a sample, where it is known; `(h, w)` and `(c, h, w)` are images.
     """
 
     temperatures: Floats
@@ -276,6 +280,7 @@ class Measurement:
     has_oracle: bool
     decoder_variance: float = 1.0
     prediction: Prediction | None = None
+    shape: tuple[int, ...] = ()
 
     @cached_property
     def effective_temperatures(self) -> Floats:

@@ -60,12 +60,14 @@ class Objective(Configured[P]):
 
     dial: what is turned along the grid of temperatures: "temperature" if `loss` receives beta = T V / decoder_variance,
     else the name of what `dials` returns. has_oracle: whether the exact theory of distortion + beta rate holds for it
-    at the temperatures of the grid. batchable: as for encoders.
+    at the temperatures of the grid. batchable: as for encoders. affine: whether `loss` is affine in distortion and
+    rates (which lets a kernel take the gradient in one pass); verified where it is used.
     """
 
     batchable: ClassVar[bool] = True
     dial: ClassVar[str] = "temperature"
     has_oracle: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
 
     @property
     def decoder_variance(self) -> float:

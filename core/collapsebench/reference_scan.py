@@ -31,7 +31,8 @@ from collapsebench.heads import GaussianHead
 from collapsebench.linear_oracle import oracle
 from collapsebench.objective import Objective, Prediction
 from collapsebench.observe import SplitSamples
-from collapsebench.stack import Stack, StackModel, build_pair
+from collapsebench.pairs import build_pair
+from collapsebench.stack import Stack, StackModel
 
 FEATURES, LATENTS, ROWS = 24, 20, 192
 TEMPERATURES = tuple(float(f"{t:.6g}") for t in np.geomspace(1.0, 1e-3, 25))

@@ -213,6 +213,7 @@ def measurement_of(
         has_oracle=decoder.linear and objective.has_oracle,
         decoder_variance=objective.decoder_variance,
         prediction=foretold,
+        shape=data.shape,
     )
 
 

@@ -142,15 +142,9 @@ class Trainer:
         """Do one update of every replica in the stack."""
         x, noise, weights = self.batches.draw(self.update)
         progress = self.update / self.training.max_updates
-        losses = self.stack.losses(x, noise, weights, progress, self.price())
-        parameters = self.stack.parameters
-        found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
-        gradients = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(parameters.items(), found, strict=True)
-        }
-        self.optimiser.step(parameters, gradients, self.learning_rate())
-        self._loss_sum += losses.detach()
+        losses, gradients = self.stack.gradients(x, noise, weights, progress, self.price())
+        self.optimiser.step(self.stack.parameters, gradients, self.learning_rate())
+        self._loss_sum += losses
         self._loss_count += 1
         self.update += 1
 

@@ -21,6 +21,7 @@ class WarmUp(Objective[WarmUpParameters]):
     """
 
     has_oracle: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
 
     @property
     def settles_at(self) -> float:

@@ -53,14 +53,28 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     scan = {
         "signal_fraction": np.take_along_axis(fractions, order, 1),
         "rate": np.take_along_axis(rates, order, 1),
+        "snr": np.take_along_axis(fractions / (1 - fractions), order, 1),
+        "mean_square": np.take_along_axis(fractions, order, 1),
+        "mean": np.zeros_like(rates),
+        "variance": np.take_along_axis(1 - fractions, order, 1),
+        "largest_mean": np.take_along_axis(4 * np.sqrt(fractions), order, 1),
         "posterior_scale": np.ones_like(rates),
         "jensen_gap": np.zeros_like(rates),
     }
+    columns = {f"feature_{d}": directions[:, :, d] for d in range(spectrum.size)}
     tables = {
         "latent-moments": long("latent", scan),
         "truncated-distortion": long("rank", {"normalised_distortion": distortion}),
-        "decoder-directions": long(
-            "latent", {f"feature_{d}": directions[:, :, d] for d in range(spectrum.size)}, ("train",)
+        "decoder-directions": long("latent", columns, ("train",)),
+        "decoder-origin-directions": long("latent", columns, ("train",)),
+        "traversals": long(
+            "latent",
+            {
+                f"at_{v}_{d}": v * directions[:, :, d] * np.take_along_axis(fractions > 0.1, order, 1)
+                for v in range(-3, 4)
+                for d in range(spectrum.size)
+            },
+            ("train",),
         ),
         "losses": pd.DataFrame(
             {
@@ -73,6 +87,13 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
                 "split": "train", "temperature": TEMPERATURES, "ward_residual": 1e-3,
                 "residual_edge": np.minimum(TEMPERATURES, SHARES[0]),
                 "spare_latents": LATENTS - exact.active_count,
+            }
+        ),
+        "residual-edge": pd.DataFrame(
+            {
+                "split": "train", "temperature": TEMPERATURES,
+                "edge": np.append(SHARES, 0.0)[np.minimum((fractions > 0.1).sum(axis=1), SHARES.size)],
+                "active_latents": (fractions > 0.1).sum(axis=1),
             }
         ),
         "replicas": pd.DataFrame({"temperature": TEMPERATURES, "mark": "converged"}),
@@ -139,7 +160,9 @@ def test_a_metric_says_what_it_requires_and_reads_nothing_else(metric):
 
 def test_the_default_split_is_train_except_for_what_is_read_from_distortions_alone():
     defaults = {name: component.parameters_model()().split for name, component in METRICS.items()}
-    assert {name for name, split in defaults.items() if split == "test"} == {"effective-dimension", "tail-exponent"}
+    assert {name for name, split in defaults.items() if split == "test"} == {
+        "effective-dimension", "tail-exponent", "rank-distortion-ratio", "head-tail",
+    }  # fmt: skip
     assert set(defaults.values()) == {"train", "test"}
 
 
