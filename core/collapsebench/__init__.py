@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collapsebench.compare import compare as compare
     from collapsebench.comparison import Comparison as Comparison
     from collapsebench.components import (
         SPLITS as SPLITS,
@@ -102,6 +101,7 @@ if TYPE_CHECKING:
     from collapsebench.scaling_laws import (
         tail_law as tail_law,
     )
+    from collapsebench.side_by_side import compare as compare
     from collapsebench.spectroscopy import (
         Spectroscopy as Spectroscopy,
     )
@@ -184,7 +184,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "compare": ("compare",),
+    "side_by_side": ("compare",),
     "comparison": ("Comparison",),
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",

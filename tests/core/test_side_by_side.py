@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from collapsebench import DataError, Evaluation, Score, UserError
 from collapsebench.boards import OVERALL
 from collapsebench.cli import main
-from collapsebench.compare import compare, compare_published
 from collapsebench.comparison import COLUMNS, FORMATS, compare_architectures
 from collapsebench.outputs import publish_outputs, write_outputs
 from collapsebench.published import read_published
 from collapsebench.results import CellResult, SuiteResults
+from collapsebench.side_by_side import compare, compare_published
 
 ROOT = Path(__file__).parents[2]
 DECLARED = {
