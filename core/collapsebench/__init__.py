@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collapsebench.bundle import read_bundle as read_bundle
+    from collapsebench.compare_two import compare as compare
     from collapsebench.comparison import Comparison as Comparison
     from collapsebench.components import (
         SPLITS as SPLITS,
@@ -45,9 +47,6 @@ if TYPE_CHECKING:
         Model as Model,
     )
     from collapsebench.components import (
-        Objective as Objective,
-    )
-    from collapsebench.components import (
         Observable as Observable,
     )
     from collapsebench.components import (
@@ -75,6 +74,8 @@ if TYPE_CHECKING:
     from collapsebench.conventions import Convention as Convention
     from collapsebench.conventions import beta_of as beta_of
     from collapsebench.conventions import temperature_of as temperature_of
+    from collapsebench.crosswalk import CRITERIA as CRITERIA
+    from collapsebench.crosswalk import Criterion as Criterion
     from collapsebench.equilibrium import measure_equilibrium as measure_equilibrium
     from collapsebench.errors import CollapsebenchError as CollapsebenchError
     from collapsebench.errors import DataError as DataError
@@ -89,6 +90,14 @@ if TYPE_CHECKING:
     from collapsebench.linear_oracle import oracle as oracle
     from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
     from collapsebench.model_file import load_model as load_model
+    from collapsebench.objective import Objective as Objective
+    from collapsebench.objective import Prediction as Prediction
+    from collapsebench.objective import weighted_mean as weighted_mean
+    from collapsebench.plots import plot_rank_distortion as plot_rank_distortion
+    from collapsebench.plots import plot_rate_overlay as plot_rate_overlay
+    from collapsebench.plots import plot_signal_fraction as plot_signal_fraction
+    from collapsebench.plots import plot_truncated_distortion as plot_truncated_distortion
+    from collapsebench.plots import plot_utility_threshold as plot_utility_threshold
     from collapsebench.scaling_laws import (
         TailLaw as TailLaw,
     )
@@ -101,7 +110,6 @@ if TYPE_CHECKING:
     from collapsebench.scaling_laws import (
         tail_law as tail_law,
     )
-    from collapsebench.side_by_side import compare as compare
     from collapsebench.spectroscopy import (
         Spectroscopy as Spectroscopy,
     )
@@ -175,6 +183,9 @@ if TYPE_CHECKING:
         plan as plan,
     )
     from collapsebench.verbs import (
+        publish as publish,
+    )
+    from collapsebench.verbs import (
         run as run,
     )
     from collapsebench.verbs import (
@@ -184,14 +195,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "side_by_side": ("compare",),
+    "compare_two": ("compare",),
     "comparison": ("Comparison",),
+    "bundle": ("read_bundle",),
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
-        "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples",
+        "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples",
         "Score", "Split", "SplitName",
     ),
     "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
+    "crosswalk": ("CRITERIA", "Criterion"),
     "equilibrium": ("measure_equilibrium",),
     "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UserError"),
     "execute": ("execute_job",),
@@ -199,6 +212,11 @@ _HOME = {
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
     "model_file": ("load_model",),
+    "objective": ("Objective", "Prediction", "weighted_mean"),
+    "plots": (
+        "plot_rank_distortion", "plot_rate_overlay", "plot_signal_fraction", "plot_truncated_distortion",
+        "plot_utility_threshold",
+    ),
     "scaling_laws": ("TailLaw", "crossover_rank", "rate_law", "tail_law"),
     "spectroscopy": ("Spectroscopy", "measure"),
     "spectrum": (
@@ -208,7 +226,7 @@ _HOME = {
         "tail_exponent", "utilities",
     ),
     "table_scan": ("TableScan", "scan"),
-    "verbs": ("Outcome", "board", "plan", "run", "score"),
+    "verbs": ("Outcome", "board", "plan", "publish", "run", "score"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

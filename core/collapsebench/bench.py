@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.kernel import KernelError
+from collapsebench.pairs import build_pair
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, build_pair
+from collapsebench.stack import Computation, Stack
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 
@@ -79,22 +80,22 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     data = _data()
     pair = _pair(registry)
     general = _trainer(registry, data, pair, replicas, place, "batched")
-    path: Computation = "chained"
+    path: Computation = "fused"
     reason = ""
     try:
         trainer = _trainer(registry, data, pair, replicas, place, path)
     except KernelError as error:
         path, reason = "batched", str(error)
         trainer = _trainer(registry, data, pair, replicas, place, path)
-    plain = _plain_loop(data, copy.deepcopy(pair).to(place), place)
+    plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
     square = torch.randn(_SIDE, _SIDE, device=place)
     product = _onednn_product(square)
     work = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
     columns: dict[str, list[float]] = {}
     for _ in range(repeats):
-        one = _milliseconds(plain, place)
-        many = _milliseconds(trainer.advance, place) / replicas
-        unaware = _milliseconds(general.advance, place) / replicas
+        one = milliseconds(plain, place)
+        many = milliseconds(trainer.advance, place) / replicas
+        unaware = milliseconds(general.advance, place) / replicas
         gflops = _gflops(lambda: square @ square, place)
         found = {
             "stack": many,
@@ -126,7 +127,7 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
 
 
 def _gflops(product: Callable[[], Any], device: torch.device) -> float:
-    return 2 * _SIDE**3 / (_milliseconds(product, device) * 1e6)
+    return 2 * _SIDE**3 / (milliseconds(product, device) * 1e6)
 
 
 def _onednn_product(square: Tensor) -> Callable[[], Any] | None:
@@ -178,7 +179,9 @@ def _trainer(
     return Trainer(stack, data, list(temperatures), (0,), LATENTS, training, EvaluationSettings())
 
 
-def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -> Callable[[], Any]:
+def plain_loop(
+    data: Standardised, pair: nn.ModuleDict, device: torch.device, batch_size: int = BATCH
+) -> Callable[[], Any]:
     """The loop that everyone writes: one model, mini-batches, fused Adam."""
     x = torch.from_numpy(data.splits["train"].values).to(device)
     optimiser = torch.optim.Adam(pair.parameters(), lr=3e-4, fused=True)
@@ -186,11 +189,11 @@ def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -
     beta = 0.1
 
     def update() -> Tensor:
-        batch = x[torch.randint(len(x), (BATCH,), generator=generator, device=device)]
+        batch = x[torch.randint(len(x), (batch_size,), generator=generator, device=device)]
         mean, log_variance = pair["encoder"](batch)
         noise = torch.randn(mean.shape, generator=generator, device=device)
         x_hat = pair["decoder"](mean + (0.5 * log_variance).exp() * noise)
-        distortion = 0.5 * (batch - x_hat).square().sum(1)
+        distortion = 0.5 * (batch - x_hat).flatten(1).square().sum(1)
         rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         loss: Tensor = (distortion + beta * rate).mean()
         optimiser.zero_grad()
@@ -201,7 +204,7 @@ def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -
     return update
 
 
-def _milliseconds(step: Callable[[], Any], device: torch.device) -> float:
+def milliseconds(step: Callable[[], Any], device: torch.device) -> float:
     """Return the mean time of a step over about 0.3 seconds, after one step that is not counted."""
     step()
     _wait(device)

@@ -47,6 +47,15 @@ def board(format_: str, standalone: bool, **options: Any) -> None:
     sys.exit(0 if outcome.ok else 1)
 
 
+def _index(context: click.Context, parameter: click.Parameter, folder: Path | None) -> None:
+    if folder is None or context.resilient_parsing:
+        return
+    from collapsebench.pages import write_index
+
+    click.echo(write_index(folder))
+    context.exit()
+
+
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
@@ -61,7 +70,7 @@ def compare(
     first: str, second: str, suite: str | None, format_: str, as_json: bool, standalone: bool, **options: Any
 ) -> None:
     """Compare A with B, two architectures of a suite or two published folders: what differs, and is it decided?"""
-    from collapsebench.side_by_side import compare as compare_two
+    from collapsebench.compare_two import compare as compare_two
 
     format_ = "json" if as_json else format_
     _check_standalone(standalone, format_)
@@ -71,11 +80,19 @@ def compare(
 @click.command()
 @suite_options
 @click.argument("folder", type=click.Path(path_type=Path))
-def publish(folder: Path, **options: Any) -> None:
-    """Write the board, tables, figures and manifest of SUITE into FOLDER."""
-    from collapsebench.outputs import publish_outputs
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    is_eager=True,
+    expose_value=False,
+    callback=_index,
+    help="Write FOLDER/index.html over the suites published in the folders of FOLDER, and nothing else.",
+)
+def publish(suite: str, folder: Path, **options: Any) -> None:
+    """Write board, tables, figures, page and data of SUITE into FOLDER. SUITE may be a published folder itself."""
+    from collapsebench.verbs import publish as publish_suite
 
-    outcome = _scored(options)
-    paths = publish_outputs(outcome.folder, folder)
-    click.echo(f"{len(paths)} files in {folder}")
+    outcome = publish_suite(suite, folder, **options)
+    click.echo(f"{sum(path.is_file() for path in folder.rglob('*'))} files in {folder}")
     sys.exit(0 if outcome.ok else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,12 +69,13 @@ def plan(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(as_json: bool, **options: Any) -> None:
     """Show the state of every cell of SUITE, with the traceback of those that failed."""
-    current = _plan(open_session(**options))
-    rows = [_row(cell) for cell in current.cells]
+    session = open_session(**options)
+    current = _plan(session)
+    rows = _rows(session, current)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    _echo_table(rows, ("cell", "status", "converged", "key"))
+    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
     for cell in current.cells:
         if cell.record is not None and cell.record.reason:
             click.echo(f"\n{cell.name}: {cell.record.status}\n{cell.record.reason}")
@@ -114,13 +115,23 @@ def _plan(session: Session) -> Plan:
     return make_plan(session.suite, session.store, session.registry)
 
 
-def _row(cell: Cell) -> dict[str, Any]:
+def _rows(session: Session, current: Plan) -> list[dict[str, Any]]:
+    from collapsebench.planning import frozen_paths
+
+    frozen = frozen_paths(session.store)
+    return [_row(cell, frozen) for cell in current.cells]
+
+
+def _row(cell: Cell, frozen: Mapping[str, str]) -> dict[str, Any]:
+    """A cell as a row; frozen: how cells of interrupted jobs are computed, by key."""
     replicas = cell.record.replicas if cell.record else ()
+    trained_along = cell.record.provenance.get("path", "") if cell.record else ""
     converged = sum(replica["mark"] == "converged" for replica in replicas)
     return {
         "cell": cell.name,
         "status": cell.status,
         "converged": f"{converged}/{len(replicas)}" if replicas else "",
+        "path": frozen.get(cell.key or "", trained_along),
         "key": (cell.key or "")[:12],
     }
 
@@ -128,7 +139,7 @@ def _row(cell: Cell) -> dict[str, Any]:
 def _show_plan(session: Session, *, as_json: bool) -> None:
     current = _plan(session)
     suite = session.suite
-    rows = [_row(cell) for cell in current.cells]
+    rows = _rows(session, current)
     missing = len(current.missing)
     replicas = missing * len(suite.scan.temperatures)
     summary = {
@@ -145,7 +156,7 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
         failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
         click.echo(json.dumps({**summary, "plan": rows, "failures": failures}, indent=1))
         return
-    _echo_table(rows, ("cell", "status", "converged", "key"))
+    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
     for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(

@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from collapsebench import calibrate
+from collapsebench.chains import covers
 from collapsebench.components import Kind, Observable, Progress
 from collapsebench.data import Standardised, standardise
 from collapsebench.errors import DataError, blaming
 from collapsebench.kernel import KernelError
 from collapsebench.observe import SplitSamples, measure
+from collapsebench.pairs import build_pair
 from collapsebench.planning import Plan, classify, error_text, key_of, used
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, StackModel, build_pair, why_not
+from collapsebench.side_by_side import GROUPS
+from collapsebench.stack import Computation, Stack, StackModel, why_not
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import EvaluationSettings, Reference, Training
 from collapsebench.train import Controls, OutOfTimeError, Trained, Trainer
@@ -121,25 +126,35 @@ def _store_cell(
         store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, (), about))
         return status
     own = slice(index * len(temperatures), (index + 1) * len(temperatures))
+    weights = {name: value[own] for name, value in trained.weights.items()}
+    states = {name.replace(".", "_"): value for name, value in weights.items() if _is_scalar_state(name, value)}
     replicas = tuple(
         {
             "temperature": temperature,
-            "mark": mark,
-            "updates": updates,
-            "loss": loss if math.isfinite(loss) else None,
+            "mark": trained.marks[own][place],
+            "updates": trained.updates[own][place],
+            "loss": _finite(trained.losses[own][place]),
+            "effective_temperature": _finite(trained.effective_temperatures[own][place]),
+            **{name: _finite(float(value[place])) for name, value in states.items()},
         }
-        for temperature, mark, updates, loss in zip(
-            temperatures, trained.marks[own], trained.updates[own], trained.losses[own], strict=True
-        )
+        for place, temperature in enumerate(temperatures)
     )
     lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     if lost:
         status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
     log = pd.DataFrame(trained.log)
     log = log[log["replica"].between(own.start, own.stop - 1)].assign(replica=lambda f: f["replica"] - own.start)
-    weights = {name: value[own] for name, value in trained.weights.items()}
     store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, replicas, about), weights, log)
     return status
+
+
+def _is_scalar_state(name: str, value: Tensor) -> bool:
+    """Whether it is a number of the objective's own, one a replica."""
+    return name.startswith("objective.") and value.dim() == 1
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> Standardised:
@@ -165,8 +180,9 @@ def build_stack(content: Mapping[str, Any], data: Standardised, registry: Regist
     encoder, decoder, objective = (_used(registry, kind, content) for kind in ("encoder", "decoder", "objective"))
     names = (f"encoder '{content['encoder']['use']}'", f"decoder '{content['decoder']['use']}'")
     seeds = [cell["seed"] for cell in content["cells"]]
-    temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
-    dials = temperatures * data.total_variance / objective.decoder_variance
+    temperatures = np.array(content["temperatures"], dtype=np.float64)
+    with blaming(f"objective '{content['objective']['use']}'"):
+        dials = torch.from_numpy(objective.dials(temperatures, data.eigenvalues, content["latent_dim"]))
     return Stack(
         [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed, names) for seed in seeds],
         objective,
@@ -194,43 +210,76 @@ def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry)
 
 
 def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[Computation, str]:
-    """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
+    """Return how a scan's stacks are computed, and why so: what stood against another way, or what was measured.
 
-    The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
-    against the last. What cannot even be computed one by one is left to fail so, with the plugin's own error.
+    The compiled kernel comes first where it computes every map, all in one pass or chain by chain, then torch.func;
+    each is tried against one replica after the other. On a CPU what is not all the kernel's is timed along every path.
+    What cannot even be computed one by one is left to fail so, with the plugin's own error.
     """
-    suite = plan.suite
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    content = {
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "cells": [{"seed": 0}],
-        "temperatures": list(suite.scan.temperatures)[:2] * 2,
-        "device": device,
-        "precision": suite.compute.precision,
-    }
-    data = plan.data[names[0]]
+    suite, data = plan.suite, plan.data[names[0]]
+    content = _trial(plan, names, device)
     asked = suite.compute.path
     wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
     if asked == "auto" and device == "cpu" and suite.compute.precision == "float32":
-        wanted.insert(0, "chained")
+        wanted[:0] = ["fused", "chained"]
     reasons: list[str] = []
     for path in wanted:
         if path == "one-by-one":
             return path, ""
         try:
-            reason = why_not(build_stack({**content, "path": path}, data, registry), architecture.latent_dim)
+            stack = build_stack({**content, "path": path}, data, registry)
+            reason = why_not(stack, content["latent_dim"])
         except KernelError as error:
             reason = f"{path}: {error}"
         except Exception:
             return "one-by-one", ""
         if reason is None:
+            if asked == "auto" and device == "cpu" and path != "fused" and not _all_chained(stack):
+                path, reason = _measured_path(plan, content, data, registry, path)
+                reasons.append(reason)
             return path, "; ".join(reasons)
-        reasons.append(reason)
+        if path != "fused" or asked == "fused":  # a linear decoder, say, is no reason to wonder
+            reasons.append(reason)
     return "one-by-one", "; ".join(dict.fromkeys(reasons))
+
+
+def _all_chained(stack: Stack) -> bool:
+    return stack.path == "chained" and covers(stack.template)
+
+
+def _trial(plan: Plan, names: tuple[str, str, str], device: str) -> dict[str, Any]:
+    """A job of two temperatures, as far as building its stack goes."""
+    architecture = next(item for item in plan.suite.architectures if item.id == names[1])
+    objective = next(item for item in plan.suite.objectives if item.id == names[2])
+    return {
+        "encoder": used(architecture.encoder),
+        "decoder": used(architecture.decoder),
+        "objective": used(objective),
+        "latent_dim": architecture.latent_dim,
+        "cells": [{"seed": 0}],
+        "temperatures": list(plan.suite.scan.temperatures)[:2] * 2,
+        "device": device,
+        "precision": plan.suite.compute.precision,
+    }
+
+
+def _measured_path(
+    plan: Plan, content: Mapping[str, Any], data: Standardised, registry: Registry, whole: Computation
+) -> tuple[Computation, str]:
+    """Time every path on the batches of the suite, with its temperatures as far as calibration needs them."""
+    suite = plan.suite
+    temperatures = suite.scan.temperatures * len(suite.seeds)
+    replicas = min(calibrate.REPLICAS, len(temperatures), suite.compute.max_replicas_per_stack)
+    trial = {**content, "temperatures": list(temperatures[:replicas])}
+    paths: list[Computation] = list(dict.fromkeys([whole, "batched", "grouped", "side-by-side", "one-by-one"]))
+    stacks = {path: build_stack({**trial, "path": path}, data, registry) for path in paths}
+    stack = stacks["one-by-one"]
+    rows, size = data.splits["train"].values, suite.training.batch_size
+    x = torch.from_numpy(rows if isinstance(size, str) else rows[:size]).to(stack.dtype)
+    noise = None if stack.linear else torch.randn(len(x), content["latent_dim"], generator=torch.Generator()).to(x)
+    with calibrate.on_threads(suite.compute.threads):
+        times = calibrate.time_paths(stacks, x, noise)
+        return calibrate.fastest(times), calibrate.report(times, replicas)
 
 
 def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:
@@ -260,8 +309,8 @@ def observe_cells(
     """
     evaluation = EvaluationSettings.model_validate(content["evaluation"])
     device = torch.device(content["device"])
-    single = any(record.provenance.get("path") == "one-by-one" for record in records)
-    path = "one-by-one" if single else "batched"
+    trained = {record.provenance.get("path") for record in records}
+    path = next((path for path in GROUPS if path in trained), "batched")
     stack = build_stack({**content, "cells": [{"seed": 0}], "path": path}, data, registry)
     weights = [store.read_weights(record) for record in records]
     _fill(stack, {name: torch.cat([part[name] for part in weights]) for name in weights[0]})

@@ -194,6 +194,23 @@ def key_of(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def frozen_paths(store: Store) -> dict[str, str]:
+    """Return how the cells of jobs that an interrupted run left are computed, by key; damaged files are passed over."""
+    found: dict[str, str] = {}
+    for path in sorted((store.root / "jobs").glob("*.json")):
+        try:
+            job = json.loads(path.read_text())
+            found |= {cell["key"]: job["path"] for cell in job["cells"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def adopted_keys(plan: Plan, store: Store) -> set[str]:
+    """Return the cells that are missing and belong to a job which an interrupted run left."""
+    return _unfinished(store, {cell.key for cell in plan.missing if cell.key})[1]
+
+
 def make_jobs(
     plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[str, str]]
 ) -> list[Path]:

@@ -199,8 +199,12 @@ def measurement_of(
     objective_reference = next(item for item in suite.objectives if item.id == cell.objective)
     decoder = create(registry, architecture.decoder)
     objective = create(registry, objective_reference)
+    temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
+    foretold = objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
+    if foretold is not None and not foretold.any_encoder and not create(registry, architecture.encoder).linear:
+        foretold = None
     return Measurement(
-        temperatures=np.array(suite.scan.temperatures, dtype=np.float64),
+        temperatures=temperatures,
         latent_dim=architecture.latent_dim,
         total_variance=data.total_variance,
         tables=tables,
@@ -208,6 +212,8 @@ def measurement_of(
         second_moments=data.second_moments,
         has_oracle=decoder.linear and objective.has_oracle,
         decoder_variance=objective.decoder_variance,
+        prediction=foretold,
+        shape=data.shape,
     )
 
 

@@ -1,128 +1,142 @@
-"""The verb compare: two architectures of a suite, or two published folders."""
+"""Losses and gradients of a stack, group of replicas by group: one after the other, or one group on each core.
+
+Batching pays by sharing the cost of a call. Where calls are long, as convolutions on a CPU are, it only drives
+activations out of the caches; then each core takes a group of its own, and threads need not wait for each other within
+an operation. A group of one runs its module as a plain loop does: the parameters of its copy are views of the stack's,
+their gradients views of the stack's gradients.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 
-from collapsebench.comparison import ABSENT, Comparison, compare_architectures, difference_frame, row
-from collapsebench.components import Score
-from collapsebench.differences import Difference, no_difference, paired_difference, unpaired_difference
-from collapsebench.errors import UserError
-from collapsebench.published import Published, read_published, rows, values
-from collapsebench.verbs import open_session, score_only
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
 
-_ABOUT = (
-    "suite_hash", "preset", "seeds", "collapsebench", "git", "torch", "python", "device", "cpu", "precision", "date",
-)  # fmt: skip
+Tensors = dict[str, Tensor]
+Loss = Callable[..., Tensor]
+GROUPS = {"one-by-one": 1, "side-by-side": 1, "grouped": 4}
 
 
-def compare(first: str | Path, second: str | Path, suite: str | Path | None = None, **options: Any) -> Comparison:
-    """Compare two architectures of a suite, or without a suite two published folders. Options: `open_session`.
+class Group:
+    """Neighbouring replicas of a stack, with a copy of its modules that is their own.
 
-    Architectures are paired by seed; nothing is trained or written. Folders are paired by seed where both hold the
-    value of every seed, else compared by the intervals of their boards.
-
-    >>> import collapsebench
-    >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]', "training.max_updates=20"]}
-    >>> trained = collapsebench.run("quickstart", **options)
-    >>> found = collapsebench.compare("linear", "mlp", suite="quickstart", **options)
-    >>> found.first, found.second, list(found.differences.columns[7:12])
-    ('linear', 'mlp', ['first', 'second', 'difference', 'low', 'high'])
+    loss_of: a pair of modules -> the loss of a state `(state, dial, progress, x, noise, weights) -> ()`.
     """
-    if suite is not None:
-        return compare_architectures(score_only(open_session(suite, **options)), str(first), str(second))
-    given = sorted(name for name, value in options.items() if value not in (None, (), []))
-    if given:
-        raise UserError(
-            f"two published folders are compared as they are; found the option {', '.join(given)}. "
-            "Leave it out, or name the suite of two architectures with --suite."
-        )
-    return compare_published(read_published(first), read_published(second))
+
+    def __init__(
+        self,
+        loss_of: Callable[[nn.ModuleDict], Loss],
+        template: nn.ModuleDict,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        part: slice,
+    ) -> None:
+        self.part, self.alone = part, part.stop - part.start == 1
+        pair = copy.deepcopy(template)
+        self._loss = loss_of(pair)
+        place = part.start if self.alone else part
+        self._state = {name: value[place] for name, value in buffers.items()}
+        for name, value in parameters.items():
+            self._state[name] = value.detach()[place].requires_grad_()
+            self._state[name].grad = gradients[name][place]
+        if self.alone:
+            self._hand_over(pair)
+
+    def _hand_over(self, pair: nn.ModuleDict) -> None:
+        """Make the state that modules own their own: what is left in it is the objective's."""
+        for name, parameter in pair.named_parameters():
+            own = self._state[name]
+            parameter.data, parameter.grad = own.data, own.grad
+        for name, buffer in pair.named_buffers():
+            if name in self._state:
+                buffer.data = self._state[name]
+        self._state = {name: value for name, value in self._state.items() if name.startswith("objective.")}
+
+    def run(
+        self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: tuple[Tensor | None, ...], axes: tuple[int, ...]
+    ) -> Tensor:
+        """Add the gradients of the replicas' losses to the stack's and return the losses `(g,)`.
+
+        batch: x, noise, weights; axes: how many axes each has without a leading seed axis.
+        """
+        arguments, differs = [], []
+        for value, own_axes in zip(batch, axes, strict=True):
+            by_seed = value is not None and value.dim() > own_axes
+            several = by_seed and value is not None and len(value) > 1
+            if by_seed and value is not None:
+                value = value[seeds[self.part.start if self.alone else self.part]] if several else value[0]
+            arguments.append(value)
+            differs.append(0 if several else None)
+        if self.alone:
+            loss = self._loss(self._state, dials[self.part.start], progress, *arguments)
+            torch.autograd.backward(loss)
+            return loss.detach()[None]
+        mapped = vmap(self._loss, in_dims=(0, 0, None, *differs))
+        losses: Tensor = mapped(self._state, dials[self.part], progress, *arguments)
+        torch.autograd.backward(losses.sum())
+        return losses.detach()
 
 
-def compare_published(first: Published, second: Published) -> Comparison:
-    """Compare what two published folders hold, row by row of their boards."""
-    names = _names(first.folder, second.folder)
-    ours, theirs = rows(first), rows(second)
-    our_values, their_values = values(first), values(second)
-    found = []
-    for key in dict.fromkeys([*ours, *theirs]):
-        one, other = ours.get(key), theirs.get(key)
-        about = one or other
-        assert about is not None
-        score = Score(key[4], "", about["direction"], about["unit"])
-        if one is None or other is None:
-            absent = names[0] if one is None else names[1]
-            difference = no_difference(0, f"{ABSENT} {absent}")
+class SideBySide:
+    """All groups of a stack, for as long as it keeps its replicas. path: a key of GROUPS."""
+
+    def __init__(
+        self,
+        path: str,
+        loss_of: Callable[[nn.ModuleDict], Loss],
+        template: nn.ModuleDict,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+    ) -> None:
+        self._path, self._on_each_core = path, path != "one-by-one"
+        self._parameters = dict(parameters)
+        self._gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        replicas, size = len(next(iter(parameters.values()))), GROUPS[path]
+        self._groups = [
+            Group(loss_of, template, parameters, buffers, self._gradients, slice(r, min(r + size, replicas)))
+            for r in range(0, replicas, size)
+        ]
+
+    def serves(self, path: str, parameters: Mapping[str, Tensor]) -> bool:
+        """Return whether these are the tensors that the groups are views of, and this the path."""
+        return path == self._path and all(self._parameters[name] is value for name, value in parameters.items())
+
+    def gradients(
+        self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: tuple[Tensor | None, ...], axes: tuple[int, ...]
+    ) -> tuple[Tensor, Tensors]:
+        """Return losses `(r,)` and gradients `(r, ...)`, which are overwritten by the next call."""
+        for value in self._gradients.values():
+            value.zero_()
+
+        def run(group: Group) -> Tensor:
+            return group.run(dials, seeds, progress, batch, axes)
+
+        workers = torch.get_num_threads()
+        if self._on_each_core and workers > 1 and len(self._groups) > 1:
+            losses = list(_pool(workers).map(run, self._groups))
         else:
-            difference = _difference(one, other, our_values.get(key, {}), their_values.get(key, {}))
-        means = tuple(float("nan") if item is None else float(item["value"]) for item in (one, other))
-        found.append(row((key[0], key[1], key[2], key[3]), score, (means[0], means[1]), difference, names))
-    paired = "paired by seed" if our_values and their_values else "not paired: from the intervals of the two boards"
-    return Comparison(
-        *names,
-        f"{names[0]} and {names[1]}",
-        difference_frame(found),
-        tuple(_changes(first, second, names)),
-        (
-            f"Differences are {names[0]} minus {names[1]}, {paired}; ±: 95 % t-interval.",
-            *(f"{name}: {_origin(held)}." for name, held in zip(names, (first, second), strict=True)),
-        ),
-    )
+            losses = [run(group) for group in self._groups]
+        return torch.cat(losses), self._gradients
 
 
-def _difference(
-    one: Mapping[str, Any], other: Mapping[str, Any], ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> Difference:
-    seeds = sorted(ours.keys() & theirs.keys())
-    if seeds:
-        return paired_difference([[ours[seed] for seed in seeds]], [[theirs[seed] for seed in seeds]])
-    known = [(item["value"], item["low"], item["high"], int(item["n_ok"])) for item in (one, other)]
-    return unpaired_difference(known[0], known[1])
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads whose own operations are not split further."""
+    pool, started = ThreadPoolExecutor(workers, "replicas"), Barrier(workers)
 
+    def alone() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes over the process's number on its first question: let it be this one
+        started.wait()
 
-def _names(first: Path, second: Path) -> tuple[str, str]:
-    """Return what two folders are called: their last names, or as much of their paths as tells them apart."""
-    if first.resolve() == second.resolve():
-        raise UserError(f"{first} is compared with itself. Expected two published folders.")
-    if first.resolve().name != second.resolve().name:
-        return first.resolve().name, second.resolve().name
-    return first.as_posix(), second.as_posix()
-
-
-def _changes(first: Published, second: Published, names: tuple[str, str]) -> Iterator[str]:
-    """Yield a sentence for what differs besides scores: suite, code, machine, cells, rows."""
-    suites = [", ".join(dict.fromkeys(held.board["suite"])) for held in (first, second)]
-    if suites[0] != suites[1]:
-        yield f"Suite: {suites[0]} and {suites[1]}."
-    for key in _ABOUT:
-        one, other = (held.provenance.get(key) for held in (first, second))
-        if one != other:
-            yield f"{key}: {_short(key, one)} and {_short(key, other)}."
-    counts = [f"{int((held.cells['status'] == 'ok').sum())} of {len(held.cells)}" for held in (first, second)]
-    if counts[0] != counts[1]:
-        yield f"Runs that ended ok: {counts[0]} and {counts[1]}."
-    keys = [set(held.cells["key"]) for held in (first, second)]
-    shared = len(keys[0] & keys[1])
-    if shared:
-        yield f"{shared} runs are the very same, with the same key."
-    ours, theirs = rows(first).keys(), rows(second).keys()
-    for name, only in zip(names, (ours - theirs, theirs - ours), strict=True):
-        if only:
-            places = sorted({" / ".join(key[:3]) for key in only})
-            yield f"Only in {name}: {len(only)} scores, of {', '.join(places[:6])}{' ...' if len(places) > 6 else ''}."
-    if not ours & theirs:
-        yield "The two have no score in common."
-
-
-def _origin(held: Published) -> str:
-    facts = [
-        f"{key} {_short(key, held.provenance[key])}" for key in _ABOUT if held.provenance.get(key) not in (None, "")
-    ]
-    return ", ".join(facts)
-
-
-def _short(key: str, value: Any) -> str:
-    return "none" if value in (None, "") else str(value)[: 12 if key == "suite_hash" else 60]
+    for waiting in [pool.submit(alone) for _ in range(workers)]:
+        waiting.result()
+    torch.set_num_threads(workers)  # new threads elsewhere would inherit the workers' one
+    return pool

@@ -163,10 +163,12 @@ class ComputeSettings(Section):
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )
-    path: Literal["auto", "chained", "compiled", "batched", "one-by-one"] = Field(
+    path: Literal["auto", "fused", "chained", "compiled", "batched", "grouped", "side-by-side", "one-by-one"] = Field(
         default="auto",
-        description="how a stack is computed: by the compiled kernel (auto, where there is one), through "
-        "torch.compile, through torch.func, or one replica after the other (auto, where it cannot be batched)",
+        description="how a stack is computed: by the compiled kernel, loss and gradient in one pass or chain by chain "
+        "(auto, where it can do all), through torch.compile, through torch.func, the same in groups of four with one "
+        "group on each core, one replica on each core, or one after the other (auto, where it cannot be batched); else "
+        "auto measures which is fastest",
     )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"

@@ -16,6 +16,7 @@ from collapsebench.errors import StoreError, UserError
 from collapsebench.planning import (
     Cell,
     Plan,
+    adopted_keys,
     classify,
     create,
     differences,
@@ -197,6 +198,37 @@ def board(suite: str | Path, **options: Any) -> pd.DataFrame:
     return score(suite, **options).board
 
 
+def publish(source: str | Path, folder: str | Path, **options: Any) -> Outcome:
+    """Write board, tables, figures, page and data of a suite into a folder. Options: `open_session`.
+
+    source: a suite, of which what has been trained is scored; or a published folder, from which alone everything is
+    made again, byte for byte, and for which there are no options (write ./NAME if it is called like a shipped suite).
+
+    >>> import collapsebench
+    >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]']}
+    >>> trained = collapsebench.run("linear-gaussian", **options)
+    >>> published = collapsebench.publish("linear-gaussian", "published", **options)
+    >>> again = collapsebench.publish("published", "again")
+    >>> (again.folder / "index.html").read_bytes() == (published.folder / "index.html").read_bytes()
+    True
+    """
+    from collapsebench.bundle import is_bundle, read_bundle
+    from collapsebench.outputs import copy_outputs
+    from collapsebench.suite_file import shipped_suites
+
+    if source in shipped_suites() or not is_bundle(source):
+        outcome = score(source, **options)
+        copy_outputs(outcome.folder, Path(folder))
+        return Outcome(outcome.results, Path(folder), outcome.figures)
+    given = sorted(name for name, value in options.items() if value not in (None, (), []))
+    if given:
+        raise UserError(
+            f"{source}: is a published folder, whose results are settled; found the option {', '.join(given)}. "
+            "Leave options out, or publish the suite itself."
+        )
+    return written(read_bundle(source), Path(folder))
+
+
 def prepare_session(session: Session, say: Say) -> dict[str, tuple[str, str]]:
     """Prepare every dataset that is not; return dataset -> the status of its cells, and why it failed."""
     failures = {}
@@ -236,14 +268,20 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
 
 
 def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
-    """Freeze what is missing into job files, and say which scans cannot be batched and why."""
+    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why so.
+
+    What an interrupted run froze keeps its path; it is not measured again.
+    """
     from collapsebench.execute import choose_path
 
-    names = {(cell.dataset, cell.architecture, cell.objective) for cell in current.missing}
+    frozen = adopted_keys(current, session.store)
+    new = [cell for cell in current.missing if cell.key not in frozen]
+    names = {(cell.dataset, cell.architecture, cell.objective) for cell in new}
     paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
     for name, (path, reason) in paths.items():
-        if path == "one-by-one" and reason:
-            say(f"{'/'.join(name)}: its replicas run one by one: {reason}")
+        manner = "its replicas run one by one" if path == "one-by-one" else f"its stacks are computed {path}"
+        if reason:
+            say(f"{'/'.join(name)}: {manner}: {reason}")
     return make_jobs(current, session.store, session.device, paths)
 
 
@@ -254,8 +292,6 @@ def score_session(
     current: Plan | None = None,
 ) -> Outcome:
     """Score what is there, and write board, tables and figures into the store. current: the plan, if there is one."""
-    from collapsebench.figures import draw_figures
-    from collapsebench.outputs import write_outputs
     from collapsebench.scoring import score_plan
 
     current = current or make_plan(session.suite, session.store, session.registry)
@@ -263,10 +299,15 @@ def score_session(
     say("scoring")
     results = score_plan(current, session.store, session.registry, session.device)
     session.store.make_writable()
-    folder = session.store.suite_folder(session.suite.id)
-    write_outputs(results, folder)
     say("drawing")
-    figures = draw_figures(results, folder / "figures")
+    return written(results, session.store.suite_folder(session.suite.id))
+
+
+def written(results: SuiteResults, folder: Path) -> Outcome:
+    """Write results as a bundle, and return them with its paths."""
+    from collapsebench.outputs import write_everything
+
+    figures = [path for path in write_everything(results, folder) if path.parent.name == "figures"]
     return Outcome(results, folder, tuple(figures))
 
 
@@ -315,4 +356,4 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-__all__ = ["Outcome", "Session", "board", "differences", "explain", "open_session", "plan", "run", "score"]
+__all__ = ["Outcome", "Session", "board", "differences", "explain", "open_session", "plan", "publish", "run", "score"]

@@ -93,4 +93,58 @@ def collapsebench_metrics() -> list[Component]:
             "Whether the residual's top eigenvalue foretells the next threshold.",
             parameters=f"{_PARAMETERS}LandauOnsetParameters",
         ),
+        Component(
+            "intervention-agreement",
+            "collapsebench_metrics.intervention_agreement:InterventionAgreement",
+            "Thresholds, M^2 and effective temperature against what the objective predicts for a linear decoder.",
+            parameters=f"{_PARAMETERS}InterventionAgreementParameters",
+        ),
+        Component(
+            "subspace-angles",
+            "collapsebench_metrics.subspace_angles:SubspaceAngles",
+            "Principal angles between the decoder's Jacobian and PCA, block by block.",
+            parameters=f"{_PARAMETERS}SubspaceAnglesParameters",
+        ),
+        Component(
+            "rank-distortion-ratio",
+            "collapsebench_metrics.rank_distortion_ratio:RankDistortionRatio",
+            "How much each number of latents leaves, as a multiple of what PCA leaves.",
+            parameters=f"{_PARAMETERS}RankDistortionRatioParameters",
+        ),
+        Component(
+            "head-tail",
+            "collapsebench_metrics.head_tail:HeadTail",
+            "Whether a steeper head is bought with a higher floor of the tail.",
+            parameters=f"{_PARAMETERS}HeadTailParameters",
+        ),
+        Component(
+            "one-shot-spectrum",
+            "collapsebench_metrics.one_shot_spectrum:OneShotSpectrum",
+            "Whether thresholds read at one temperature are those of the scan.",
+            parameters=f"{_PARAMETERS}OneShotSpectrumParameters",
+        ),
+        Component(
+            "crosswalk",
+            "collapsebench_metrics.crosswalk:Crosswalk",
+            "Where other people's criteria of an active latent flip.",
+            parameters=f"{_PARAMETERS}CrosswalkParameters",
+        ),
+        Component(
+            "onset-jump",
+            "collapsebench_metrics.onset_jump:OnsetJump",
+            "Whether order parameters set in continuously, or jump.",
+            parameters=f"{_PARAMETERS}OnsetJumpParameters",
+        ),
+        Component(
+            "residual-edge",
+            "collapsebench_metrics.residual_edge:ResidualEdge",
+            "Whether what the data say beyond the active latents foretells the next threshold.",
+            parameters=f"{_PARAMETERS}ResidualEdgeParameters",
+        ),
+        Component(
+            "traversals",
+            "collapsebench_metrics.traversals:Traversals",
+            "Whether latents move the reconstruction along straight lines; brings the figure of their pictures.",
+            parameters=f"{_PARAMETERS}TraversalsParameters",
+        ),
     ]

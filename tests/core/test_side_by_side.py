@@ -1,213 +1,178 @@
-"""compare: what differs between two architectures or two published folders, and whether that is decided."""
+"""Groups of replicas, one on each core, compute what the whole stack computes at once."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import replace
-from pathlib import Path
+import threading
 
-import numpy as np
-import pandas as pd
 import pytest
-from click.testing import CliRunner
+import torch
+from torch import nn
 
-from collapsebench import DataError, Evaluation, Score, UserError
-from collapsebench.boards import OVERALL
-from collapsebench.cli import main
-from collapsebench.comparison import COLUMNS, FORMATS, compare_architectures
-from collapsebench.outputs import publish_outputs, write_outputs
-from collapsebench.published import read_published
-from collapsebench.results import CellResult, SuiteResults
-from collapsebench.side_by_side import compare, compare_published
+from collapsebench.chains import covers
+from collapsebench.components import Data, Split
+from collapsebench.data import standardise
+from collapsebench.heads import GaussianHead
+from collapsebench.side_by_side import GROUPS
+from collapsebench.stack import why_not
+from collapsebench.train import Controls
 
-ROOT = Path(__file__).parents[2]
-DECLARED = {
-    "pca-agreement": [Score("r2", "Agreement.", "higher", high=1)],
-    "effective-dimension": [Score("at-1%", "Latents.", "lower", "latents"), Score("pca-at-1%", "Components.")],
+MLP = ("mlp", {"depth": 1, "width": 12})
+CONV = ("conv", {"channels": 3})
+PAIRS = {
+    "linear": {"encoder": ("linear", {}), "decoder": ("linear", {})},
+    "mlp": {"encoder": MLP, "decoder": MLP},
+    "conv": {"encoder": CONV, "decoder": CONV},
+    "conv-linear": {"encoder": CONV, "decoder": ("linear", {})},
+    "mlp-conv": {"encoder": MLP, "decoder": CONV},
 }
+TEMPERATURES = [0.5, 0.1, 0.02]
+SEEDS = (0, 7)
+BRIEF = {"batch_size": 16, "max_updates": 12, "convergence": {"checks": 1}}
 
 
-def results(changes=(), datasets=("gaussian", "digits"), seeds=3):
-    """Return results where conv agrees less with PCA on digits alone and needs three latents less everywhere."""
-    rng, cells = np.random.default_rng(0), []
-    for dataset in datasets:
-        for architecture in ("linear", "conv"):
-            for seed in range(seeds):
-                worse = 0.3 if (architecture, dataset) == ("conv", "digits") else 0.0
-                values = {
-                    "pca-agreement": {"r2": 0.95 - worse + 0.01 * rng.normal()},
-                    "effective-dimension": {"at-1%": 9.0 - 3 * (architecture == "conv"), "pca-at-1%": 12.0},
-                }
-                for (name, metric, score), value in dict(changes).items():
-                    if name == architecture:
-                        values[metric][score] = value
-                found = {metric: Evaluation(scores) for metric, scores in values.items()}
-                key = f"{dataset}-{architecture}-{seed}"
-                cells.append(CellResult(key, dataset, architecture, "beta-vae", seed, "ok", evaluations=found))
-    provenance = {"suite_hash": "0123456789abcdef", "collapsebench": "0.1.0", "date": "2026-01-02"}
-    return SuiteResults("images", "Images", cells, DECLARED, ("pca-agreement/r2",), provenance)
+@pytest.fixture(scope="module")
+def images(make_gaussian):
+    """Gaussian data as images of 5 x 5."""
+    data = make_gaussian(dimension=25, samples=256)
+    splits = {name: Split(data.splits[name].values.reshape(-1, 1, 5, 5)) for name in ("train", "validation", "test")}
+    names = tuple(f"pixel {i}" for i in range(25))
+    return standardise(Data(**splits, feature_names=names, scaling="none"), "images")
 
 
-def verdicts(found):
-    frame = found.differences.set_index(["dataset", "score"])["verdict"]
-    return {key: frame[key] for key in frame.index}
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
-def test_it_says_who_is_better_where_and_where_that_is_not_decided():
-    found = compare_architectures(results(), "conv", "linear")
-    said = verdicts(found)
-    assert said["digits", "r2"] == "linear"
-    assert said["gaussian", "r2"] == "not decided"
-    assert said["gaussian", "at-1%"] == said["digits", "at-1%"] == said[OVERALL, "at-1%"] == "conv"
-    assert said["gaussian", "pca-at-1%"] == "equal"
-    text = found.text()
-    assert "Agrees more with PCA, by pca-agreement/r2: linear on all datasets together, digits; not decided on" in text
-    assert "Needs fewer latents, by effective-dimension/at-1%: conv on all datasets together, gaussian, digits." in text
-    assert "chance alone would decide" in text
-    assert "suite images 0123456789ab, collapsebench 0.1.0, date 2026-01-02" in text
+def batch(data, *, seeds=2, rows=16, weighted=False):
+    """Return x, noise and weights with a leading seed axis, in double precision."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.from_numpy(data.splits["train"].values[: seeds * rows]).unflatten(0, (seeds, rows)).double()
+    noise = torch.randn(seeds, rows, 8, generator=generator, dtype=torch.float64)
+    return x, noise, torch.rand(seeds, rows, generator=generator).double() + 0.5 if weighted else None
 
 
-def test_the_other_order_gives_the_other_sign_and_the_same_verdict():
-    one = compare_architectures(results(), "conv", "linear")
-    other = compare_architectures(results(), "linear", "conv")
-    assert verdicts(one) == verdicts(other)
-    assert np.allclose(one.differences["difference"], -other.differences["difference"])
-    assert np.allclose(one.differences["low"], -other.differences["high"])
+def outcome(stack, arguments):
+    losses, gradients = stack.gradients(*arguments, 0.0)
+    return {"loss": losses.clone(), **{name: value.clone() for name, value in gradients.items()}}
 
 
-def test_the_difference_over_datasets_is_the_mean_of_theirs():
-    frame = compare_architectures(results(), "conv", "linear").differences.query("score == 'r2'").set_index("dataset")
-    assert frame.loc[OVERALL, "difference"] == pytest.approx(frame.drop(index=OVERALL)["difference"].mean())
-    assert frame.loc[OVERALL, "n"] == 6
+def assert_equal(ours, expected, places=slice(None)):
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(ours[name], value[places], rtol=1e-9, atol=1e-13), name
 
 
-def test_a_tolerance_that_one_does_not_reach_is_decided_by_the_latents_there_are_and_never_hidden():
-    class Measured:
-        latent_dim = 16
-
-    made = results({("linear", "effective-dimension", "at-1%"): math.inf})
-    made = replace(made, cells=[replace(cell, measurement=Measured()) for cell in made.cells])
-    frame = compare_architectures(made, "conv", "linear").differences.query("score == 'at-1%'").set_index("dataset")
-    assert frame.loc["digits", "second"] == math.inf
-    assert frame.loc["digits", "difference"] == 6 - 17
-    assert frame.loc["digits", "verdict"] == "conv"
-    neither = {(name, "effective-dimension", "at-1%"): math.inf for name in ("linear", "conv")}
-    assert verdicts(compare_architectures(results(neither), "conv", "linear"))["digits", "at-1%"] == "not reached"
-
-
-def test_seeds_without_a_value_are_rows_that_say_so():
-    made = results()
-    cells = [replace(cell, status="failed", evaluations={}) if cell.dataset == "digits" and cell.seed else cell
-             for cell in made.cells]  # fmt: skip
-    found = compare_architectures(replace(made, cells=cells), "conv", "linear")
-    frame = found.differences.set_index(["dataset", "score"])
-    assert frame.loc[("digits", "r2"), "n"] == 1
-    assert frame.loc[("digits", "r2"), "verdict"] == "not decided"
-    assert "fewer than two seeds" in frame.loc[("digits", "r2"), "note"]
+@pytest.mark.parametrize("path", GROUPS)
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_and_gradients_of_groups_equal_those_of_the_whole_stack(
+    images, make_stack, threads, path, name, weighted
+):
+    options = {"seeds": SEEDS, "dtype": torch.float64, **PAIRS[name]}
+    arguments = batch(images, weighted=weighted)
+    ours = make_stack(images, TEMPERATURES, path=path, **options)
+    expected = outcome(make_stack(images, TEMPERATURES, **options), arguments)
+    assert_equal(outcome(ours, arguments), expected)
+    assert_equal(outcome(ours, arguments), expected)  # nothing is left of the first time
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_every_format_holds_the_same_differences(format):
-    found = compare_architectures(results(), "conv", "linear")
-    text = found.text(format)
-    if format == "csv":
-        frame = pd.read_csv(pd.io.common.StringIO(text))
-        assert list(frame) == list(COLUMNS)
-        assert np.allclose(frame["difference"], found.differences["difference"])
-    elif format == "json":
-        content = json.loads(text)
-        assert [row["verdict"] for row in content["differences"]] == found.differences["verdict"].tolist()
-        assert content["summary"] == list(found.summary)
-    else:
-        assert "effective-dimension" in text
-        assert "2026-01-02" in text
+@pytest.mark.parametrize("path", GROUPS)
+def test_a_batch_that_all_seeds_share_may_come_with_or_without_their_axis(images, make_stack, path):
+    stack = make_stack(images, TEMPERATURES, path=path, dtype=torch.float64, **PAIRS["conv"])
+    x, noise, _ = batch(images, seeds=1)
+    assert_equal(outcome(stack, (x, noise, None)), outcome(stack, (x[0], noise[0], None)))
 
 
-def test_a_notebook_shows_it_and_the_repr_counts_it():
-    found = compare_architectures(results(), "conv", "linear")
-    assert "<table>" in found._repr_html_()
-    assert repr(found) == "Comparison('conv', 'linear', {'conv': 3, 'linear': 2, 'not decided': 1})"
+@pytest.mark.parametrize("path", GROUPS)
+def test_groups_follow_a_stack_that_loses_replicas_or_loads_others(images, make_stack, path):
+    stack = make_stack(images, TEMPERATURES, seeds=SEEDS, path=path, dtype=torch.float64, **PAIRS["conv"])
+    arguments = batch(images)
+    first, kept = outcome(stack, arguments), stack.weights()
+    part = stack.select(torch.tensor([1, 5]))
+    assert_equal(outcome(part, arguments), first, [1, 5])
+    stack.load({name: 0.9 * value for name, value in kept.items()})
+    assert not torch.equal(outcome(stack, arguments)["loss"], first["loss"])
+    stack.load(kept)
+    assert_equal(outcome(stack, arguments), first)
+    stack.keep(torch.tensor([0, 3, 4]))
+    assert_equal(outcome(stack, arguments), first, [0, 3, 4])
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (("conv", "mlp"), "no architecture 'mlp'. Its architectures: linear, conv"),
-        (("conv", "conv"), "compared with itself"),
-    ],
-)
-def test_names_that_cannot_be_compared_are_refused(names, message):
-    with pytest.raises(UserError, match=message):
-        compare_architectures(results(), *names)
-    cells = [replace(cell, status="missing", evaluations={}) for cell in results().cells]
-    with pytest.raises(UserError, match=r"no run of 'conv' ended ok .found: missing.*collapsebench run images"):
-        compare_architectures(replace(results(), cells=cells), "conv", "linear")
+@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
+@pytest.mark.parametrize("use", ["adam", "preconditioned"])
+def test_training_in_groups_equals_training_the_whole_stack(images, make_trainer, path, use):
+    """12 updates of conv encoder and decoder in float32: losses to 1e-4."""
+    options = {"training": {**BRIEF, "optimiser": {"use": use, "learning_rate": 0.003}}, "evaluation": {"samples": 64}}
+    ours, expected = (
+        make_trainer(images, TEMPERATURES, seeds=SEEDS, path=way, **options, **PAIRS["conv"]).run(Controls())
+        for way in (path, "batched")
+    )
+    assert ours.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert ours.marks == expected.marks
 
 
-@pytest.fixture
-def folders(tmp_path):
-    """Two published folders, the second with another agreement of conv, and one architecture less on digits."""
-    changed = results({("conv", "pca-agreement", "r2"): 0.5}, datasets=("gaussian",))
-    moved = []
-    for cell in changed.cells:
-        value = cell.evaluations["pca-agreement"].values["r2"] + 0.001 * cell.seed
-        moved.append(replace(cell, evaluations={**cell.evaluations, "pca-agreement": Evaluation({"r2": value})}))
-    for name, made in (("old", results()), ("new", replace(changed, cells=moved, provenance={"git": "abc"}))):
-        write_outputs(made, tmp_path / "store" / name)
-        publish_outputs(tmp_path / "store" / name, tmp_path / name)
-    return tmp_path / "old", tmp_path / "new"
+@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
+def test_a_replica_trained_side_by_side_equals_the_same_trained_alone(images, make_trainer, threads, path):
+    options = {"training": BRIEF, "evaluation": {"samples": 64}, "path": path, **PAIRS["conv"]}
+    whole = make_trainer(images, TEMPERATURES, **options).run(Controls())
+    for replica, temperature in enumerate(TEMPERATURES):
+        alone = make_trainer(images, [temperature], **options).run(Controls())
+        assert alone.losses[0] == pytest.approx(whole.losses[replica], rel=1e-4)
 
 
-def test_two_published_folders_are_compared_by_seed_and_what_changed_is_said(folders):
-    found = compare(*folders)
-    frame = found.differences.set_index(["dataset", "architecture", "score"])
-    assert frame.loc[("gaussian", "conv", "r2"), "verdict"] == "old"
-    assert frame.loc[("gaussian", "linear", "r2"), "verdict"] == "not decided"
-    assert frame.loc[("gaussian", "conv", "at-1%"), "verdict"] == "equal"
-    assert frame.loc[("digits", "conv", "r2"), "verdict"] == "no value"
-    assert "git: none and abc." in found.changes
-    assert "Runs that ended ok: 12 of 12 and 6 of 6." in found.changes
-    assert any(line.startswith("Only in old: 6 scores, of digits / beta-vae / conv") for line in found.changes)
-    assert "paired by seed" in found.footer[0]
+def test_numbers_do_not_depend_on_how_many_cores_share_the_work(images, make_stack):
+    stack = make_stack(images, TEMPERATURES, seeds=SEEDS, path="side-by-side", **PAIRS["conv"])
+    arguments = [part if part is None else part.float() for part in batch(images)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (2, 5):
+            torch.set_num_threads(count)
+            found.append(outcome(stack, arguments))
+            assert torch.get_num_threads() == count
+            elsewhere = []
+            thread = threading.Thread(target=lambda there=elsewhere: there.append(torch.get_num_threads()))
+            thread.start()
+            thread.join()
+            assert elsewhere == [count]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
-def test_folders_without_values_per_seed_are_compared_by_their_intervals(folders):
-    for folder in folders:
-        (folder / "tables" / "scores.csv").unlink()
-    found = compare(*folders)
-    frame = found.differences.set_index(["dataset", "architecture", "score"])
-    assert frame.loc[("gaussian", "conv", "r2"), "verdict"] == "old"
-    assert "not paired" in found.footer[0]
+@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
+def test_a_replica_that_is_not_finite_leaves_its_neighbours_unchanged(images, make_stack, path):
+    stack = make_stack(images, TEMPERATURES, path=path, dtype=torch.float64, **PAIRS["conv"])
+    arguments = batch(images, seeds=1)
+    before = outcome(stack, arguments)
+    with torch.no_grad():
+        stack.parameters["encoder.1.weight"][1] = torch.nan
+    after = outcome(stack, arguments)
+    assert torch.isnan(after["loss"][1])
+    assert_equal({name: value[[0, 2]] for name, value in after.items()}, before, [0, 2])
 
 
-def test_the_published_results_of_this_project_can_be_compared():
-    one, other = (read_published(ROOT / "results" / name) for name in ("worldclim-linear", "worldclim-depth"))
-    found = compare_published(one, other)
-    assert "The two have no score in common." in found.changes
-    assert "nothing is decided" in found.summary[-1]
+@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
+def test_encoding_and_decoding_by_groups_equal_those_of_the_whole_stack(images, make_stack, path):
+    whole, ours = (make_stack(images, TEMPERATURES, path=way, **PAIRS["conv"]) for way in ("batched", path))
+    x = torch.from_numpy(images.splits["test"].values[:20])
+    with torch.no_grad():
+        for a, b in zip(ours.encode(x), whole.encode(x), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+        z = torch.randn(3, 20, 8)
+        assert torch.allclose(ours.decode(z), whole.decode(z), atol=1e-6)
 
 
-def test_what_is_no_published_folder_or_was_changed_is_refused(folders, tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no published folder: it has no board\.csv"):
-        compare(folders[0], tmp_path / "nowhere")
-    with pytest.raises(UserError, match="compared with itself"):
-        compare(folders[0], folders[0])
-    with pytest.raises(UserError, match="found the option preset"):
-        compare(*folders, preset="smoke")
-    board = folders[1] / "board.csv"
-    board.write_text(board.read_text().replace("gaussian", "Gaussian"))
-    with pytest.raises(DataError, match=r"board\.csv: changed since it was published"):
-        compare(*folders)
+@pytest.mark.parametrize("path", ["chained", "batched", "grouped", "side-by-side"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_path_of_every_pair_is_tried_against_one_by_one(images, make_stack, path, name):
+    assert why_not(make_stack(images, TEMPERATURES[:2], seeds=SEEDS, path=path, **PAIRS[name]), 8) is None
 
 
-def test_the_command_prints_what_the_verb_returns_and_refuses_with_2(folders):
-    runner = CliRunner()
-    done = runner.invoke(main, ["compare", *map(str, folders)])
-    assert (done.exit_code, done.output) == (0, compare(*folders).text())
-    done = runner.invoke(main, ["compare", *map(str, folders), "--json"])
-    assert json.loads(done.output)["first"] == "old"
-    done = runner.invoke(main, ["compare", "linear", "conv"])
-    assert done.exit_code == 2
-    assert "or two architectures and --suite SUITE" in done.output
-    assert runner.invoke(main, ["compare", "a", "b", "--standalone"]).exit_code == 2
+def test_only_modules_that_are_affine_throughout_are_the_kernel_s_alone():
+    assert covers(nn.Sequential(nn.Linear(3, 4), nn.GELU(), GaussianHead(4, 2)))
+    assert not covers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(4, 2)))
+    assert not covers(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)))

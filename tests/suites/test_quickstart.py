@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from flow import SCRIPT, boards, command, environment, invoke, weights
+from flow import SCRIPT, boards, command, digests, environment, invoke, weights
 
 from collapsebench.boards import COLUMNS, FOOTER, RANKS, read_board
 
@@ -120,6 +121,15 @@ def test_publish_copies_everything_with_the_hash_of_every_file(ran: Path) -> Non
     files = {path for path in listing(ran / "published") if (ran / "published" / path).is_file()}
     assert files == {*hashes, "manifest.json"}
     assert {"board.csv", "provenance.json", "cells.csv"} <= hashes.keys()
+
+
+def test_what_was_published_makes_itself_again_when_the_store_is_gone(ran: Path) -> None:
+    assert invoke("publish", ran / "tiny.toml", ran / "published", "--store", ran / "store").exit_code == 0
+    shutil.rmtree(ran / "store")
+    (ran / "tiny.toml").unlink()
+    done = invoke("publish", ran / "published", ran / "again")
+    assert done.exit_code == 0, done.output
+    assert digests(ran / "again") == digests(ran / "published")
 
 
 @pytest.mark.slow
