@@ -20,8 +20,8 @@ class OnsetJump(Metric[OnsetJumpParameters]):
 
     With M^2 = [1 - T / T_c]_+, whatever T_c is, M^2 changes from T_1 to T_2 > T_1 by at most 1 - T_1 / T_2: what a step
     exceeds that by is its jump. A fine grid shows small jumps; one on which M^2 may fall from 1 to 0 in a step shows
-    none. Scored over the ranks whose lambda_k / V the scan resolves. Where a latent sets in: the geometric mean of the two temperatures between which its M^2 last exceeds
-    `active`, compared with PCA's lambda_k / V.
+    none. Where a latent sets in: the geometric mean of the two temperatures between which its M^2 last exceeds
+    `active`, compared with PCA's lambda_k / V. Scored over the ranks whose lambda_k / V the scan resolves.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
@@ -54,8 +54,8 @@ class OnsetJump(Metric[OnsetJumpParameters]):
             }
         )  # fmt: skip
         nothing = (
-            "needs a resolved rank and two neighbouring temperatures that ended finite: take more temperatures, or lower "
-            "the learning rate"
+            "needs a resolved rank and two neighbouring temperatures that ended finite: take more temperatures, or "
+            "lower the learning rate"
         )
         known = resolved & np.isfinite(jumps)
         outcomes: dict[str, Outcome] = {
