@@ -42,9 +42,9 @@ def scan(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     click.echo(found.json() if as_json else found.text())
     folder = found.folder
     if out is not None:
-        from collapsebench.outputs import publish_outputs
+        from collapsebench.outputs import copy_outputs
 
-        publish_outputs(folder, out)
+        copy_outputs(folder, out)
         folder = out
     click.echo(f"Report, tables and {len(found.outcome.figures)} figure files: {folder}", err=as_json)
     sys.exit(0 if found.outcome.ok else 1)

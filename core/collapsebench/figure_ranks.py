@@ -43,7 +43,7 @@ def draw_rank_distortions(groups: Sequence[Group], split: SplitName) -> Drawing:
     stacks = [rank_distortions(group.cells, split) for group in groups]
     if all(stack.reason for stack in stacks):
         return omitted(groups, stacks)
-    pca = _pca(groups, split)
+    pca = pca_of(groups, split)
     caption = (
         f"Rank-distortion curves: the least normalised distortion D(K) at which K latents describe the data, the "
         f"temperature chosen on the validation split, {where(groups, split)} Lines: mean over runs; bands: lowest to "
@@ -51,7 +51,7 @@ def draw_rank_distortions(groups: Sequence[Group], split: SplitName) -> Drawing:
     )
     names = [name_of(group, stack) for group, stack in zip(groups, stacks, strict=True)]
     layout = style.lay_out(1, caption, [*names, "PCA"], width=4.6, height=3.2, titled=False)
-    handles = _draw_rank_curves(layout.panels[0], names, stacks, pca, first=0)
+    handles = draw_rank_curves(layout.panels[0], names, stacks, pca, first=0)
     layout.panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     style.label(layout, "latents kept K", "distortion $D(K)$ / V")
     style.draw_legend(layout, handles, "")
@@ -63,7 +63,7 @@ def draw_rank_distortion_tails(groups: Sequence[Group], split: SplitName) -> Dra
     stacks = [rank_distortions(group.cells, split) for group in groups]
     if all(stack.reason for stack in stacks):
         return omitted(groups, stacks)
-    pca = _pca(groups, split)
+    pca = pca_of(groups, split)
     laws = [[] if stack.reason else tail_laws(stack) for stack in stacks]
     windows = {law.window for run in laws for law in run if np.isfinite(law.exponent)}
     over = " and ".join(f"{first} ≤ K ≤ {last}" for first, last in sorted(windows))
@@ -78,7 +78,7 @@ def draw_rank_distortion_tails(groups: Sequence[Group], split: SplitName) -> Dra
     layout = style.lay_out(1, caption, [*names, "fit K^−a", "PCA"], width=4.6, height=3.2, titled=False)
     axes = layout.panels[0]
     axes.set_xscale("log")
-    handles = _draw_rank_curves(axes, names, stacks, pca, first=1)
+    handles = draw_rank_curves(axes, names, stacks, pca, first=1)
     for run in laws:
         _draw_law(axes, run)
     if windows:
@@ -108,7 +108,7 @@ def draw_rate_utilities(groups: Sequence[Group], split: SplitName) -> Drawing:
     return _draw_pairs(groups, split, pairs, fit, "rate threshold $T_c$")
 
 
-def _draw_rank_curves(
+def draw_rank_curves(
     axes: Axes, names: Sequence[str], stacks: Sequence[Stack], pca: Floats | None, first: int
 ) -> list[Line2D]:
     """Draw D(K), K >= first, of every architecture and of PCA on a logarithmic axis; return the legend's entries."""
@@ -165,7 +165,7 @@ def _draw_pairs(groups: Sequence[Group], split: SplitName, pairs: Sequence[Pair]
         shape = style.NOTHING if thresholds.reason else {"linestyle": "none", "marker": marker}
         handles.append(Line2D([], [], label=name, mfc="none", mec="0.2", mew=1.2, **shape))
         if not thresholds.reason:
-            _draw_points(axes, thresholds, worth, marker, colours)
+            draw_points(axes, thresholds, worth, marker, colours)
     axes.set_xscale("log")
     axes.set_yscale("log")
     ends = (min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1]))
@@ -179,7 +179,8 @@ def _draw_pairs(groups: Sequence[Group], split: SplitName, pairs: Sequence[Pair]
     return Drawing(caption, layout)
 
 
-def _draw_points(axes: Axes, thresholds: Stack, worth: Stack, marker: str, colours: Sequence[style.Colour]) -> None:
+def draw_points(axes: Axes, thresholds: Stack, worth: Stack, marker: str, colours: Sequence[style.Colour]) -> None:
+    """Draw the utility of each rank against its threshold: geometric mean over runs, bars from lowest to highest."""
     for rank, colour in enumerate(colours[: thresholds.y.shape[1]]):
         x, y = (np.log(stack.y[:, rank]) for stack in (thresholds, worth))
         known = ~np.isnan(x) & ~np.isnan(y)
@@ -213,7 +214,8 @@ def _rank_bar(layout: style.Layout, colours: Sequence[style.Colour]) -> None:
     bar.set_ticks(list(range(1, count + 1, step)))
 
 
-def _pca(groups: Sequence[Group], split: SplitName) -> Floats | None:
+def pca_of(groups: Sequence[Group], split: SplitName) -> Floats | None:
+    """Return PCA's rank-distortion curve on a split `(K,)`, where it was computed."""
     return next((curve for group in groups if (curve := pca_curve(group.cells, split)) is not None), None)
 
 

@@ -39,7 +39,7 @@ _NOTICEABLE = 1e-3
 def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
     """Draw M_k^2 of each rank against T, one panel per architecture."""
     stacks = [signal_fractions(group.cells, split) for group in groups]
-    shown = _ranks_shown(stacks)
+    shown = ranks_shown(stacks)
     if not shown:
         return omitted(groups, stacks)
     dashed = "" if not _has_exact(groups, split) else (
@@ -55,8 +55,8 @@ def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
     layout = style.lay_out(len(groups), caption, labels(handles))
     for axes, group, stack in zip(layout.panels, groups, stacks, strict=True):
         style.title(axes, name_of(group, stack))
-        _draw_curves(axes, stack, colours)
-        _draw_exact(axes, group, stack, split, shown, lambda solution: solution.signal_fraction)
+        draw_curves(axes, stack, colours)
+        draw_exact(axes, group, stack, split, shown, lambda solution: solution.signal_fraction)
     layout.panels[0].set_ylim(-0.03, 1.03)
     style.label(layout, "temperature T", "signal fraction $M_k^2$")
     style.draw_legend(layout, handles, "rank k")
@@ -66,7 +66,7 @@ def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
 def draw_truncated_distortions(groups: Sequence[Group], split: SplitName) -> Drawing:
     """Draw D_K against T for each number K of latents kept, one panel per architecture."""
     stacks = [truncated_distortions(group.cells, split) for group in groups]
-    shown = _ranks_shown(stacks)
+    shown = ranks_shown(stacks)
     if not shown:
         return omitted(groups, stacks)
     dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(groups, split) else ""
@@ -79,13 +79,8 @@ def draw_truncated_distortions(groups: Sequence[Group], split: SplitName) -> Dra
     layout = style.lay_out(len(groups), caption, labels(handles))
     for axes, group, stack in zip(layout.panels, groups, stacks, strict=True):
         style.title(axes, name_of(group, stack))
-        _draw_curves(axes, stack, colours)
-        reference = exact(group.cells, _fine(stack.x), split)
-        if reference is not None and not stack.reason:
-            curves = reference.normalised_distortion[:, :shown]
-            # Dashes of curves that coincide would add up to a solid line that hides what was measured.
-            same = np.diff(curves, axis=1, append=0.0) > -5e-3 * curves
-            axes.plot(_fine(stack.x), np.where(same, np.nan, curves), **style.REFERENCE)
+        draw_curves(axes, stack, colours)
+        draw_exact_distortions(axes, group, stack, split, shown)
     layout.panels[0].set_yscale("log")
     style.name_numbers(layout.panels[0].yaxis)
     style.label(layout, "temperature T", "distortion $D_K(T)$ / V")
@@ -101,7 +96,7 @@ def draw_moments(groups: Sequence[Group], split: SplitName) -> Drawing:
         "log_variance": lambda solution: np.log(solution.posterior_variance),
     }
     rows = [[ranked_moments(group.cells, split, quantity) for quantity in quantities] for group in groups]
-    shown = _ranks_shown([stack for row in rows for stack in row])
+    shown = ranks_shown([stack for row in rows for stack in row])
     if not shown:
         return omitted(groups, [row[0] for row in rows])
     dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(groups, split) else ""
@@ -118,8 +113,8 @@ def draw_moments(groups: Sequence[Group], split: SplitName) -> Drawing:
         panels = layout.panels[3 * row : 3 * row + 3]
         style.title(panels[1], name_of(group, stacks[0]))
         for axes, stack, solved in zip(panels, stacks, quantities.values(), strict=True):
-            _draw_curves(axes, stack, colours)
-            _draw_exact(axes, group, stack, split, shown, solved)
+            draw_curves(axes, stack, colours)
+            draw_exact(axes, group, stack, split, shown, solved)
         if not stacks[1].reason:
             thresholds = fitted_thresholds(stacks[1])[:shown]
             panels[1].vlines(thresholds, -0.13, -0.05, colors=colours[: thresholds.size], linewidth=1.3)
@@ -136,7 +131,7 @@ def draw_posterior_scales(groups: Sequence[Group], split: SplitName) -> Drawing:
         "jensen_gap": lambda solution: np.zeros_like(solution.mean_square),
     }
     rows = [[ranked_moments(group.cells, split, quantity) for quantity in quantities] for group in groups]
-    shown = _ranks_shown([stack for row in rows for stack in row])
+    shown = ranks_shown([stack for row in rows for stack in row])
     if not shown:
         return omitted(groups, [row[0] for row in rows])
     caption = (
@@ -153,11 +148,11 @@ def draw_posterior_scales(groups: Sequence[Group], split: SplitName) -> Drawing:
         panels = layout.panels[2 * row : 2 * row + 2]
         for axes, stack, solved, level in zip(panels, stacks, quantities.values(), (1.0, 0.0), strict=True):
             style.title(axes, name_of(group, stack))
-            _draw_curves(axes, stack, colours)
+            draw_curves(axes, stack, colours)
             if split == "train" or level == 0.0:
                 axes.axhline(level, **style.REFERENCE)
             else:
-                _draw_exact(axes, group, stack, split, shown, solved)
+                draw_exact(axes, group, stack, split, shown, solved)
     _show_gaps(layout.panels[1], [row[1] for row in rows])
     style.label(layout, "temperature T", "posterior scale $A_k^2$", "Jensen gap $J_k$, nats")
     style.draw_legend(layout, handles, "rank k")
@@ -187,11 +182,8 @@ def draw_rate_overlays(groups: Sequence[Group], split: SplitName) -> Drawing:
         if rates.reason:
             style.say(axes, rates.reason)
             continue
-        for run, rank in np.argwhere(np.isfinite(worth[:, :last])):
-            scaled, line = rates.x / worth[run, rank], style.rank_line(rank, colours[rank], rates.x.size)
-            axes.plot(scaled, rates.y[run, :, rank], **{**line, "linewidth": 0.8})
-            low = min(low, float(scaled[0]))
-            high = max(high, float(np.nanmax(rates.y[run, :, rank], initial=0.0)))
+        found_low, found_high = draw_scaled_rates(axes, rates, worth, colours)
+        low, high = min(low, found_low), max(high, found_high)
     law = np.geomspace(low, 10.0, 400)
     for axes, rates in zip(layout.panels, stacks, strict=True):
         if not rates.reason:
@@ -202,7 +194,7 @@ def draw_rate_overlays(groups: Sequence[Group], split: SplitName) -> Drawing:
     return Drawing(caption, layout)
 
 
-def _draw_curves(axes: Axes, stack: Stack, colours: Sequence[style.Colour]) -> None:
+def draw_curves(axes: Axes, stack: Stack, colours: Sequence[style.Colour]) -> None:
     """Draw the first curves of a `(run, t, curve)` stack over a logarithmic temperature axis."""
     axes.set_xscale("log", subs=[])
     if stack.reason:
@@ -214,7 +206,28 @@ def _draw_curves(axes: Axes, stack: Stack, colours: Sequence[style.Colour]) -> N
         style.draw_curve(axes, stack.x, stack.mean[:, rank], (low[:, rank], high[:, rank]), **line)
 
 
-def _draw_exact(
+def draw_scaled_rates(axes: Axes, rates: Stack, worth: Floats, colours: Sequence[style.Colour]) -> tuple[float, float]:
+    """Draw R_k against T / utility_k, one line a run and resolved rank; return the least x and the largest rate."""
+    low, high = np.inf, 0.0
+    for run, rank in np.argwhere(np.isfinite(worth[:, : len(colours)])):
+        scaled, line = rates.x / worth[run, rank], style.rank_line(rank, colours[rank], rates.x.size)
+        axes.plot(scaled, rates.y[run, :, rank], **{**line, "linewidth": 0.8})
+        low = min(low, float(scaled[0]))
+        high = max(high, float(np.nanmax(rates.y[run, :, rank], initial=0.0)))
+    return low, high
+
+
+def draw_exact_distortions(axes: Axes, group: Group, stack: Stack, split: SplitName, shown: int) -> None:
+    """Draw D_K of the exact solution, K below `shown`, where it holds."""
+    reference = exact(group.cells, _fine(stack.x), split)
+    if reference is not None and not stack.reason:
+        curves = reference.normalised_distortion[:, :shown]
+        # Dashes of curves that coincide would add up to a solid line that hides what was measured.
+        same = np.diff(curves, axis=1, append=0.0) > -5e-3 * curves
+        axes.plot(_fine(stack.x), np.where(same, np.nan, curves), **style.REFERENCE)
+
+
+def draw_exact(
     axes: Axes, group: Group, stack: Stack, split: SplitName, shown: int, quantity: Callable[[Oracle], Floats]
 ) -> None:
     """Draw a quantity of the exact solution `(t, mode)`, its modes ranked as latents are, where they are active."""
@@ -246,7 +259,8 @@ def _rank_handles(ranks: range, colours: Sequence[style.Colour], reference: str)
     return [*handles, *([Line2D([], [], label=reference, **style.REFERENCE)] if reference else [])]
 
 
-def _ranks_shown(stacks: Sequence[Stack]) -> int:
+def ranks_shown(stacks: Sequence[Stack]) -> int:
+    """Return how many curves a figure draws, 0 if there is nothing to draw."""
     return min(RANKS, max((stack.y.shape[2] for stack in stacks if not stack.reason), default=0))
 
 

@@ -236,7 +236,11 @@ def _plain(value: Any) -> str | None:
 
 
 def _write_tables(found: TableScan) -> None:
+    from collapsebench.outputs import add_to_manifest
+
     tables = found.folder / "tables"
-    found.spectrum.to_csv(tables / "latent-spectrum.csv", index=False)
-    found.kept_latents.to_csv(tables / "kept-latents.csv", index=False)
-    (found.folder / "scan.txt").write_text(found.text(), encoding="utf-8")
+    paths = [tables / "latent-spectrum.csv", tables / "kept-latents.csv", found.folder / "scan.txt"]
+    found.spectrum.to_csv(paths[0], index=False)
+    found.kept_latents.to_csv(paths[1], index=False)
+    paths[2].write_text(found.text(), encoding="utf-8")
+    add_to_manifest(found.folder, paths)

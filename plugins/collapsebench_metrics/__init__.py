@@ -94,6 +94,18 @@ def collapsebench_metrics() -> list[Component]:
             parameters=f"{_PARAMETERS}LandauOnsetParameters",
         ),
         Component(
+            "hysteresis",
+            "collapsebench_metrics.hysteresis:Hysteresis",
+            "How far apart an up-scan and a down-scan see each latent collapse.",
+            parameters=f"{_PARAMETERS}HysteresisParameters",
+        ),
+        Component(
+            "intervention-agreement",
+            "collapsebench_metrics.intervention_agreement:InterventionAgreement",
+            "Thresholds, M^2 and effective temperature against what the objective predicts for a linear decoder.",
+            parameters=f"{_PARAMETERS}InterventionAgreementParameters",
+        ),
+        Component(
             "subspace-angles",
             "collapsebench_metrics.subspace_angles:SubspaceAngles",
             "Principal angles between the decoder's Jacobian and PCA, block by block.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -133,6 +133,22 @@ class LandauOnsetParameters(Parameters):
         default=0.01,
         ge=0,
         description="relative excess of the edge over what the weakest active latent leaves behind",
+    )
+
+
+class HysteresisParameters(Parameters):
+    """Parameters of `hysteresis`."""
+
+    split: Split = "train"
+    collapsed: float = Field(default=0.05, gt=0, lt=1, description="signal fraction below which a latent is off")
+
+
+class InterventionAgreementParameters(Parameters):
+    """Parameters of `intervention-agreement`."""
+
+    split: Literal["train"] = Field(default="train", description="the only split for which there are predictions")
+    margin: float = Field(
+        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold within which training rounds M^2"
     )
 
 

@@ -86,6 +86,13 @@ def test_the_templates_of_new_plugins_are_shipped(wheel: Path) -> None:
     assert {name.rpartition("/")[2] for name in names(wheel) if "/templates/" in name} == templates
 
 
+def test_what_a_page_is_made_of_is_shipped(wheel: Path) -> None:
+    source = ROOT / "core/collapsebench"
+    parts = {path.relative_to(source.parent).as_posix() for path in (source / "page").rglob("*") if path.is_file()}
+    assert "collapsebench/page/uplot/LICENSE" in parts
+    assert {name for name in names(wheel) if "/page/" in name} == parts
+
+
 def test_every_suite_is_in_the_wheel_as_it_is_in_the_checkout(wheel: Path) -> None:
     assert "quickstart.toml" in SUITES
     found = {name for name in names(wheel) if name.endswith(".toml")}

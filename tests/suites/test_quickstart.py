@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from flow import SCRIPT, boards, command, environment, invoke, weights
+from flow import SCRIPT, boards, command, digests, environment, invoke, weights
 
-from collapsebench.boards import COLUMNS, read_board
+from collapsebench.boards import COLUMNS, FOOTER, RANKS, read_board
 
 PYTHON = """
 import sys
@@ -68,10 +69,10 @@ def test_two_runs_in_fresh_stores_leave_the_same_bytes(run_once: Path, folder: P
 def test_a_run_leaves_a_board_in_every_format_and_says_where(run_once: Path) -> None:
     outputs = run_once / "store/suites/tiny"
     board = read_board((outputs / "board.csv").read_text())
-    assert list(board) == list(COLUMNS)
+    assert list(board) == [*COLUMNS, *RANKS, *FOOTER]
     assert set(board["architecture"]) == {"linear", "mlp"}
     records = json.loads((outputs / "board.json").read_text())
-    assert [list(record) for record in records] == [list(COLUMNS)] * len(board)
+    assert [list(record) for record in records] == [list(board)] * len(board)
     assert list(pd.read_csv(outputs / "cells.csv")["status"]) == ["ok"] * 4
     assert "linear" in (outputs / "board.md").read_text()
 
@@ -120,6 +121,15 @@ def test_publish_copies_everything_with_the_hash_of_every_file(ran: Path) -> Non
     files = {path for path in listing(ran / "published") if (ran / "published" / path).is_file()}
     assert files == {*hashes, "manifest.json"}
     assert {"board.csv", "provenance.json", "cells.csv"} <= hashes.keys()
+
+
+def test_what_was_published_makes_itself_again_when_the_store_is_gone(ran: Path) -> None:
+    assert invoke("publish", ran / "tiny.toml", ran / "published", "--store", ran / "store").exit_code == 0
+    shutil.rmtree(ran / "store")
+    (ran / "tiny.toml").unlink()
+    done = invoke("publish", ran / "published", ran / "again")
+    assert done.exit_code == 0, done.output
+    assert digests(ran / "again") == digests(ran / "published")
 
 
 @pytest.mark.slow
