@@ -32,7 +32,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a quickstart run leaves to be published: its smoke preset, or what COLLAPSEBENCH_PUBLISHED names."""
     given = os.environ.get("COLLAPSEBENCH_PUBLISHED")
     if given:
