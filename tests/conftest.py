@@ -46,23 +46,29 @@ def stack_of(
     encoder=("linear", {}),
     decoder=("linear", {}),
     decoder_variance=1.0,
+    objective=None,
     path="batched",
     dtype=None,
 ):
     """Build a stack, seed by seed, the temperatures in their order within each.
 
-    encoder and decoder: (id, parameters), or a component.
+    encoder and decoder: (id, parameters), or a component. objective: likewise; beta-vae with the decoder variance if
+    not given.
     """
     import torch
 
-    from collapsebench.stack import Stack, build_pair
+    from collapsebench.pairs import build_pair
+    from collapsebench.stack import Stack
 
-    encoder, decoder = (
+    encoder, decoder, objective = (
         create(kind, part[0], **part[1]) if isinstance(part, tuple) else part
-        for kind, part in (("encoder", encoder), ("decoder", decoder))
+        for kind, part in (
+            ("encoder", encoder),
+            ("decoder", decoder),
+            ("objective", objective or ("beta-vae", {"decoder_variance": decoder_variance})),
+        )
     )
-    objective = create("objective", "beta-vae", decoder_variance=decoder_variance)
-    dials = torch.tensor(temperatures, dtype=torch.float64) * data.total_variance / decoder_variance
+    dials = torch.from_numpy(objective.dials(np.array(temperatures), data.eigenvalues, latent_dim))
     return Stack(
         [build_pair(encoder, decoder, data.shape, latent_dim, seed) for seed in seeds],
         objective,
@@ -148,6 +154,14 @@ def samples_of(data, split="train", *, replicas=1, max_rows=None, dtype=None):
         data, split, replicas=replicas, width=32, device=torch.device("cpu"), dtype=dtype or torch.float32,
         max_rows=max_rows,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_of_the_hub(tmp_path_factory):
+    """Keep what `datasets` writes out of the user's folders; it reads this when it is first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("huggingface")))
+        yield
 
 
 @pytest.fixture(scope="session")

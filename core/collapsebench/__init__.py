@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collapsebench.bundle import read_bundle as read_bundle
+    from collapsebench.compare import compare as compare
+    from collapsebench.comparison import Comparison as Comparison
     from collapsebench.components import (
         SPLITS as SPLITS,
     )
@@ -45,9 +47,6 @@ if TYPE_CHECKING:
         Model as Model,
     )
     from collapsebench.components import (
-        Objective as Objective,
-    )
-    from collapsebench.components import (
         Observable as Observable,
     )
     from collapsebench.components import (
@@ -75,11 +74,14 @@ if TYPE_CHECKING:
     from collapsebench.conventions import Convention as Convention
     from collapsebench.conventions import beta_of as beta_of
     from collapsebench.conventions import temperature_of as temperature_of
+    from collapsebench.crosswalk import CRITERIA as CRITERIA
+    from collapsebench.crosswalk import Criterion as Criterion
     from collapsebench.equilibrium import measure_equilibrium as measure_equilibrium
     from collapsebench.errors import CollapsebenchError as CollapsebenchError
     from collapsebench.errors import DataError as DataError
     from collapsebench.errors import ModelError as ModelError
     from collapsebench.errors import PluginError as PluginError
+    from collapsebench.errors import UnsuitableError as UnsuitableError
     from collapsebench.errors import UserError as UserError
     from collapsebench.execute import execute_job as execute_job
     from collapsebench.heads import GaussianHead as GaussianHead
@@ -89,6 +91,9 @@ if TYPE_CHECKING:
     from collapsebench.linear_oracle import oracle as oracle
     from collapsebench.linear_oracle import reverse_water_filling as reverse_water_filling
     from collapsebench.model_file import load_model as load_model
+    from collapsebench.objective import Objective as Objective
+    from collapsebench.objective import Prediction as Prediction
+    from collapsebench.objective import weighted_mean as weighted_mean
     from collapsebench.plots import plot_rank_distortion as plot_rank_distortion
     from collapsebench.plots import plot_rate_overlay as plot_rate_overlay
     from collapsebench.plots import plot_signal_fraction as plot_signal_fraction
@@ -191,20 +196,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "compare": ("compare",),
+    "comparison": ("Comparison",),
     "bundle": ("read_bundle",),
     "components": (
         "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
-        "Metric", "Model", "Objective", "Observable", "Parameters", "Pca", "Progress", "Samples",
+        "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples",
         "Score", "Split", "SplitName",
     ),
     "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
+    "crosswalk": ("CRITERIA", "Criterion"),
     "equilibrium": ("measure_equilibrium",),
-    "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UserError"),
+    "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UnsuitableError", "UserError"),
     "execute": ("execute_job",),
     "heads": ("GaussianHead",),
     "hooks": ("hookimpl",),
     "linear_oracle": ("Oracle", "landau_cost", "oracle", "reverse_water_filling"),
     "model_file": ("load_model",),
+    "objective": ("Objective", "Prediction", "weighted_mean"),
     "plots": (
         "plot_rank_distortion", "plot_rate_overlay", "plot_signal_fraction", "plot_truncated_distortion",
         "plot_utility_threshold",

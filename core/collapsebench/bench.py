@@ -16,17 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from collapsebench.bench_pythae import pythae_epoch
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.kernel import KernelError
+from collapsebench.pairs import build_pair
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, build_pair
+from collapsebench.stack import Computation, Stack
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
-_SECONDS, _SIDE = 0.3, 2048
+_SECONDS, _SIDE, _EPOCH = 0.3, 2048, 20
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Throughput:
     through torch.func alone, the path of a module that the kernel knows nothing of. plain_update_ms: one update of a
     plain PyTorch loop with fused Adam on one model. share_of_matrix_peak: matrix products of the update, 6 per weight
     and sample, over matrix_gflops, the rate of a large square float32 product of PyTorch measured in the same run;
-    onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: None, not
-    measured.
+    onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: an update of
+    pythae's own trainer on the CPU over replica_update_ms; None where it was not measured, why_no_pythae says why.
     """
 
     replicas: int
@@ -68,7 +70,9 @@ class Throughput:
     share_of_matrix_peak: Spread
     matrix_gflops: Spread
     onednn_gflops: Spread | None
-    speedup_over_pythae: None = None
+    pythae_update_ms: Spread | None
+    speedup_over_pythae: Spread | None
+    why_no_pythae: str
 
 
 def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") -> Throughput:
@@ -76,25 +80,28 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     keep_freed_memory()
     registry = load_registry()
     place = torch.device(device)
-    data = _data()
-    pair = _pair(registry)
-    general = _trainer(registry, data, pair, replicas, place, "batched")
-    path: Computation = "chained"
+    data = bench_data()
+    pair = bench_pair(registry)
+    general = bench_trainer(registry, data, pair, replicas, place, "batched")
+    path: Computation = "fused"
     reason = ""
     try:
-        trainer = _trainer(registry, data, pair, replicas, place, path)
+        trainer = bench_trainer(registry, data, pair, replicas, place, path)
     except KernelError as error:
         path, reason = "batched", str(error)
-        trainer = _trainer(registry, data, pair, replicas, place, path)
-    plain = _plain_loop(data, copy.deepcopy(pair).to(place), place)
+        trainer = bench_trainer(registry, data, pair, replicas, place, path)
+    plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
+    theirs = pythae_epoch(data.splits["train"].values[: _EPOCH * BATCH], pair, LATENTS, BATCH)
+    if place.type != "cpu":
+        theirs = "pythae is timed on the CPU only"
     square = torch.randn(_SIDE, _SIDE, device=place)
     product = _onednn_product(square)
     work = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
     columns: dict[str, list[float]] = {}
     for _ in range(repeats):
-        one = _milliseconds(plain, place)
-        many = _milliseconds(trainer.advance, place) / replicas
-        unaware = _milliseconds(general.advance, place) / replicas
+        one = milliseconds(plain, place)
+        many = milliseconds(trainer.advance, place) / replicas
+        unaware = milliseconds(general.advance, place) / replicas
         gflops = _gflops(lambda: square @ square, place)
         found = {
             "stack": many,
@@ -105,6 +112,7 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
             "gflops": gflops,
             "share": work / (many * 1e6) / gflops,
             **({} if product is None else {"onednn": _gflops(product, place)}),
+            **({} if isinstance(theirs, str) else _over_pythae(theirs, many, place)),
         }
         for name, value in found.items():
             columns.setdefault(name, []).append(value)
@@ -122,11 +130,19 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
         share_of_matrix_peak=spread["share"],
         matrix_gflops=spread["gflops"],
         onednn_gflops=spread.get("onednn"),
+        pythae_update_ms=spread.get("pythae"),
+        speedup_over_pythae=spread.get("speedup over pythae"),
+        why_no_pythae=theirs if isinstance(theirs, str) else "",
     )
 
 
+def _over_pythae(epoch: Callable[[], None], replica_update_ms: float, device: torch.device) -> dict[str, float]:
+    theirs = milliseconds(epoch, device) / _EPOCH
+    return {"pythae": theirs, "speedup over pythae": theirs / replica_update_ms}
+
+
 def _gflops(product: Callable[[], Any], device: torch.device) -> float:
-    return 2 * _SIDE**3 / (_milliseconds(product, device) * 1e6)
+    return 2 * _SIDE**3 / (milliseconds(product, device) * 1e6)
 
 
 def _onednn_product(square: Tensor) -> Callable[[], Any] | None:
@@ -142,23 +158,26 @@ def _onednn_product(square: Tensor) -> Callable[[], Any] | None:
     return product
 
 
-def _data() -> Standardised:
+def bench_data(rows: int = ROWS) -> Standardised:
+    """Return standard normal data of the published width."""
     generator = np.random.default_rng(0)
     train, validation, test = (
-        Split(generator.standard_normal((n, INPUTS)).astype(np.float32)) for n in (ROWS, 1000, 1000)
+        Split(generator.standard_normal((n, INPUTS)).astype(np.float32)) for n in (rows, 1000, 1000)
     )
     return standardise(Data(train, validation, test, feature_names=tuple(f"x{i}" for i in range(INPUTS))), "bench")
 
 
-def _pair(registry: Registry) -> nn.ModuleDict:
-    parameters = {"depth": DEPTH, "width": WIDTH}
+def bench_pair(registry: Registry, width: int = WIDTH) -> nn.ModuleDict:
+    """Return the published pair of networks, or one of another width."""
+    parameters = {"depth": DEPTH, "width": width}
     encoder = registry.get("encoder", "mlp").create(parameters)
     return build_pair(encoder, registry.get("decoder", "mlp").create(parameters), (INPUTS,), LATENTS, 0)
 
 
-def _trainer(
+def bench_trainer(
     registry: Registry, data: Standardised, pair: nn.ModuleDict, replicas: int, device: torch.device, path: Computation
 ) -> Trainer:
+    """Return a stack of copies of a pair at temperatures from 1 to 1e-6, with plain Adam."""
     temperatures = np.logspace(0, -6, replicas)
     stack = Stack(
         [pair],
@@ -178,7 +197,9 @@ def _trainer(
     return Trainer(stack, data, list(temperatures), (0,), LATENTS, training, EvaluationSettings())
 
 
-def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -> Callable[[], Any]:
+def plain_loop(
+    data: Standardised, pair: nn.ModuleDict, device: torch.device, batch_size: int = BATCH
+) -> Callable[[], Any]:
     """The loop that everyone writes: one model, mini-batches, fused Adam."""
     x = torch.from_numpy(data.splits["train"].values).to(device)
     optimiser = torch.optim.Adam(pair.parameters(), lr=3e-4, fused=True)
@@ -186,11 +207,11 @@ def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -
     beta = 0.1
 
     def update() -> Tensor:
-        batch = x[torch.randint(len(x), (BATCH,), generator=generator, device=device)]
+        batch = x[torch.randint(len(x), (batch_size,), generator=generator, device=device)]
         mean, log_variance = pair["encoder"](batch)
         noise = torch.randn(mean.shape, generator=generator, device=device)
         x_hat = pair["decoder"](mean + (0.5 * log_variance).exp() * noise)
-        distortion = 0.5 * (batch - x_hat).square().sum(1)
+        distortion = 0.5 * (batch - x_hat).flatten(1).square().sum(1)
         rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         loss: Tensor = (distortion + beta * rate).mean()
         optimiser.zero_grad()
@@ -201,7 +222,7 @@ def _plain_loop(data: Standardised, pair: nn.ModuleDict, device: torch.device) -
     return update
 
 
-def _milliseconds(step: Callable[[], Any], device: torch.device) -> float:
+def milliseconds(step: Callable[[], Any], device: torch.device) -> float:
     """Return the mean time of a step over about 0.3 seconds, after one step that is not counted."""
     step()
     _wait(device)

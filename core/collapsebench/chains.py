@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from collapsebench.heads import GaussianHead
 from collapsebench.kernel import Chain, KernelError, load_kernel, remember_signature
 
-_ACTIVATIONS: dict[type[nn.Module], int] = {nn.SiLU: 1, nn.ReLU: 2, nn.Tanh: 3}
+ACTIVATIONS: dict[type[nn.Module], int] = {nn.SiLU: 1, nn.ReLU: 2, nn.Tanh: 3}
 _MOST_LAYERS = 64
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -191,28 +191,29 @@ class _ChainedHead(GaussianHead):
 
 
 def _is_affine(module: nn.Module) -> bool:
-    return type(module) in (nn.Linear, _ChainedLinear) and not _is_hooked(module)
+    return type(module) in (nn.Linear, _ChainedLinear) and not is_hooked(module)
 
 
 def _is_head(module: nn.Module) -> bool:
-    return type(module) in (GaussianHead, _ChainedHead) and not any(map(_is_hooked, module.modules()))
+    return type(module) in (GaussianHead, _ChainedHead) and not any(map(is_hooked, module.modules()))
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module runs more than its forward pass."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _continues(module: nn.Module, run: Sequence[nn.Module]) -> bool:
     """Whether a module extends a run: an affine map after nothing or an activation, an activation after a map."""
     if run and _is_affine(run[-1]):
-        return type(module) in _ACTIVATIONS and not _is_hooked(module)
+        return type(module) in ACTIVATIONS and not is_hooked(module)
     return _is_affine(module)
 
 
 def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = None) -> Any:
     """Return what a run of modules makes of a value; with a head at its end, mean and log-variance."""
     affine = [module for module in run if isinstance(module, nn.Linear)]
-    kinds = [_ACTIVATIONS[type(module)] for module in run if not isinstance(module, nn.Linear)]
+    kinds = [ACTIVATIONS[type(module)] for module in run if not isinstance(module, nn.Linear)]
     parts: list[Tensor | None] = [part for module in affine for part in (module.weight, module.bias)]
     if head is not None:
         both = (head.mean, head.log_variance)
@@ -245,3 +246,10 @@ def with_chains(module: _Module) -> _Module:
     if not any(isinstance(part, _ChainedLinear) for part in chained.modules()):
         raise KernelError("its modules have no affine map that can be chained")
     return chained
+
+
+def covers(module: nn.Module) -> bool:
+    """Return whether every parameter of a module belongs to a map that the kernel computes."""
+    parts = [part for part in module.modules() if _is_affine(part) or _is_head(part)]
+    ours = {id(parameter) for part in parts for parameter in part.parameters()}
+    return all(id(parameter) in ours for parameter in module.parameters())

@@ -19,7 +19,7 @@ from collapsebench.errors import StoreError
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write tensors and JSON metadata into one safetensors file; a crash leaves the old file or the new one."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain = {name: _alone(value) for name, value in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(plain, temporary, metadata={"meta": json.dumps(meta)})
@@ -36,3 +36,9 @@ def read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Tensor]
     with safe_open(path, framework="pt", device=str(device)) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         return tensors, json.loads(file.metadata()["meta"])
+
+
+def _alone(value: Tensor) -> Tensor:
+    """Return a tensor as it can be stored, copied only where its memory is part of a larger one."""
+    plain = value.detach().cpu().contiguous()
+    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()

@@ -24,6 +24,7 @@ LAZY = {
     "prepare": ("collapsebench.cli_run:prepare", "Fetch and verify a suite's data ahead of a run."),
     "score": ("collapsebench.cli_results:score", "Score what has been trained, without training."),
     "board": ("collapsebench.cli_results:board", "Rank the architectures of a suite."),
+    "compare": ("collapsebench.cli_results:compare", "Compare two architectures, or two published folders."),
     "publish": ("collapsebench.cli_results:publish", "Write boards, tables and figures to a folder."),
     "measure": ("collapsebench.cli_measure:measure", "Measure a VAE that is trained already."),
     "bench": ("collapsebench.cli_bench:bench", "Measure how fast this machine is."),

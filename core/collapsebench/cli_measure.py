@@ -44,7 +44,7 @@ def measure(
         raise UserError("data: expected either --dataset ID or --data FILE; found both or neither. Give one.")
     if overrides and dataset is None:
         raise UserError("--set: found with --data, expected with --dataset, whose parameters it changes. Leave it out.")
-    parameters = _parameters(overrides)
+    parameters = parameters_of(overrides)
     data: Any = dataset if file is None else _arrays(file)
     from collapsebench.model_file import load_model
     from collapsebench.spectroscopy import measure as measure_model
@@ -56,7 +56,8 @@ def measure(
         click.echo(f"{len(paths)} files in {out}", err=True)
 
 
-def _parameters(overrides: tuple[str, ...]) -> dict[str, Any]:
+def parameters_of(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Return a dataset's parameters from KEY=VALUE texts."""
     from collapsebench.suite_file import parsed_value
 
     parameters: dict[str, Any] = {}

@@ -144,15 +144,15 @@ def list_plugins(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--kind", help="Only the component of this kind.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter to check it with; repeatable.")
-@click.option("--shape", default="8", show_default=True, metavar="1x8x8", help="Samples to build models for.")
+@click.option("--shape", metavar="1x8x8", help="Samples to build models for, instead of the component's example.")
 @click.option("--store", type=click.Path(), help="Folder of the store, whose cache datasets prepare into.")
 @AS_JSON
 def check_plugin(
-    name: str, kind: str | None, settings: tuple[str, ...], shape: str, store: str | None, as_json: bool
+    name: str, kind: str | None, settings: tuple[str, ...], shape: str | None, store: str | None, as_json: bool
 ) -> None:
     """Check the conformance laws of NAME: a component, a plugin or a distribution. Exits with 1 if any is broken."""
     found = _named(load_registry(), name, None if kind is None else _kind(kind))
-    parameters, sizes = _parameters(settings), _shape(shape)
+    parameters, sizes = _parameters(settings), None if shape is None else _shape(shape)
 
     from collapsebench.conformance import check_component
     from collapsebench.store import Store

@@ -1,4 +1,4 @@
-"""The later stages alone: score, board, publish."""
+"""The later stages alone: score, board, compare, publish."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Any
 
 import click
 
-from collapsebench.cli_run import suite_options
+from collapsebench.cli_run import session_options, suite_options
 from collapsebench.verbs import Outcome, open_session, score_session
 
-FORMATS = ("text", "md", "csv", "json")
+FORMATS = ("text", "md", "csv", "json", "tex", "html")
 
 
 def _scored(options: dict[str, Any]) -> Outcome:
     return score_session(open_session(**options), say=lambda text: click.echo(text, err=True))
+
+
+def _check_standalone(standalone: bool, format_: str) -> None:
+    if standalone and format_ != "tex":
+        raise click.UsageError(f"--standalone makes a document of --format tex; found --format {format_}.")
 
 
 @click.command()
@@ -33,10 +38,12 @@ def score(**options: Any) -> None:
 @click.option(
     "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
 )
-def board(format_: str, **options: Any) -> None:
+@click.option("--standalone", is_flag=True, help="With --format tex: a document that compiles by itself.")
+def board(format_: str, standalone: bool, **options: Any) -> None:
     """Print the board of SUITE."""
+    _check_standalone(standalone, format_)
     outcome = _scored(options)
-    click.echo(outcome.text(format_))
+    click.echo(outcome.text(format_, standalone=standalone), nl=False)
     sys.exit(0 if outcome.ok else 1)
 
 
@@ -47,6 +54,27 @@ def _index(context: click.Context, parameter: click.Parameter, folder: Path | No
 
     click.echo(write_index(folder))
     context.exit()
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--suite", help="The suite of which A and B are architectures; without it they are published folders.")
+@session_options
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--standalone", is_flag=True, help="With --format tex: a document that compiles by itself.")
+def compare(
+    first: str, second: str, suite: str | None, format_: str, as_json: bool, standalone: bool, **options: Any
+) -> None:
+    """Compare A with B, two architectures of a suite or two published folders: what differs, and is it decided?"""
+    from collapsebench.compare import compare as compare_two
+
+    format_ = "json" if as_json else format_
+    _check_standalone(standalone, format_)
+    click.echo(compare_two(first, second, suite, **options).text(format_, standalone=standalone), nl=False)
 
 
 @click.command()

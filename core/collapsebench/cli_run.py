@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,13 +15,18 @@ from collapsebench.verbs import Session, open_session, prepare_session, run_sess
 from collapsebench.verbs import explain as explain_cell
 
 if TYPE_CHECKING:
+    from collapsebench.planned_stacks import PlannedStack
     from collapsebench.planning import Cell, Plan
 
 
 def suite_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument SUITE and the options that decide how it is resolved."""
+    return click.argument("suite")(session_options(command))
+
+
+def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that decide how a suite is resolved."""
     decorators = [
-        click.argument("suite"),
         click.option("--preset", help="A preset of the suite."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the suite."),
         click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds."),
@@ -65,12 +71,13 @@ def plan(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(as_json: bool, **options: Any) -> None:
     """Show the state of every cell of SUITE, with the traceback of those that failed."""
-    current = _plan(open_session(**options))
-    rows = [_row(cell) for cell in current.cells]
+    session = open_session(**options)
+    current = _plan(session)
+    rows = _rows(session, current)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    _echo_table(rows, ("cell", "status", "converged", "key"))
+    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
     for cell in current.cells:
         if cell.record is not None and cell.record.reason:
             click.echo(f"\n{cell.name}: {cell.record.status}\n{cell.record.reason}")
@@ -110,21 +117,46 @@ def _plan(session: Session) -> Plan:
     return make_plan(session.suite, session.store, session.registry)
 
 
-def _row(cell: Cell) -> dict[str, Any]:
+def _rows(session: Session, current: Plan) -> list[dict[str, Any]]:
+    from collapsebench.planning import frozen_paths
+
+    frozen = frozen_paths(session.store)
+    return [_row(cell, frozen) for cell in current.cells]
+
+
+def _row(cell: Cell, frozen: Mapping[str, str]) -> dict[str, Any]:
+    """A cell as a row; frozen: how cells of interrupted jobs are computed, by key."""
     replicas = cell.record.replicas if cell.record else ()
+    trained_along = cell.record.provenance.get("path", "") if cell.record else ""
     converged = sum(replica["mark"] == "converged" for replica in replicas)
     return {
         "cell": cell.name,
         "status": cell.status,
         "converged": f"{converged}/{len(replicas)}" if replicas else "",
+        "path": frozen.get(cell.key or "", trained_along),
         "key": (cell.key or "")[:12],
     }
 
 
+def _stack(stack: PlannedStack) -> dict[str, Any]:
+    predicted = None if stack.predicted is None else stack.predicted(stack.replicas)
+    return {
+        "scan": stack.name,
+        "path": stack.path,
+        "replicas_wanted": stack.wanted,
+        "replicas": stack.replicas,
+        "predicted_bytes": predicted,
+        "room_bytes": None if math.isinf(stack.room) else round(stack.room),
+    }
+
+
 def _show_plan(session: Session, *, as_json: bool) -> None:
+    from collapsebench.planned_stacks import plan_stacks
+
     current = _plan(session)
     suite = session.suite
-    rows = [_row(cell) for cell in current.cells]
+    stacks = list(plan_stacks(current, session.store, session.device, session.registry).values())
+    rows = _rows(session, current)
     missing = len(current.missing)
     replicas = missing * len(suite.scan.temperatures)
     summary = {
@@ -139,9 +171,17 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     }
     if as_json:
         failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
-        click.echo(json.dumps({**summary, "plan": rows, "failures": failures}, indent=1))
+        click.echo(
+            json.dumps(
+                {**summary, "plan": rows, "stacks": [_stack(each) for each in stacks], "failures": failures}, indent=1
+            )
+        )
         return
-    _echo_table(rows, ("cell", "status", "converged", "key"))
+    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
+    if stacks:
+        click.echo("")
+    for each in stacks:
+        click.echo(f"{each.name}: {each.path}, {each.replicas} of {each.wanted} replicas at a time, {each.memory}")
     for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(

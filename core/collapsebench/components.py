@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from collapsebench.objective import Prediction
+
     Floats = NDArray[np.float64]
 
 Kind = Literal["dataset", "encoder", "decoder", "objective", "observable", "metric", "executor"]
@@ -112,6 +114,10 @@ class Split:
     values: NDArray[np.float32]
     weights: NDArray[np.float32] | None = None
 
+    def first(self, rows: int) -> Split:
+        """Return the first rows."""
+        return Split(self.values[:rows], None if self.weights is None else self.weights[:rows])
+
 
 @dataclass(frozen=True)
 class Data:
@@ -150,13 +156,16 @@ class Dataset(Configured[P]):
 
 
 class Encoder(Configured[P]):
-    """A family of encoders.
+    """A family of encoders. A linear one has a mean that is affine in x.
 
     batchable: False says that replicas cannot be stacked (data-dependent control flow, batch statistics) and that this
     is meant. The harness finds out by itself; conformance checks hold a component to what it says.
+    example_shape: of samples that its modules can be built for; conformance checks build them for it.
     """
 
+    linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
+    example_shape: ClassVar[tuple[int, ...]] = (8,)
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], latent_dim: int) -> torch.nn.Module:
@@ -166,50 +175,16 @@ class Encoder(Configured[P]):
 class Decoder(Configured[P]):
     """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form.
 
-    batchable: as for encoders.
+    batchable, example_shape: as for encoders.
     """
 
     linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
+    example_shape: ClassVar[tuple[int, ...]] = (8,)
 
     @abstractmethod
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> torch.nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
-
-
-class Objective(Configured[P]):
-    """What a replica minimises.
-
-    dial: "temperature" if the scanned quantity is T, in which case `loss` receives beta = T V / decoder_variance.
-    has_oracle: whether the exact theory of distortion + beta rate holds for it. batchable: as for encoders.
-    """
-
-    batchable: ClassVar[bool] = True
-    dial: ClassVar[str] = "temperature"
-    has_oracle: ClassVar[bool] = False
-
-    @property
-    def decoder_variance(self) -> float:
-        """sigma_dec^2, by which the harness divides squared errors: distortion = |x - x_hat|^2 / (2 sigma_dec^2)."""
-        return 1.0
-
-    def init_state(self) -> dict[str, torch.Tensor]:
-        """Return the state that each replica owns beside its weights (a multiplier, say)."""
-        return {}
-
-    @abstractmethod
-    def loss(
-        self,
-        distortion: torch.Tensor,
-        rate: torch.Tensor,
-        dial: torch.Tensor,
-        state: Mapping[str, torch.Tensor],
-        progress: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the loss of each sample `(batch,)`, in nats.
-
-        distortion: `(batch,)` nats. rate: `(batch, latent)` nats. progress: updates done / budget, from 0 to 1.
-        """
 
 
 class Model(ABC):
@@ -293,9 +268,12 @@ class Measurement:
 
     tables: observable id -> frame. Columns: split, temperature, `latent` or `rank` where there is an axis (rank counts
     from 0 = nothing kept), then the observable's quantities. The table "replicas" is always there: temperature, mark
-    (converged, budget, unstable, diverged), updates, loss.
+    (converged, budget, unstable, diverged), updates, loss, effective_temperature, the objective's scalar state.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
+    protocol: fresh, up or down. counterpart: the same scan in the opposite direction, where the suite has it.
+    prediction: what the objective foretells for a linear decoder; None where it says nothing or the decoder is another.
+    shape: of a sample, where it is known; `(h, w)` and `(c, h, w)` are images.
     """
 
     temperatures: Floats
@@ -306,6 +284,19 @@ class Measurement:
     second_moments: Mapping[SplitName, Floats]
     has_oracle: bool
     decoder_variance: float = 1.0
+    protocol: str = "fresh"
+    counterpart: Measurement | None = None
+    prediction: Prediction | None = None
+    shape: tuple[int, ...] = ()
+
+    @cached_property
+    def effective_temperatures(self) -> Floats:
+        """What a nat costs each replica, as a share of V `(t,)`: T itself, unless the objective sets its own price."""
+        rows = self.tables["replicas"].set_index("temperature").reindex(self.temperatures)
+        if "effective_temperature" not in rows:
+            return self.temperatures
+        found: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
+        return found
 
     @cached_property
     def covariance(self) -> Floats:

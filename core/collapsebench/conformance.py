@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsebench import laws_data, laws_import, laws_models, laws_results
+from collapsebench import laws_data, laws_import, laws_models, laws_objectives, laws_results
 from collapsebench.components import Kind
 from collapsebench.laws import Finding, Law, Subject, examine
 from collapsebench.registry import Registered, Registry
@@ -18,7 +18,7 @@ LAWS: dict[Kind, tuple[Law, ...]] = {
     "dataset": (*laws_import.PRESUPPOSED, *laws_data.DATASET),
     "encoder": (*laws_import.PRESUPPOSED, *laws_models.ENCODER),
     "decoder": (*laws_import.PRESUPPOSED, *laws_models.DECODER),
-    "objective": (*laws_import.PRESUPPOSED, *laws_models.OBJECTIVE),
+    "objective": (*laws_import.PRESUPPOSED, *laws_objectives.OBJECTIVE),
     "observable": (*laws_import.PRESUPPOSED, *laws_results.OBSERVABLE),
     "metric": (*laws_import.PRESUPPOSED, *laws_results.METRIC),
     "executor": (*laws_import.PRESUPPOSED, *laws_import.EXECUTOR),
@@ -30,12 +30,20 @@ def check_component(
     registry: Registry,
     cache: Path,
     parameters: Mapping[str, Any] | None = None,
-    shape: tuple[int, ...] = (8,),
+    shape: tuple[int, ...] | None = None,
 ) -> list[Finding]:
     """Return a finding for every law of a component's kind, in order.
 
-    cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for.
+    cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for, if
+    not the component's own example.
     """
     laws_results.forget_scans()
-    subject = Subject(registered, registry, cache, dict(parameters or {}), shape)
+    subject = Subject(registered, registry, cache, dict(parameters or {}), shape or _example_shape(registered))
     return examine(subject, LAWS[registered.kind])
+
+
+def _example_shape(registered: Registered) -> tuple[int, ...]:
+    try:
+        return tuple(getattr(registered.component.load(), "example_shape", (8,)))
+    except Exception:  # whether it can be imported is a law of its own
+        return (8,)

@@ -38,6 +38,11 @@ class Standardised:
     fingerprint: str
     about: Mapping[str, Any]
 
+    @property
+    def eigenvalues(self) -> Floats:
+        """lambda_k of the train covariance `(d,)`, descending; their sum is V."""
+        return self.pca.eigenvalues * self.total_variance
+
 
 def standardise(data: Data, dataset: str) -> Standardised:
     """Return `data` centred and scaled by its train split; features that are constant there carry no information.

@@ -4,6 +4,7 @@
     ├── UserError              what the caller gave cannot be used; the command line exits with 2
     │   ├── SuiteError         a suite file, all of its mistakes at once
     │   ├── ComponentError     an unknown, ambiguous or misconfigured component
+    │   ├── UnsuitableError    a component that cannot take samples of this shape; its cells are skipped
     │   ├── DataError          data that cannot be read or does not satisfy its contract
     │   ├── ModelError         a trained model that cannot be read or measured
     │   └── StoreError         a store that cannot be read or written
@@ -39,6 +40,10 @@ class ComponentError(UserError):
     """A component that is unknown, ambiguous or misconfigured."""
 
 
+class UnsuitableError(UserError):
+    """A component is meant for samples of another shape: nothing is wrong, and its cells are skipped."""
+
+
 class DataError(UserError):
     """Data that cannot be read or does not satisfy its contract."""
 
@@ -71,3 +76,10 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(found, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"unknown {kind} '{found}'.{hint} Installed: {', '.join(names) or 'none'}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that the host or the device had no memory left."""
+    text = f"{type(error).__name__}: {error}"
+    signs = ("OutOfMemoryError", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

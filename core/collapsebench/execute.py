@@ -1,4 +1,4 @@
-"""Run one job: train its stack, store its cells, observe them. Whatever goes wrong becomes the status of its cells."""
+"""Run one job: train its stacks, store its cells, observe them. Whatever goes wrong becomes the status of its cells."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from collapsebench.components import Kind, Observable, Progress
+from collapsebench.assembly import build_stack, create_used, make_trainer
+from collapsebench.components import Observable, Progress
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import DataError, blaming
-from collapsebench.kernel import KernelError
+from collapsebench.errors import DataError
 from collapsebench.observe import SplitSamples, measure
-from collapsebench.planning import Plan, classify, error_text, key_of, used
+from collapsebench.pieces import PieceRun
+from collapsebench.planning import classify, error_text, key_of
 from collapsebench.process import keep_freed_memory
 from collapsebench.provenance import provenance
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack, StackModel, build_pair, why_not
+from collapsebench.side_by_side import GROUPS
+from collapsebench.stack import Stack, StackModel
 from collapsebench.store import FINISHED, CellRecord, Store
-from collapsebench.suite import EvaluationSettings, Reference, Training
-from collapsebench.train import Controls, OutOfTimeError, Trained, Trainer
+from collapsebench.suite import EvaluationSettings, Reference
+from collapsebench.train import Controls, OutOfTimeError
 
 Report = Callable[[str, Progress], None]
 
@@ -71,18 +73,16 @@ def execute_job(
     if content["threads"]:
         torch.set_num_threads(content["threads"])
     registry = load_registry()
-    checkpoint = path.with_suffix(".safetensors")
     started = time.monotonic()
     limit = content["time_limit"]
-    trained: Trained | None = None
+    trained: PieceRun | None = None
     status, reason = "ok", ""
     try:
         data = load_data(content, store, registry)
-        trainer = _trainer(content, data, registry)
-        controls = Controls(
-            checkpoint, lambda progress: report(job.name, progress), stop, started + limit if limit else math.inf
-        )
-        trained = trainer.run(controls)
+        pieces = PieceRun(path, content, lambda piece: make_trainer(content, piece, data, registry))
+        deadline = started + limit if limit else math.inf
+        pieces.run(Controls(None, lambda progress: report(job.name, progress), stop, deadline))
+        trained = pieces
     except OutOfTimeError as error:
         status, reason = "timeout", str(error)
     except Exception as error:
@@ -90,7 +90,9 @@ def execute_job(
     about = {
         **provenance(registry, content["device"], content["precision"]),
         "wall_seconds": round(time.monotonic() - started, 3),
-        "replicas_in_stack": len(content["cells"]) * len(content["temperatures"]),
+        "replicas_in_stack": max(len(ended.piece.replicas) for ended in trained.finished) if trained else None,
+        "predicted_bytes": content.get("predicted_bytes"),
+        "events": trained.events if trained else [],
         "path": content["path"],
         "why_this_path": content["why_this_path"],
     }
@@ -102,8 +104,7 @@ def execute_job(
             continue
         statuses[cell["key"]] = _store_cell(store, content, index, trained, status, reason, about)
     if status != "timeout":
-        checkpoint.unlink(missing_ok=True)
-        path.unlink()
+        store.discard_job(path)
     return statuses
 
 
@@ -111,7 +112,7 @@ def _store_cell(
     store: Store,
     content: Mapping[str, Any],
     index: int,
-    trained: Trained | None,
+    trained: PieceRun | None,
     status: str,
     reason: str,
     about: Mapping[str, Any],
@@ -120,31 +121,42 @@ def _store_cell(
     if trained is None:
         store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, (), about))
         return status
-    own = slice(index * len(temperatures), (index + 1) * len(temperatures))
+    own = range(index * len(temperatures), (index + 1) * len(temperatures))
+    weights = trained.weights(own)
+    states = {name.replace(".", "_"): value for name, value in weights.items() if _is_scalar_state(name, value)}
     replicas = tuple(
         {
             "temperature": temperature,
             "mark": mark,
             "updates": updates,
-            "loss": loss if math.isfinite(loss) else None,
+            "loss": _finite(loss),
+            "effective_temperature": _finite(price),
+            **{name: _finite(float(value[place])) for name, value in states.items()},
         }
-        for temperature, mark, updates, loss in zip(
-            temperatures, trained.marks[own], trained.updates[own], trained.losses[own], strict=True
+        for place, (temperature, (mark, updates, loss, price)) in enumerate(
+            zip(temperatures, trained.each(own), strict=True)
         )
     )
     lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     if lost:
         status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
-    log = pd.DataFrame(trained.log)
-    log = log[log["replica"].between(own.start, own.stop - 1)].assign(replica=lambda f: f["replica"] - own.start)
-    weights = {name: value[own] for name, value in trained.weights.items()}
-    store.write_cell(CellRecord(cell["key"], cell["description"], status, reason, replicas, about), weights, log)
+    record = CellRecord(cell["key"], cell["description"], status, reason, replicas, about)
+    store.write_cell(record, weights, pd.DataFrame(trained.log(own)))
     return status
+
+
+def _is_scalar_state(name: str, value: Tensor) -> bool:
+    """Whether it is a number of the objective's own, one a replica."""
+    return name.startswith("objective.") and value.dim() == 1
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> Standardised:
     """Load and standardise a job's dataset, and make sure that it is still the one that was planned with."""
-    dataset = _used(registry, "dataset", content)
+    dataset = create_used(registry, "dataset", content)
     data = standardise(dataset.load(content["split_seed"], store.cache), content["names"][0])
     planned = content["cells"][0]["description"]["dataset"]["data"]
     if data.fingerprint != planned:
@@ -153,84 +165,6 @@ def load_data(content: Mapping[str, Any], store: Store, registry: Registry) -> S
             f"{planned[:12]}. The same seed must give the same arrays; make its `load` deterministic."
         )
     return data
-
-
-def _used(registry: Registry, kind: Kind, content: Mapping[str, Any]) -> Any:
-    with blaming(f"{kind} '{content[kind]['use']}'"):
-        return registry.get(kind, content[kind]["use"]).create(content[kind]["parameters"])
-
-
-def build_stack(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Stack:
-    """Build a job's stack with fresh weights: cells one after the other, temperatures in their order within each."""
-    encoder, decoder, objective = (_used(registry, kind, content) for kind in ("encoder", "decoder", "objective"))
-    names = (f"encoder '{content['encoder']['use']}'", f"decoder '{content['decoder']['use']}'")
-    seeds = [cell["seed"] for cell in content["cells"]]
-    temperatures = torch.tensor(content["temperatures"], dtype=torch.float64)
-    dials = temperatures * data.total_variance / objective.decoder_variance
-    return Stack(
-        [build_pair(encoder, decoder, data.shape, content["latent_dim"], seed, names) for seed in seeds],
-        objective,
-        dials.repeat(len(seeds)),
-        torch.arange(len(seeds)).repeat_interleave(len(temperatures)),
-        data.total_variance,
-        data.shape,
-        linear=decoder.linear,
-        path=content["path"],
-        device=torch.device(content["device"]),
-        dtype=torch.float64 if content["precision"] == "float64" else torch.float32,
-    )
-
-
-def _trainer(content: Mapping[str, Any], data: Standardised, registry: Registry) -> Trainer:
-    return Trainer(
-        build_stack(content, data, registry),
-        data,
-        content["temperatures"] * len(content["cells"]),
-        [cell["seed"] for cell in content["cells"]],
-        content["latent_dim"],
-        Training.model_validate(content["training"]),
-        EvaluationSettings.model_validate(content["evaluation"]),
-    )
-
-
-def choose_path(plan: Plan, names: tuple[str, str, str], device: str, registry: Registry) -> tuple[Computation, str]:
-    """Return how a scan's stacks are computed, and why not in the way that was asked for or that comes first.
-
-    The compiled kernel comes first where it applies, then torch.func, then one replica after the other; each is tried
-    against the last. What cannot even be computed one by one is left to fail so, with the plugin's own error.
-    """
-    suite = plan.suite
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    content = {
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "cells": [{"seed": 0}],
-        "temperatures": list(suite.scan.temperatures)[:2] * 2,
-        "device": device,
-        "precision": suite.compute.precision,
-    }
-    data = plan.data[names[0]]
-    asked = suite.compute.path
-    wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
-    if asked == "auto" and device == "cpu" and suite.compute.precision == "float32":
-        wanted.insert(0, "chained")
-    reasons: list[str] = []
-    for path in wanted:
-        if path == "one-by-one":
-            return path, ""
-        try:
-            reason = why_not(build_stack({**content, "path": path}, data, registry), architecture.latent_dim)
-        except KernelError as error:
-            reason = f"{path}: {error}"
-        except Exception:
-            return "one-by-one", ""
-        if reason is None:
-            return path, "; ".join(reasons)
-        reasons.append(reason)
-    return "one-by-one", "; ".join(dict.fromkeys(reasons))
 
 
 def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:
@@ -260,8 +194,8 @@ def observe_cells(
     """
     evaluation = EvaluationSettings.model_validate(content["evaluation"])
     device = torch.device(content["device"])
-    single = any(record.provenance.get("path") == "one-by-one" for record in records)
-    path = "one-by-one" if single else "batched"
+    trained = {record.provenance.get("path") for record in records}
+    path = next((path for path in GROUPS if path in trained), "batched")
     stack = build_stack({**content, "cells": [{"seed": 0}], "path": path}, data, registry)
     weights = [store.read_weights(record) for record in records]
     _fill(stack, {name: torch.cat([part[name] for part in weights]) for name in weights[0]})

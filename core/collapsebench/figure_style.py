@@ -51,7 +51,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 NOTHING: dict[str, Any] = {"linestyle": "none"}
-_CAPTION_SIZE = 7.5
+CAPTION_SIZE = 7.5
 _LINE = 0.155
 _CHARACTERS_PER_INCH = 16.5
 _LEGEND_CHARACTER = 0.062
@@ -95,8 +95,8 @@ def lay_out(
     legend_columns = 2 if _LEGEND_LINE * (len(names) + 1) > panels_height + 0.5 else 1
     legend = 0.05 + legend_columns * (0.57 + _LEGEND_CHARACTER * max(map(len, names)))
     total = left + columns * width + (columns - 1) * gap + 0.15 + legend
-    lines = textwrap.wrap(caption, int((total - 0.3) * _CHARACTERS_PER_INCH))
-    below = axis + 0.1 + _LINE * len(lines) + 0.08
+    text, below = wrapped_caption(caption, total)
+    below += axis
     tall = above + panels_height + below
     figure = Figure(figsize=(total, tall))
     panels: list[Axes] = []
@@ -110,10 +110,15 @@ def lay_out(
         panels.append(figure.add_axes((x / total, bottom / tall, width / total, height / tall), **shared))
         panels[-1].tick_params(which="both", labelleft=column == 0 or apart, labelbottom=place + columns >= count)
     figure.text(
-        0.15 / total, 0.08 / tall, "\n".join(lines), size=_CAPTION_SIZE, va="bottom", linespacing=1.35,
-        parse_math=False,
+        0.15 / total, 0.08 / tall, text, size=CAPTION_SIZE, va="bottom", linespacing=1.35, parse_math=False
     )  # fmt: skip
     return Layout(figure, panels, (total - legend - 0.05) / total, 1 - above / tall, columns, legend_columns)
+
+
+def wrapped_caption(caption: str, width: float) -> tuple[str, float]:
+    """Return a caption in lines that fit a width, and the height that they need, inches."""
+    lines = textwrap.wrap(caption, int((width - 0.3) * _CHARACTERS_PER_INCH))
+    return "\n".join(lines), 0.1 + _LINE * len(lines) + 0.08
 
 
 def label(layout: Layout, x: str, *y: str) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a suite: those of both papers, each drawn once per dataset and objective.
+"""The figures of a suite: those of both papers, and pictures of latents, drawn once per dataset and objective.
 
 Each is drawn from everything that was measured; its caption says from how many temperatures and runs, on which split,
 and what the dashed lines are.
@@ -30,6 +30,7 @@ from collapsebench.figure_scans import (
     draw_truncated_distortions,
 )
 from collapsebench.figure_text import Drawing
+from collapsebench.figure_traversals import draw_traversals
 from collapsebench.results import SuiteResults
 from collapsebench.standings import Group, comparisons
 
@@ -43,6 +44,7 @@ SPLIT_OF: dict[str, SplitName] = {
     "utility-threshold": "train",
     "utility-rate-threshold": "train",
     "rate-overlay": "train",
+    "traversals": "train",
 }
 """The split each figure shows by default: thresholds are statements about train, distortions about unseen data."""
 
@@ -56,6 +58,7 @@ _KINDS: dict[str, Callable[[Sequence[Group], SplitName], Drawing]] = {
     "utility-threshold": draw_utilities,
     "utility-rate-threshold": draw_rate_utilities,
     "rate-overlay": draw_rate_overlays,
+    "traversals": draw_traversals,
 }
 
 

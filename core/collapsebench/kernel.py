@@ -1,4 +1,4 @@
-"""Compile and load `kernel.c`, once per machine.
+"""Compile and load the kernel, `kernel.c`, `pair.c` and `precondition.c`, once per machine.
 
 Everything that can go wrong (no compiler, no OpenMP in this build of PyTorch, a folder that cannot be written) is a
 `KernelError` with its reason: whoever asks goes on without the kernel and says why.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).with_name("kernel.c")
+_HEADER, *_SOURCES = (Path(__file__).with_name(name) for name in ("vectors.h", "kernel.c", "pair.c", "precondition.c"))
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 _SECONDS = 120
 _Long, _Pointer = ctypes.c_long, ctypes.c_void_p
@@ -42,6 +42,42 @@ class Chain(ctypes.Structure):
         ("split", _Long),
         *((name, _Pointer) for name in ("y", "y_rest", "grad_y", "grad_y_rest", "grad_x")),
         *((name, ctypes.POINTER(_Pointer)) for name in ("grad_weights", "grad_biases")),
+    ]
+
+
+class Map(ctypes.Structure):
+    """An affine map, or two side by side, as in `pair.c`."""
+
+    _fields_ = [
+        *((name, _Long) for name in ("inputs", "outputs", "parts", "kind")),
+        *((name, _Pointer * 2) for name in ("weight", "bias", "weight_gradient", "bias_gradient")),
+    ]
+
+
+class Pair(ctypes.Structure):
+    """The argument of `pair_run`, field by field as in `pair.c`."""
+
+    _fields_ = [
+        *((name, _Long) for name in ("replicas", "rows", "latents", "encoder_maps", "maps")),
+        ("map", ctypes.POINTER(Map)),
+        ("batch", ctypes.POINTER(_Long)),
+        *((name, _Long) for name in ("x_stride", "noise_stride", "weight_stride")),
+        *((name, _Pointer) for name in ("x", "noise", "weight", "error_price", "rate_price", "loss")),
+    ]
+
+
+class Update(ctypes.Structure):
+    """The argument of `precondition_run`, field by field as in `precondition.c`."""
+
+    _fields_ = [
+        *((name, _Long) for name in ("replicas", "outputs", "inputs", "start", "refresh")),
+        *(
+            (name, ctypes.c_float)
+            for name in ("learning_rate", "beta1", "beta2", "decay", "correction1", "correction2")
+        ),
+        *((name, ctypes.c_float) for name in ("ridge", "damping", "epsilon")),
+        *((name, _Pointer) for name in ("weight", "bias", "weight_gradient", "bias_gradient", "momentum", "square")),
+        *((name, _Pointer) for name in ("left", "left_basis", "right", "right_basis")),
     ]
 
 
@@ -77,6 +113,10 @@ def _load() -> ctypes.CDLL | str:
     kernel.posterior_forward.restype = None
     kernel.posterior_backward.argtypes = [_Long, _Long, _Long, *[_Pointer] * 7]
     kernel.posterior_backward.restype = None
+    kernel.pair_run.argtypes = [ctypes.POINTER(Pair)]
+    kernel.pair_run.restype = ctypes.c_int
+    kernel.precondition_run.argtypes = [ctypes.POINTER(Update)]
+    kernel.precondition_run.restype = ctypes.c_int
     kernel.chain_padded.argtypes = [_Long]
     kernel.chain_padded.restype = _Long
     return kernel
@@ -93,17 +133,18 @@ def _compiled(compiler: str) -> Path:
         [compiler, *_FLAGS, "-dM", "-E", "-x", "c", os.devnull],
         check=True, capture_output=True, text=True, timeout=_SECONDS,
     ).stdout  # fmt: skip
-    source = _SOURCE.read_text()
-    digest = hashlib.sha256("\0".join([source, *_FLAGS, compiler, target]).encode()).hexdigest()[:16]
+    texts = [path.read_text() for path in (_HEADER, *_SOURCES)]
+    digest = hashlib.sha256("\0".join([*texts, *_FLAGS, compiler, target]).encode()).hexdigest()[:16]
     folder = _folder()
     library = folder / f"kernel-{digest}.so"
     if library.exists() and library.stat().st_uid == os.getuid():
         return library
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch)
+        objects = [str(made / f"{path.stem}.o") for path in _SOURCES]
         for step in (
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(made / "kernel.o")],
-            [compiler, "-shared", str(made / "kernel.o"), "-o", str(made / "kernel.so")],
+            *([compiler, *_FLAGS, "-c", str(path), "-o", name] for path, name in zip(_SOURCES, objects, strict=True)),
+            [compiler, "-shared", *objects, "-lm", "-o", str(made / "kernel.so")],
         ):
             subprocess.run(step, check=True, capture_output=True, text=True, timeout=_SECONDS)
         (made / "kernel.so").replace(library)

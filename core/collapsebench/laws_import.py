@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from collapsebench import components
 from collapsebench.components import Kind
 from collapsebench.laws import BrokenLawError, Law, Subject, require
+from collapsebench.objective import Objective
 from collapsebench.registry import HEAVY, SLOW_SECONDS
 
 CLASSES: dict[Kind, type[Any]] = {
     "dataset": components.Dataset,
     "encoder": components.Encoder,
     "decoder": components.Decoder,
-    "objective": components.Objective,
+    "objective": Objective,
     "observable": components.Observable,
     "metric": components.Metric,
     "executor": components.Executor,

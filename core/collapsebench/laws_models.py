@@ -1,16 +1,15 @@
-"""Laws of encoders, decoders and objectives: shapes, gradients, repeatability, and whether replicas can be stacked."""
+"""Laws of encoders and decoders: shapes, gradients, repeatability, and whether replicas can be stacked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from collapsebench.components import SPLITS, Data, Decoder, Encoder, Objective, Parameters, Split
+from collapsebench.components import SPLITS, Data, Decoder, Encoder, Parameters, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.laws import BrokenLawError, Law, Subject, require
 from collapsebench.reference_scan import FlatDecoder, FlatEncoder, PlainObjective, stack_of
@@ -144,18 +143,20 @@ def _noise_data(shape: tuple[int, ...]) -> Standardised:
 
 @torch.no_grad()
 def _linear(subject: Subject) -> str:
-    decoder: Decoder[Any] = subject.create()
+    component: Encoder[Any] | Decoder[Any] = subject.create()
     module, (a, b) = _module(subject), _input(subject, 2)
-    values = module(torch.stack([a, b, a + b, torch.zeros_like(a)]))
+    values = next(iter(_outputs(subject, module, torch.stack([a, b, a + b, torch.zeros_like(a)])).values()))
     gap = float((values[0] + values[1] - values[2] - values[3]).abs().max())
     affine = gap <= 1e-4 * (1 + float(values.abs().max()))
-    if decoder.linear and not affine:
+    if component.linear and not affine:
         raise BrokenLawError(f"f(a) + f(b) differs from f(a + b) + f(0) by {gap:.2g}; remove `linear = True`.")
-    if affine and not decoder.linear:
-        return "affine, though not declared: `linear = True` would take the expectation over z in closed form"
-    return "declared and true" if decoder.linear else "not declared"
+    if affine and not component.linear:
+        gain = "would take the expectation over z in closed form" if isinstance(component, Decoder) else "would say so"
+        return f"affine, though not declared: `linear = True` {gain}"
+    return "declared and true" if component.linear else "not declared"
 
 
+BATCHABLE = Law("batchable", "replicas can be stacked, or it declares that they cannot", _batchable)
 _MODULES = (
     Law("builds", "build returns a module with parameters", _builds, presupposed=True),
     Law("shapes", "outputs have the contract's shapes, in float32", _shapes, presupposed=True),
@@ -163,96 +164,8 @@ _MODULES = (
     Law("by-sample", "a sample's output does not depend on its batch", _by_sample),
     Law("gradients", "every parameter has a finite gradient", _gradients),
     Law("repeatable", "one seed gives the same initial weights", _repeatable),
-    Law("batchable", "replicas can be stacked, or it declares that they cannot", _batchable),
+    BATCHABLE,
 )
-ENCODER = _MODULES
-DECODER = (*_MODULES, Law("linear", "if declared linear, it is", _linear))
-
-
-def _loss(
-    subject: Subject, distortion: Tensor, rate: Tensor, dial: float = 0.1, progress: float = 0.5
-) -> tuple[Tensor, dict[str, Tensor]]:
-    objective: Objective[Any] = subject.create()
-    state = {name: value.clone().requires_grad_() for name, value in objective.init_state().items()}
-    found = objective.loss(distortion, rate, torch.tensor(dial), state, torch.tensor(progress))
-    require(isinstance(found, Tensor), f"loss returned {type(found).__name__}, expected a tensor (batch,).")
-    return found, state
-
-
-def _terms(batch: int = 16) -> tuple[Tensor, Tensor]:
-    """Distortions `(batch,)` and rates `(batch, latent)` of samples, collapsed latents among them."""
-    generator = torch.Generator().manual_seed(0)
-    rate = torch.rand(batch, _LATENTS, generator=generator) * torch.tensor([5.0, 0.1, 0.0])
-    return torch.rand(batch, generator=generator) * 10, rate
-
-
-def _declares(subject: Subject) -> str:
-    objective: Objective[Any] = subject.create()
-    require(bool(objective.dial), "dial is empty, expected the name of what is scanned.")
-    variance = objective.decoder_variance
-    require(0 < variance < math.inf, f"decoder_variance is {variance}, expected a positive number.")
-    return ""
-
-
-def _state(subject: Subject) -> str:
-    states: list[Mapping[str, Any]] = [subject.create().init_state() for _ in range(2)]
-    for name, value in states[0].items():
-        good = isinstance(value, Tensor) and value.is_floating_point() and bool(torch.isfinite(value).all())
-        require(good, f"state '{name}' is {value!r}, expected a finite floating-point tensor.")
-        require(torch.equal(value, states[1][name]), f"state '{name}' differs between two calls of init_state.")
-    require(states[0].keys() == states[1].keys(), "init_state names other tensors when it is called again.")
-    return ""
-
-
-def _loss_shape(subject: Subject) -> str:
-    for batch in _BATCHES:
-        found, _ = _loss(subject, *_terms(batch))
-        shape = tuple(found.shape)
-        require(shape == (batch,), f"loss is {shape} for a batch of {batch}, expected {(batch,)}, one number a sample.")
-        require(found.dtype == torch.float32, f"loss is {found.dtype} for float32 terms, expected float32.")
-    return ""
-
-
-def _loss_finite(subject: Subject) -> str:
-    for dial in (1e-6, 0.1, 10.0):
-        for progress in (0.0, 0.5, 1.0):
-            found, _ = _loss(subject, *_terms(), dial, progress)
-            good = bool(torch.isfinite(found).all())
-            require(good, f"loss holds NaN or infinity at dial {dial:g}, progress {progress:g}.")
-    return ""
-
-
-def _loss_gradients(subject: Subject) -> str:
-    distortion, rate = (term.requires_grad_() for term in _terms())
-    found, state = _loss(subject, distortion, rate)
-    terms = {"distortion": distortion, "rate": rate, **{f"state '{name}'": value for name, value in state.items()}}
-    gradients = torch.autograd.grad(found.sum(), list(terms.values()), allow_unused=True)
-    for name, gradient in zip(terms, gradients, strict=True):
-        require(gradient is not None, f"the loss does not depend on {name}; without that it cannot be trained.")
-        require(bool(torch.isfinite(gradient).all()), f"the gradient with respect to {name} holds NaN or infinity.")
-    return ""
-
-
-def _oracle(subject: Subject) -> str:
-    objective: Objective[Any] = subject.create()
-    if not objective.has_oracle:
-        return "not declared"
-    distortion, rate = _terms()
-    for progress in (0.0, 1.0):
-        found, _ = _loss(subject, distortion, rate, 0.3, progress)
-        require(
-            torch.allclose(found, distortion + 0.3 * rate.sum(-1), rtol=1e-5),
-            "declares has_oracle, but its loss is not distortion + dial * rate summed over latents; remove it.",
-        )
-    return "declared and true"
-
-
-OBJECTIVE = (
-    Law("declares", "its dial has a name and its decoder variance is positive", _declares),
-    Law("state", "init_state gives the same finite tensors every time", _state, presupposed=True),
-    Law("shapes", "the loss is one number a sample, in float32", _loss_shape, presupposed=True),
-    Law("finite", "the loss is finite over dials and progress", _loss_finite),
-    Law("gradients", "distortion, rate and state have finite gradients", _loss_gradients),
-    Law("oracle", "if it declares the exact theory, its loss is that of the theory", _oracle),
-    Law("batchable", "replicas can be stacked, or it declares that they cannot", _batchable),
-)
+_LINEAR = Law("linear", "if declared linear, it is", _linear)
+ENCODER = (*_MODULES, _LINEAR)
+DECODER = (*_MODULES, _LINEAR)

@@ -6,14 +6,19 @@ stationary points are those of the objective.
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from collapsebench.kernel import KernelError, Update, load_kernel
+
 Tensors = dict[str, Tensor]
 _RIDGE, _DAMPING = 1e-3, 1e-6
+_WIDEST = 256  # beyond it PyTorch's products, blocked for large matrices, are faster
 
 
 class StackOptimiser(ABC):
@@ -122,9 +127,50 @@ class Preconditioned(StackOptimiser):
         """Update the parameters in place."""
         self._updates += 1
         for names in affine_maps(parameters):
+            if self._step_by_kernel(names, parameters, gradients, learning_rate):
+                continue
             change = self._change(names[0], _join([gradients[name] for name in names]))
             for name, part in zip(names, _part(change, [parameters[name] for name in names]), strict=True):
                 parameters[name].add_(part, alpha=-learning_rate)
+
+    def _step_by_kernel(
+        self, names: tuple[str, ...], parameters: Tensors, gradients: Tensors, learning_rate: float
+    ) -> bool:
+        """Update one affine map in one pass of the compiled kernel, where it applies; the same state, the same step."""
+        parts = [tensors[name] for tensors in (parameters, gradients) for name in names]
+        weight, bias = parameters[names[0]], parameters[names[1]] if len(names) > 1 else None
+        if weight.dim() != 3 or not all(_suits_kernel(part) for part in parts) or (kernel := _kernel()) is None:
+            return False
+        replicas, out, inputs = weight.shape
+        columns = inputs + (bias is not None)
+        if columns == 1 or max(out, columns) > min(_WIDEST, self.max_dimension):
+            return False
+        start = f"{names[0]}/m" not in self._state
+        for key, shape in self._layout(names[0], out, columns).items():
+            if key not in self._state:
+                self._state[key] = weight.new_zeros(replicas, *shape)
+            self._state[key] = self._state[key].contiguous()
+        grads = [gradients[name].contiguous() for name in names]
+        pointers = [weight, bias, grads[0], grads[1] if bias is not None else None]
+        pointers += [
+            self._state.get(f"{names[0]}/{key}") for key in ("m", "v", "left", "left-basis", "right", "right-basis")
+        ]
+        call = Update(
+            replicas, out, inputs, start, self._updates % self.refresh_every == 0, learning_rate, self.beta1,
+            self.beta2, self.decay, 1 - self.beta1**self._updates, 1 - self.beta2**self._updates, _RIDGE, _DAMPING,
+            self.epsilon, *(None if part is None else part.data_ptr() for part in pointers),
+        )  # fmt: skip
+        if kernel.precondition_run(ctypes.byref(call)):
+            raise MemoryError("no memory for the scratch space of a preconditioned update")
+        return True
+
+    def _layout(self, name: str, out: int, columns: int) -> dict[str, tuple[int, int]]:
+        """The state of one affine map: where it is kept, and its shape per replica."""
+        layout = {f"{name}/m": (out, columns), f"{name}/v": (out, columns)}
+        for side, size in (("left", out), ("right", columns)):
+            if size > 1:
+                layout |= {f"{name}/{side}": (size, size), f"{name}/{side}-basis": (size, size)}
+        return layout
 
     def _change(self, name: str, gradient: Tensor) -> Tensor:
         left, right = (self._basis(name, side, gradient) for side in ("left", "right"))
@@ -174,6 +220,18 @@ class Preconditioned(StackOptimiser):
         """Restore what `state` returned."""
         self._state = {key: value for key, value in state.items() if key != "updates"}
         self._updates = int(state["updates"])
+
+
+@cache
+def _kernel() -> ctypes.CDLL | None:
+    try:
+        return load_kernel()
+    except KernelError:
+        return None
+
+
+def _suits_kernel(part: Tensor) -> bool:
+    return part.device.type == "cpu" and part.dtype == torch.float32
 
 
 def affine_maps(parameters: Mapping[str, Tensor]) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from collapsebench.boards import render, statuses
+from collapsebench.boards import ranking, render, scores, statuses
 from collapsebench.bundle import read_data, write_bundle
 from collapsebench.errors import StoreError
 from collapsebench.figures import draw_figures
@@ -20,7 +20,7 @@ from collapsebench.pages import PAGE, suite_page
 from collapsebench.required_rank import required_rank_csv, required_rank_page, required_ranks
 from collapsebench.results import SuiteResults
 
-FORMATS = {"text": "txt", "md": "md", "csv": "csv", "json": "json"}
+FORMATS = {"text": "txt", "md": "md", "csv": "csv", "json": "json", "tex": "tex", "html": "html"}
 MANIFEST = "manifest.json"
 
 
@@ -47,14 +47,16 @@ def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
 def write_outputs(results: SuiteResults, folder: Path) -> list[Path]:
     """Write boards and tables as files; return their paths.
 
-    board.{txt,md,csv,json}; cells.csv; in tables/, required-rank.{csv,md} and one table per metric with its modes;
-    provenance.json.
+    board.{txt,md,csv,json,tex,html}; ranking.csv; cells.csv; in tables/, scores.csv with every value of every seed,
+    required-rank.{csv,md} and one table per metric with its modes; provenance.json.
     """
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     written = []
     for format, suffix in FORMATS.items():
         written.append(_write(folder / f"board.{suffix}", render(results, format)))
     written.append(_write(folder / "cells.csv", statuses(results).to_csv(index=False)))
+    written.append(_write(folder / "ranking.csv", ranking(results).to_csv(index=False)))
+    written.append(_write(folder / "tables" / "scores.csv", scores(results).to_csv(index=False)))
     ranks = required_ranks(results)
     written.append(_write(folder / "tables" / "required-rank.csv", required_rank_csv(ranks)))
     written.append(_write(folder / "tables" / "required-rank.md", required_rank_page(ranks)))

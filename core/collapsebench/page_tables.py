@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from collapsebench.boards import board, reasons, statuses
+from collapsebench.layout import headline_scores, number
 from collapsebench.page_data import DIGITS, Run, Runs, names_of
 from collapsebench.ranking import CONFIDENCE
 from collapsebench.results import CellResult, SuiteResults
 from collapsebench.standings import Group, comparisons, declared_scores, ranking_scores, standings
-from collapsebench.tables import headline_scores, number
 
 MARKS = {
     "converged": ("●", "converged"),
@@ -82,7 +82,7 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
                 Cell(dataset),
                 Cell(objective),
                 Cell(rank.text, rank.mean) if rank else Cell("-", ""),
-                Cell(number(rank.mean, rank.low, rank.high), rank.mean) if rank else Cell("-", ""),
+                Cell(f"{rank.mean:.2f}", rank.mean) if rank else Cell("-", ""),
                 Cell(f"{len(group.ok)}/{len(group.cells)}", len(group.ok) / len(group.cells)),
                 converged_share(group.ok),
             ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from collapsebench import notebook
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import CollapsebenchError, StoreError, blaming
+from collapsebench.errors import CollapsebenchError, StoreError, UnsuitableError, blaming, is_out_of_memory
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
+from collapsebench.waves import Piece, Protocol, make_pieces, make_waves
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Names = tuple[str, str, str]
 SCHEMA = 1
 ENGINE = 1
 
@@ -169,13 +171,19 @@ def describe(
         "decoder": _identity(architecture.decoder),
         "latent_dim": architecture.latent_dim,
         "objective": _identity(objective),
-        "protocol": suite.scan.protocol,
+        **_protocol(suite, architecture.protocol),
         "temperatures": list(suite.scan.temperatures),
         "training": training,
         "equilibrium": suite.evaluation.model_dump(mode="json", include={"samples", "active_threshold"}),
         "precision": suite.compute.precision,
         "seed": seed,
     }
+
+
+def _protocol(suite: Suite, protocol: Protocol) -> dict[str, Any]:
+    """What decides the numbers of a scan about its order of training."""
+    settings = {"fresh": set(), "up": {"wave_size"}, "down": {"wave_size", "perturbation"}}[protocol]
+    return {"protocol": protocol, **suite.scan.model_dump(mode="json", include=settings)}
 
 
 def _identity(reference: Reference) -> dict[str, Any]:
@@ -194,26 +202,55 @@ def key_of(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def frozen_paths(store: Store) -> dict[str, str]:
+    """Return how the cells of jobs that an interrupted run left are computed, by key; damaged files are passed over."""
+    found: dict[str, str] = {}
+    for path in sorted((store.root / "jobs").glob("*.json")):
+        try:
+            job = json.loads(path.read_text())
+            found |= {cell["key"]: job["path"] for cell in job["cells"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def adopted_keys(plan: Plan, store: Store) -> set[str]:
+    """Return the cells that are missing and belong to a job which an interrupted run left."""
+    return _unfinished(store, {cell.key for cell in plan.missing if cell.key})[1]
+
+
 def make_jobs(
-    plan: Plan, store: Store, device: str, paths: Mapping[tuple[str, str, str], tuple[str, str]]
+    plan: Plan,
+    store: Store,
+    device: str,
+    paths: Mapping[Names, tuple[str, str]],
+    most: Mapping[Names, Callable[[int], int]] | None = None,
+    predicted: Mapping[Names, Callable[[int], int] | None] | None = None,
 ) -> list[Path]:
     """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
 
-    paths: (dataset, architecture, objective) -> how its stacks are computed, and why not otherwise.
+    paths: (dataset, architecture, objective) -> how its stacks are computed, and why not otherwise. most: the same ->
+    how many replicas may share a stack of which so many are wanted; by default all. predicted: the same -> the peak
+    memory of a stack of so many replicas, in bytes.
     """
     missing = {cell.key: cell for cell in plan.missing if cell.key}
     files, adopted = _unfinished(store, set(missing))
     for path in files:
         job = json.loads(path.read_text())
         store.write_text(path, json.dumps({**job, **_manner(plan.suite, device)}, indent=1, sort_keys=True))
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    groups: dict[Names, list[Cell]] = {}
     for key, cell in missing.items():
         if key not in adopted:
             groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
     for names, cells in groups.items():
-        scans = max(1, plan.suite.compute.max_replicas_per_stack // len(plan.suite.scan.temperatures))
+        waves = waves_of(plan.suite, names[1])
+        scans = max(1, plan.suite.compute.max_replicas_per_stack // len(waves[0]))
         for start in range(0, len(cells), scans):
-            job = _job(plan.suite, names, cells[start : start + scans], device, paths[names])
+            some = cells[start : start + scans]
+            pieces = make_pieces(waves, len(some), (most or {}).get(names, lambda wanted: wanted))
+            job = _job(plan.suite, names, some, pieces, device, paths[names])
+            peak = (predicted or {}).get(names)
+            job["predicted_bytes"] = peak(max(len(piece.replicas) for piece in pieces)) if peak else None
             files.append(store.job_file(job["id"]))
             store.write_text(files[-1], json.dumps(job, indent=1, sort_keys=True))
     return files
@@ -230,8 +267,7 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
             raise StoreError(f"{path}: is not a readable job file ({error}). Remove it and run again.") from error
         done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
         if not keys - done:  # killed after its last cell was stored
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
-            path.unlink()
+            store.discard_job(path)
         elif keys - done <= missing and not keys & adopted:
             files.append(path)
             adopted |= keys
@@ -239,7 +275,12 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
 
 
 def _job(
-    suite: Suite, names: tuple[str, str, str], cells: Sequence[Cell], device: str, path: tuple[str, str]
+    suite: Suite,
+    names: Names,
+    cells: Sequence[Cell],
+    pieces: Sequence[Piece],
+    device: str,
+    path: tuple[str, str],
 ) -> dict[str, Any]:
     dataset = next(item for item in suite.datasets if item.id == names[0])
     architecture = next(item for item in suite.architectures if item.id == names[1])
@@ -254,6 +295,8 @@ def _job(
         "objective": used(objective),
         "latent_dim": architecture.latent_dim,
         "temperatures": list(suite.scan.temperatures),
+        "perturbation": suite.scan.perturbation if architecture.protocol == "down" else 0.0,
+        "pieces": [piece.entry for piece in pieces],
         "split_seed": suite.split_seed,
         "evaluation": suite.evaluation.model_dump(mode="json"),
         "precision": suite.compute.precision,
@@ -262,6 +305,12 @@ def _job(
         "why_this_path": path[1],
     }
     return {"id": key_of(job)[:16], **job}
+
+
+def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
+    """Return the waves in which an architecture's scans are trained, as places in the list of temperatures."""
+    protocol = next(item for item in suite.architectures if item.id == architecture).protocol
+    return make_waves(protocol, len(suite.scan.temperatures), suite.scan.wave_size)
 
 
 def _manner(suite: Suite, device: str) -> dict[str, Any]:
@@ -293,8 +342,9 @@ def with_records(plan: Plan, store: Store) -> Plan:
 
 def classify(error: Exception) -> str:
     """Return the status of a cell that an exception ended."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in text or "not enough memory" in text:
+    if isinstance(error, UnsuitableError):
+        return "skipped"
+    if is_out_of_memory(error):
         return "out-of-memory"
     return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
 

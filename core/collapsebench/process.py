@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_GIB = 1 << 30
+_MIB, _GIB = 1 << 20, 1 << 30
 
 
 @cache
@@ -22,6 +24,27 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, _GIB)) and bool(mallopt(_M_TRIM_THRESHOLD, 2 * _GIB - 1))
+
+
+@contextmanager
+def returned_memory() -> Iterator[None]:
+    """Within this context every large block is mapped, and handed back when freed, as are those freed before.
+
+    A phase that allocates otherwise than the one before cannot reuse the blocks that `keep_freed_memory` has kept.
+    Elsewhere than on Linux with glibc nothing happens. Source: malloc_trim(3), mallopt(3).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    glibc = ctypes.CDLL(None)
+    glibc.malloc_trim(0)
+    glibc.mallopt(_M_MMAP_THRESHOLD, _MIB)
+    try:
+        yield
+    finally:
+        glibc.malloc_trim(0)
+        if keep_freed_memory.cache_info().currsize:
+            glibc.mallopt(_M_MMAP_THRESHOLD, _GIB)
 
 
 def share_cores() -> None:

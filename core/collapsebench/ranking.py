@@ -1,9 +1,13 @@
-"""The statistics of a board: intervals over seeds, and ranks that claim no more than the seeds decide."""
+"""The statistics of a board: intervals over seeds, and ranks that claim no more than the seeds decide.
+
+docs/statistics.md says in full what is estimated, what the intervals promise and how that was checked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,19 +21,30 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 """The confidence of every interval on a board."""
 
+WHOLE = 1 / 6
+"""The least variance granted to the difference of two whole numbers, since rounding hides up to 1/12 of each."""
+
+ENOUGH = 16
+"""Blocks, each a dataset with a seed, from which on ranks alone decide. Fewer can all agree by luck, or nearly: then
+they have hardly any spread, and intervals made of it cover too little (docs/statistics.md)."""
+
+ROUNDOFF = 1e-12
+"""A standard error below this share of the largest difference is none: the differences are all the same."""
+
+_DECIMALS = 9
+"""Decimals that differences of mean ranks are rounded to: they are fractions, and a tie must be an exact zero."""
+
 
 @dataclass(frozen=True)
 class PairedRank:
     """Where an architecture stands among those ranked with it; 1 is the best.
 
-    mean, low, high: the mean rank over scores and seeds with its t-interval over seeds, NaN with fewer than two.
-    best, worst: the ranks left open by ties: one more than the number of architectures that are decidedly better, and
-    the number of all less those that are decidedly worse.
+    mean: the mean rank over datasets, seeds and scores, by which a board is sorted. best, worst: the rank interval: one
+    more than the number of architectures that are decidedly better, and the number of all less those that are decidedly
+    worse. All intervals of a board together cover the true ranks with the confidence of the board, or more.
     """
 
     mean: float
-    low: float
-    high: float
     best: int
     worst: int
 
@@ -64,38 +79,120 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float
     return (mean, nothing, nothing) if known.size < 2 else (mean, mean - half, mean + half)
 
 
-def paired_ranks(values: ArrayLike, higher: Sequence[bool], confidence: float = CONFIDENCE) -> list[PairedRank]:
-    """Rank architectures by several scores over seeds that they share: `(architecture, seed, score)`, no NaN.
+def stratified_mean(parts: Sequence[ArrayLike]) -> tuple[Floats, Floats, Floats]:
+    """Return the mean over strata of means over the last axis, its standard error and its degrees of freedom.
 
-    higher: per score, whether more is better. Within a seed each score ranks the architectures, equal values sharing
-    their mean rank; the mean over scores is the seed's rank. Two architectures are tied unless both hold:
-    the t-interval over seeds of their paired difference in rank excludes 0, and so does that of their paired
-    difference in some score, in the same direction, at 1 - (1 - confidence) / scores. The second condition is needed
-    because ranks that agree over a few seeds have no spread at all: two equal architectures would be told apart by the
-    first alone with probability 2^(1 - seeds), a quarter for three. With fewer than two seeds all are tied.
+        mean = 1/D sum_d mean_d,    se^2 = 1/D^2 sum_d s_d^2 / n_d
+        df = (sum_d s_d^2 / n_d)^2 / sum_d (s_d^2 / n_d)^2 / (n_d - 1)
+
+    Strata are datasets, the last axis counts seeds; the datasets are those of the suite, not a sample of others, so
+    what differs between them is no error. NaN errors where a stratum has fewer than two seeds.
+    Shapes: D times `(..., n_d)` -> `(...)` each. Source: Satterthwaite 1946, Welch 1947.
     """
-    cost = np.asarray(values, dtype=np.float64) * np.where(np.asarray(higher, dtype=np.bool_), -1.0, 1.0)
-    ranks: Floats = stats.rankdata(cost, axis=0).mean(axis=2)
-    count = len(cost)
-    better = np.array(
-        [
-            [_decidedly_better(cost[a], cost[b], ranks[a], ranks[b], confidence) for b in range(count)]
-            for a in range(count)
-        ]
-    )
+    values = [np.asarray(part, dtype=np.float64) for part in parts]
+    mean = np.mean([value.mean(axis=-1) for value in values], axis=0)
+    if min(value.shape[-1] for value in values) < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    errors = np.array([value.var(axis=-1, ddof=1) / value.shape[-1] for value in values])
+    freedom = np.array([value.shape[-1] - 1 for value in values]).reshape(-1, *[1] * (errors.ndim - 1))
+    total, spread = errors.sum(axis=0), (errors**2 / freedom).sum(axis=0)
+    df = np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1.0), freedom.min())
+    return mean, np.sqrt(total) / len(values), df
+
+
+def paired_ranks(
+    datasets: Sequence[ArrayLike], higher: Sequence[bool], confidence: float = CONFIDENCE
+) -> list[PairedRank]:
+    """Rank architectures by several scores over the datasets and seeds that they share, with rank intervals.
+
+    datasets: `(architecture, seed, score)` each, no NaN. higher: per score, whether more is better. Within a dataset
+    and seed each score ranks the architectures, equal values sharing their mean rank; the mean over scores is the rank
+    of that block. Two architectures are tied unless both hold:
+
+    1. the t-interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, at
+       1 - (1 - confidence) / pairs, so that all pairs hold together.
+    2. with fewer than `ENOUGH` blocks, which may all agree by luck: flipping the signs of the blocks' differences in
+       all ways gives one as large in at most (1 - confidence) / pairs of them. With so few blocks that none of the ways
+       is that rare, more scores must differ in that direction than in the other, each by its own t-interval over seeds,
+       at 1 - (1 - confidence) / (pairs * datasets * scores).
+
+    Sources: ranks from simultaneous intervals of all differences: Al Mohamad, Goeman and van Zwet 2022; Mogstad,
+    Romano, Shaikh and Wilhelm 2024. The level of each: Dunn 1961. Flipped signs: Fisher 1935.
+    """
+    sign = np.where(np.asarray(higher, dtype=np.bool_), -1.0, 1.0)
+    costs = [np.asarray(values, dtype=np.float64) * sign for values in datasets]
+    ranks = [stats.rankdata(cost, axis=0).mean(axis=2) for cost in costs]
+    count = len(costs[0])
+    pairs = np.triu_indices(count, 1)
+    leads = _decided(costs, ranks, pairs, confidence)
+    ahead = np.zeros((count, count), dtype=np.bool_)
+    ahead[pairs] = leads > 0
+    ahead.T[pairs] = leads < 0
+    means = np.mean([rank.mean(axis=1) for rank in ranks], axis=0)
     return [
-        PairedRank(
-            *t_interval(ranks[a], confidence), best=1 + int(better[:, a].sum()), worst=count - int(better[a].sum())
-        )
+        PairedRank(float(means[a]), best=1 + int(ahead[:, a].sum()), worst=count - int(ahead[a].sum()))
         for a in range(count)
     ]
 
 
-def _decidedly_better(cost: Floats, other_cost: Floats, rank: Floats, other_rank: Floats, confidence: float) -> bool:
-    """Return whether the first of two architectures is better; costs `(seed, score)`, ranks `(seed,)`."""
-    if not t_interval(other_rank - rank, confidence)[1] > 0:
-        return False
+def _decided(
+    costs: Sequence[Floats], ranks: Sequence[Floats], pairs: tuple[np.ndarray, ...], confidence: float
+) -> Floats:
+    """Return per pair 1 where the first is decidedly better, -1 where the second is, else 0."""
+    first, second = pairs
+    if not first.size:
+        return np.zeros(0)
+    if min(rank.shape[1] for rank in ranks) < 2:
+        return np.zeros(first.size)
+    parts = [(rank[second] - rank[first]).round(_DECIMALS) for rank in ranks]
+    blocks = sum(part.shape[1] for part in parts)
+    mean, error, df = stratified_mean(parts)
+    chance = (1 - confidence) / first.size
+    half = stats.t.ppf(1 - chance / 2, df) * error
+    lead = np.where(np.abs(mean.round(_DECIMALS)) > half, np.sign(mean), 0.0)
+    if blocks >= ENOUGH:
+        return lead
+    if 2.0 ** (1 - blocks) <= chance:
+        weighted = np.concatenate([part / part.shape[1] for part in parts], axis=1)
+        return np.where(_share_as_large(weighted) <= chance, lead, 0.0)
+    level = chance / (len(costs) * costs[0].shape[2])
+    votes = sum(_votes(cost[second], cost[first], level) for cost in costs)
+    return np.where(np.sign(votes) == lead, lead, 0.0)
+
+
+def _share_as_large(blocks: Floats) -> Floats:
+    """Return per pair the share of all ways to flip signs whose sum is at least as large; `(pair, block)`."""
+    totals = np.abs(blocks @ _signs(blocks.shape[1]))
+    return np.asarray((totals >= totals[:, :1] - 10.0**-_DECIMALS).mean(axis=1))
+
+
+@lru_cache(maxsize=ENOUGH)
+def _signs(blocks: int) -> Floats:
+    """Return all signs of blocks, up to a common one, `(blocks, 2^(blocks - 1))`; the first column is all +1."""
+    ways = np.arange(2 ** (blocks - 1))
+    return np.where((ways[None, :] >> np.arange(blocks)[:, None]) & 1, -1.0, 1.0)
+
+
+def _votes(worse: Floats, better: Floats, level: float) -> Floats:
+    """Return per pair how many more scores differ decidedly in one direction than in the other; `(pair, seed, score)`.
+
+    Differences that are all the same decide nothing; of whole numbers, at least the spread that rounding hides is
+    granted. Infinite ones have no t-interval: if the two are equal, all n seeds of one architecture and none of the
+    other reach a value with probability at most 2 4^-n.
+    """
     with np.errstate(invalid="ignore"):
-        excess = np.where(cost == other_cost, 0.0, other_cost - cost)
-    strict = 1.0 - (1.0 - confidence) / cost.shape[1]
-    return any(np.isposinf(score).all() or t_interval(score, strict)[1] > 0 for score in excess.T)
+        excess = np.where(worse == better, 0.0, worse - better)
+    seeds = excess.shape[1]
+    finite = np.isfinite(excess).all(axis=1, keepdims=True)
+    known = np.where(finite, excess, 0.0)
+    whole = (known == known.round()).all(axis=1)
+    variance = known.var(axis=1, ddof=1)
+    error = np.sqrt(np.where(whole, np.maximum(variance, WHOLE), variance) / seeds)
+    mean = known.mean(axis=1)
+    varies = error > ROUNDOFF * np.abs(known).max(axis=1)
+    clear = np.abs(mean) > stats.t.ppf(1 - level / 2, seeds - 1) * error
+    decided = np.where(varies & clear, np.sign(mean), 0.0)
+    if 2 * 4.0**-seeds <= level:
+        decided += np.isposinf(excess).all(axis=1)
+        decided -= np.isneginf(excess).all(axis=1)
+    return np.asarray(decided.sum(axis=1), dtype=np.float64)

@@ -22,7 +22,6 @@ from collapsebench.components import (
     Decoder,
     Encoder,
     Measurement,
-    Objective,
     Parameters,
     Split,
     SplitName,
@@ -30,8 +29,10 @@ from collapsebench.components import (
 from collapsebench.data import Standardised, standardise
 from collapsebench.heads import GaussianHead
 from collapsebench.linear_oracle import oracle
+from collapsebench.objective import Objective, Prediction
 from collapsebench.observe import SplitSamples
-from collapsebench.stack import Stack, StackModel, build_pair
+from collapsebench.pairs import build_pair
+from collapsebench.stack import Stack, StackModel
 
 FEATURES, LATENTS, ROWS = 24, 20, 192
 TEMPERATURES = tuple(float(f"{t:.6g}") for t in np.geomspace(1.0, 1e-3, 25))
@@ -40,6 +41,8 @@ _CPU = torch.device("cpu")
 
 class FlatEncoder(Encoder[Parameters]):
     """Mean and log-variance affine in the flattened sample."""
+
+    linear: ClassVar[bool] = True
 
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
@@ -83,6 +86,7 @@ class ReferenceScan:
 
     def measurement(self, tables: Mapping[str, pd.DataFrame], *, has_oracle: bool = True) -> Measurement:
         """Return what a metric sees of the scan."""
+        foretold = Prediction.linear(np.array(TEMPERATURES), self.data.eigenvalues, LATENTS)
         return Measurement(
             temperatures=np.array(TEMPERATURES),
             latent_dim=LATENTS,
@@ -91,6 +95,7 @@ class ReferenceScan:
             pca=self.data.pca,
             second_moments=self.data.second_moments,
             has_oracle=has_oracle,
+            prediction=foretold if has_oracle else None,
         )
 
 
@@ -121,7 +126,7 @@ def stack_of(
     seeds: int = 1,
 ) -> Stack:
     """Return a freshly initialised stack, the temperatures in their order within each seed."""
-    dials = torch.tensor(temperatures, dtype=torch.float64) * data.total_variance / objective.decoder_variance
+    dials = torch.from_numpy(objective.dials(np.array(temperatures), data.eigenvalues, latent_dim))
     return Stack(
         [build_pair(encoder, decoder, data.shape, latent_dim, seed) for seed in range(seeds)],
         objective,

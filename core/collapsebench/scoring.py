@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -157,16 +158,12 @@ def _cell_result(
         reason = record.reason.splitlines()[0] if record and record.reason else _why_absent(plan, cell)
         status = plan.failures[cell.dataset][0] if cell.dataset in plan.failures else cell.status
         return CellResult(cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, status, reason)
-    tables = {"replicas": pd.DataFrame(list(record.replicas))}
-    for reference in observables:
-        try:
-            frame = store.read_observable(record.key, observable_name(reference, plan.suite.evaluation))
-        except StoreError as error:
-            failures = {**failures, (record.key, reference.use): str(error)}
-            continue
-        if frame is not None:
-            tables[reference.use] = frame
+    tables, failures = _read_tables(plan.suite, store, record, observables, failures)
     measurement = measurement_of(plan.suite, cell, data, tables, registry)
+    opposite = counterpart(plan, cell)
+    if opposite is not None and opposite.record is not None and opposite.record.status in FINISHED:
+        other, _ = _read_tables(plan.suite, store, opposite.record, observables, {})
+        measurement = replace(measurement, counterpart=measurement_of(plan.suite, opposite, data, other, registry))
     evaluations: dict[str, Evaluation] = {}
     metric_failures: dict[str, str] = {}
     for id, metric in metrics.items():
@@ -185,6 +182,37 @@ def _cell_result(
     )  # fmt: skip
 
 
+def _read_tables(
+    suite: Suite,
+    store: Store,
+    record: CellRecord,
+    observables: Sequence[Reference],
+    failures: Mapping[tuple[str, str], str],
+) -> tuple[dict[str, pd.DataFrame], Mapping[tuple[str, str], str]]:
+    """Return what is stored of a cell, and the failures with those that this met."""
+    tables = {"replicas": pd.DataFrame(list(record.replicas))}
+    for reference in observables:
+        try:
+            frame = store.read_observable(record.key, observable_name(reference, suite.evaluation))
+        except StoreError as error:
+            failures = {**failures, (record.key, reference.use): str(error)}
+            continue
+        if frame is not None:
+            tables[reference.use] = frame
+    return tables, failures
+
+
+def counterpart(plan: Plan, cell: Cell) -> Cell | None:
+    """Return the cell that differs in nothing but the direction of its scan, up or down, or None."""
+    opposite = {"up": "down", "down": "up"}.get(cell.description["protocol"])
+
+    def rest(other: Cell) -> dict[str, Any]:
+        return {k: v for k, v in other.description.items() if k not in ("protocol", "perturbation")}
+
+    candidates = (other for other in plan.cells if other.description["protocol"] == opposite)
+    return next((other for other in candidates if rest(other) == rest(cell)), None)
+
+
 def _why_absent(plan: Plan, cell: Cell) -> str:
     if cell.dataset in plan.failures:
         return plan.failures[cell.dataset][1]
@@ -199,8 +227,12 @@ def measurement_of(
     objective_reference = next(item for item in suite.objectives if item.id == cell.objective)
     decoder = create(registry, architecture.decoder)
     objective = create(registry, objective_reference)
+    temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
+    foretold = objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
+    if foretold is not None and not foretold.any_encoder and not create(registry, architecture.encoder).linear:
+        foretold = None
     return Measurement(
-        temperatures=np.array(suite.scan.temperatures, dtype=np.float64),
+        temperatures=temperatures,
         latent_dim=architecture.latent_dim,
         total_variance=data.total_variance,
         tables=tables,
@@ -208,6 +240,9 @@ def measurement_of(
         second_moments=data.second_moments,
         has_oracle=decoder.linear and objective.has_oracle,
         decoder_variance=objective.decoder_variance,
+        protocol=architecture.protocol,
+        prediction=foretold,
+        shape=data.shape,
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from collapsebench.components import SPLITS, Samples
+from collapsebench.components import SPLITS
 from collapsebench.conventions import Scaling, temperature_of
 from collapsebench.crosswalk import crosswalk, verdicts
 from collapsebench.errors import UserError
@@ -37,7 +37,7 @@ from collapsebench.store import Store
 from collapsebench.suite_schema import Convergence, EvaluationSettings
 
 if TYPE_CHECKING:
-    from collapsebench.components import Floats, SplitName
+    from collapsebench.components import SplitName
     from collapsebench.data import Standardised
 
 _OBSERVABLES = ("latent-moments", "truncated-distortion", "losses", "equilibrium")
@@ -53,7 +53,7 @@ class Spectroscopy:
     linear_decoder: whether decode turned out affine in z, which gives expectations over z in closed form.
 
     latents: one row per split and rank (from 1, by descending signal fraction on that split): the observable
-    "latent-moments", `largest_mean` = max |E z|, `active`, `one_shot_threshold` T_c = T (1 + snr) where active, and
+    "latent-moments", `active`, `one_shot_threshold` T_c = T (1 + snr) where active, and
     `pca_threshold` lambda_k / V. distortion: D_K over V with the first K ranked latents kept (`kept`), and PCA's.
     effective_dimension: min { K : D_K / D_0 <= tolerance } and PCA's, infinite where not reached.
     losses: distortion, rate and loss, nats, sampled decoding. equilibrium: one row, the Ward residuals and the
@@ -218,7 +218,7 @@ def measure(
     with evaluation_mode(pair):
         rows = torch.from_numpy(seen.splits["train"].values[:_TRIED]).to(device, dtype)
         adapter = ExternalModel(pair, rows, own, seen.total_variance)
-        frames, largest = {}, {}
+        frames = {}
         for name in _OBSERVABLES:
             observable = registry.get("observable", name).create({})
             samples = [
@@ -229,9 +229,7 @@ def measure(
                 for split in SPLITS if split in seen.splits
             ]  # fmt: skip
             frames[name] = observe(name, observable, adapter, samples).drop(columns=["replica", "temperature"])
-            if name == "latent-moments":
-                largest = {part.name: _largest_mean(adapter, part) for part in samples}
-    latents = _latents(frames["latent-moments"], largest, own, seen)
+    latents = _latents(frames["latent-moments"], own, seen)
     distortion = _distortion(frames["truncated-distortion"], seen)
     return Spectroscopy(
         dataset=seen.dataset,
@@ -275,19 +273,10 @@ def _temperature(
     return float(temperature)
 
 
-def _largest_mean(model: ExternalModel, samples: Samples) -> Floats:
-    """Return max |E z_k| over a split `(latent,)`."""
-    largest = [model.encode(x)[0][0].abs().amax(0).double().cpu().numpy() for x, _ in samples.chunks()]
-    return np.asarray(np.max(largest, axis=0))
-
-
-def _latents(
-    moments: pd.DataFrame, largest: Mapping[SplitName, Floats], temperature: float, seen: Standardised
-) -> pd.DataFrame:
+def _latents(moments: pd.DataFrame, temperature: float, seen: Standardised) -> pd.DataFrame:
     parts = []
-    for split, part in moments.groupby("split", sort=False):
-        found = part.assign(largest_mean=largest[cast("SplitName", split)])
-        found = found.sort_values("signal_fraction", ascending=False, kind="stable").reset_index(drop=True)
+    for _, part in moments.groupby("split", sort=False):
+        found = part.sort_values("signal_fraction", ascending=False, kind="stable").reset_index(drop=True)
         found.insert(1, "rank", np.arange(1, len(found) + 1))
         found["active"] = found["signal_fraction"] > ACTIVE
         thresholds = one_shot_thresholds(found["snr"].to_numpy(), temperature)

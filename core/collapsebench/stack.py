@@ -9,6 +9,7 @@ Axis letters: r replica, s seed, b batch, k latent, d feature.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,68 +20,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from collapsebench.chains import with_chains
-from collapsebench.components import Decoder, Encoder, Model, Objective
-from collapsebench.errors import PluginError, blaming
+from collapsebench.components import Model
+from collapsebench.fused import FusedPair, prices_of
 from collapsebench.kernel import KernelError
+from collapsebench.objective import Objective
 from collapsebench.posterior import StackedPosterior
 from collapsebench.seeds import seed_of
+from collapsebench.side_by_side import GROUPS, SideBySide
 
 Tensors = dict[str, Tensor]
 Floats = NDArray[np.float64]
-Computation = Literal["chained", "compiled", "batched", "one-by-one"]
-
-
-def build_pair(
-    encoder: Encoder[Any],
-    decoder: Decoder[Any],
-    shape: tuple[int, ...],
-    latent_dim: int,
-    seed: int,
-    names: tuple[str, str] = ("encoder", "decoder"),
-) -> nn.ModuleDict:
-    """Build one encoder and one decoder with the initial weights that belong to a seed, and check what they return.
-
-    names: what errors call the two.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(use="encoder", seed=seed))
-        with blaming(names[0]):
-            built_encoder = encoder.build(shape, latent_dim)
-        torch.manual_seed(seed_of(use="decoder", seed=seed))
-        with blaming(names[1]):
-            built_decoder = decoder.build(latent_dim, shape)
-    pair = nn.ModuleDict({"encoder": built_encoder, "decoder": built_decoder})
-    _check_outputs(pair.eval(), shape, latent_dim, names, linear=decoder.linear)
-    return pair.train()
-
-
-@torch.no_grad()
-def _check_outputs(
-    pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int, names: tuple[str, str], *, linear: bool
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, z = torch.randn(3, *shape, generator=generator), torch.randn(3, latent_dim, generator=generator)
-    with blaming(names[0]):
-        encoded = pair["encoder"](x)
-    found = [tuple(part.shape) for part in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
-    if found != [(3, latent_dim)] * 2:
-        raise PluginError(f"{names[0]}: returned {found}, expected (mean, log_variance), each {(3, latent_dim)}.")
-    with blaming(names[1]):
-        decoded = pair["decoder"](z)
-    given = f"shape {tuple(decoded.shape)}" if isinstance(decoded, Tensor) else type(decoded).__name__
-    if given != f"shape {(3, *shape)}":
-        raise PluginError(f"{names[1]}: returned {given}, expected {(3, *shape)}.")
-    for name, value in ((names[0], torch.cat(list(encoded))), (names[1], decoded)):
-        if not torch.isfinite(value).all():
-            raise PluginError(f"{name}: returned NaN or infinity for standard normal input before any training.")
-    if linear:
-        ends = pair["decoder"](torch.stack([z[0] + z[1], torch.zeros_like(z[0])]))
-        gap = (ends[0] + ends[1] - decoded[0] - decoded[1]).abs().max()
-        if gap > 1e-4 * (1 + decoded.abs().max()):
-            raise PluginError(
-                f"{names[1]}: declares itself linear, but f(a + b) + f(0) differs from f(a) + f(b) by {gap:.2g}. "
-                "Remove `linear = True`."
-            )
+Computation = Literal["fused", "chained", "compiled", "batched", "grouped", "side-by-side", "one-by-one"]
 
 
 class Stack:
@@ -90,8 +40,10 @@ class Stack:
     its seed `(r,)`. total_variance: V. Losses are divided by V / (2 decoder_variance), the distortion of total
     collapse, so that equal temperatures give equal gradients whatever beta and decoder_variance are.
 
-    path: how it is computed, with numbers that agree within rounding. "chained": batched, affine maps and activations
+    path: how it is computed, with numbers that agree within rounding. "fused": loss and gradient in one pass of the
+    compiled kernel. "chained": batched, affine maps and activations
     by the compiled kernel. "compiled": batched, through torch.compile. "batched": through torch.func alone.
+    "grouped": the same for a few replicas at a time, one group on each core. "side-by-side": one replica on each core.
     "one-by-one": a replica after the other.
     """
 
@@ -110,12 +62,14 @@ class Stack:
         dtype: torch.dtype,
     ) -> None:
         plain = pairs[0].to(device=device, dtype=dtype)
-        if path == "chained" and (device.type != "cpu" or dtype != torch.float32):
+        by_kernel = path in ("fused", "chained")
+        if by_kernel and (device.type != "cpu" or dtype != torch.float32):
             raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
-        self.template = with_chains(plain) if path == "chained" else plain
+        self.template = with_chains(plain) if by_kernel else plain
         self.objective, self.linear, self.path = objective, linear, path
         self.why_not_compiled = ""
         self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
+        self._groups: SideBySide | None = None
         self.device, self.dtype = device, dtype
         self.total_variance, self.shape = total_variance, shape
         self.dials, self.seeds = dials.to(device=device, dtype=dtype), seeds.to(device)
@@ -124,21 +78,41 @@ class Stack:
         self.parameters: Tensors = {}
         self.buffers: Tensors = {}
         trained = {name for name, _ in self.template.named_parameters()} | {
-            name for name in chosen[0] if name.startswith("objective.")
+            name for name, value in states[0].items() if isinstance(value, nn.Parameter)
         }
         for name in chosen[0]:
-            value = torch.stack([state[name] for state in chosen]).to(device)
+            value = torch.stack([state[name].detach() for state in chosen]).to(device)
             if name in trained:
                 self.parameters[name] = value.to(dtype).requires_grad_()
             else:
                 self.buffers[name] = value.to(dtype) if value.is_floating_point() else value
 
+        if path == "fused" and linear:
+            raise KernelError("a linear decoder has its expectation over z taken in closed form")
+        self._fused = FusedPair(plain, objective, self.parameters, math.prod(shape)) if path == "fused" else None
+
     def _state_of(self, pair: nn.ModuleDict) -> Tensors:
-        own = {f"objective.{name}": value for name, value in self.objective.init_state().items()}
-        return {**{name: value.detach() for name, value in pair.state_dict().items()}, **own}
+        own = self.objective.init_state(math.prod(self.shape), self.total_variance)
+        weights = {name: value.detach() for name, value in pair.state_dict().items()}
+        return {**weights, **{f"objective.{name}": value for name, value in own.items()}}
 
     def __len__(self) -> int:
         return len(self.dials)
+
+    @torch.no_grad()
+    def _fused_gradients(
+        self, fused: FusedPair, x: Tensor, noise: Tensor, weights: Tensor | None, progress: float, price: float
+    ) -> tuple[Tensor, Tensors]:
+        done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
+        own = _part({**self.parameters, **self.buffers}, "objective.")
+        paid = prices_of(self.objective, own, self.dials * price, noise.shape[-1], done)
+        scale = 0.5 / self.objective.decoder_variance
+        per_error, per_rate, constant = (part / (self.total_variance * scale) for part in paid)
+        prices = per_error * scale, per_rate, constant
+        x = x if x.dim() > 1 + len(self.shape) else x[None]
+        noise = noise if noise.dim() > 2 else noise[None]
+        weights = weights if weights is None or weights.dim() > 1 else weights[None]
+        return fused.gradients(self.parameters, x, noise, weights, self.seeds, prices)
 
     def losses(
         self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
@@ -167,6 +141,35 @@ class Stack:
         )
         return losses
 
+    def gradients(
+        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
+    ) -> tuple[Tensor, Tensors]:
+        """Return what `losses` does and the gradients of their sum `(r, ...)`, by parameter, until the next call."""
+        if self._fused is not None and self.path == "fused" and noise is not None:
+            return self._fused_gradients(self._fused, x, noise, weights, progress, price)
+        if self.path in GROUPS:
+            done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
+            axes = (1 + len(self.shape), 2, 1)
+            return self._own_groups().gradients(self.dials * price, self.seeds, done, (x, noise, weights), axes)
+        losses = self.losses(x, noise, weights, progress, price)
+        parameters = self.parameters
+        found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        return losses.detach(), {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(parameters.items(), found, strict=True)
+        }
+
+    def _own_groups(self) -> SideBySide:
+        if self._groups is None or not self._groups.serves(self.path, self.parameters):
+
+            def loss_of(pair: nn.ModuleDict) -> Callable[..., Tensor]:
+                own = copy.copy(self)
+                own.template, own._groups = pair, None
+                return own._loss
+
+            self._groups = SideBySide(self.path, loss_of, self.template, self.parameters, self.buffers)
+        return self._groups
+
     def _compiled_losses(self, axes: tuple[int | None, ...]) -> Callable[..., Tensor]:
         """The mapped loss through torch.compile, which fuses what is not a matrix product; compiled once per shape."""
         if axes not in self._compiled:
@@ -187,14 +190,14 @@ class Stack:
             assert noise is not None
             z, rate = self._sample(mean, log_variance, noise)
             distortion = (x - self._decode(state, z)).flatten(1).square().sum(1) * scale
-        own = {name.removeprefix("objective."): v for name, v in state.items() if name.startswith("objective.")}
-        loss = self.objective.loss(distortion, rate, dial, own, progress)
-        average: Tensor = loss.mean() if weights is None else (loss * weights).mean()
-        return average / (self.total_variance * scale)
+        own = _part(state, "objective.")
+        loss = self.objective.batch_loss(distortion, rate, weights, dial, own, progress)
+        penalty = self.objective.penalty({**dict(self.template.named_parameters()), **state})
+        return (loss if penalty is None else loss + penalty) / (self.total_variance * scale)
 
     def _sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
-        if self.path == "chained":
+        if self.path in ("fused", "chained"):
             parts = (mean[None], log_variance[None], noise[None])
             z, rate = StackedPosterior.apply(*parts)  # type: ignore[no-untyped-call]
             return z[0], rate[0]
@@ -212,17 +215,17 @@ class Stack:
         return (x.flatten(1) - x_hat).square().sum(1) + variance @ gains
 
     def _encode(self, state: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = functional_call(self.template["encoder"], _part(state, "encoder."), (x,))
+        mean, log_variance = _call(self.template["encoder"], _part(state, "encoder."), x)
         return mean, log_variance
 
     def _decode(self, state: Tensors, z: Tensor) -> Tensor:
-        decoded: Tensor = functional_call(self.template["decoder"], _part(state, "decoder."), (z,))
+        decoded: Tensor = _call(self.template["decoder"], _part(state, "decoder."), z)
         return decoded
 
     def _map(self, function: Callable[..., Any], arguments: tuple[Any, ...], axes: tuple[int | None, ...]) -> Any:
         state = {**self.parameters, **self.buffers}
         if self.path != "one-by-one":
-            return vmap(function, in_dims=(0, *axes))(state, *arguments)
+            return vmap(function, in_dims=(0, *axes), chunk_size=GROUPS.get(self.path))(state, *arguments)
         # One slice per replica through `unbind`, whose gradient is a single stack.
         slices = {name: value.unbind(0) for name, value in state.items()}
         results = [
@@ -245,6 +248,16 @@ class Stack:
         """Map z `(r, b, k)` to x_hat `(r, b, *shape)`."""
         decoded: Tensor = self._map(self._decode, (z,), (0,))
         return decoded
+
+    @torch.no_grad()
+    def effective_temperatures(self) -> Floats:
+        """Return what a nat costs each replica in normalised distortion `(r,)`: T, or where its own price has come."""
+
+        def price(state: Tensors, dial: Tensor) -> Tensor:
+            return self.objective.price(dial, _part(state, "objective."))
+
+        found: Tensor = self._map(price, (self.dials,), (0,))
+        return np.asarray(found.double().cpu().numpy()) / self.total_variance
 
     @torch.no_grad()
     def keep(self, replicas: Tensor) -> None:
@@ -286,8 +299,8 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
         stack.path = path
         before = stack.weights()
         try:
-            losses = stack.losses(x, noise, None, 0.0)
-            gradients = torch.autograd.grad(losses.sum(), list(stack.parameters.values()), allow_unused=True)
+            losses, gradients = stack.gradients(x, noise, None, 0.0)
+            results.append([losses, *(value.clone() for value in gradients.values())])
         except RuntimeError as error:
             if path == "one-by-one":
                 raise
@@ -298,7 +311,6 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
             stack.path = chosen
         if changed:
             return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
-        results.append([losses.detach(), *(g for g in gradients if g is not None)])
     for reference, ours in zip(*results, strict=True):
         if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
             return f"{chosen}, it gives other numbers than one by one"
@@ -339,3 +351,8 @@ def observation_noise(chunk: int, shape: tuple[int, ...]) -> Tensor:
 
 def _part(state: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _call(module: nn.Module, state: Tensors, value: Tensor) -> Any:
+    """Call a module with a state in place of its own, where there is one."""
+    return functional_call(module, state, (value,)) if state else module(value)

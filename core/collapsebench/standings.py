@@ -10,6 +10,9 @@ from collapsebench.components import Score
 from collapsebench.ranking import PairedRank, paired_ranks
 from collapsebench.results import CellResult, SuiteResults
 
+LATENTS = "latents"
+"""The unit of a count of latents; where a tolerance is not reached, at least one more than there are is needed."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -66,15 +69,59 @@ def standings(results: SuiteResults, compared: Sequence[Group]) -> dict[str, Sta
     if not ranking:
         return {group.architecture: Standing(None, problem) for group in compared}
     found = {group.architecture: Standing(None, _why_incomplete(group, ranking)) for group in compared}
-    complete = [group for group in compared if not found[group.architecture].reason]
-    seeds = sorted(set.intersection(*({cell.seed for cell in group.cells} for group in complete))) if complete else []
-    if not seeds:
-        unpaired = Standing(None, "it shares no seed with the other complete architectures")
-        return found | {group.architecture: unpaired for group in complete}
-    columns = [[group.values(metric, score.name) for metric, score in ranking] for group in complete]
-    values = [[[column[seed] for column in row] for seed in seeds] for row in columns]
-    ranks = paired_ranks(values, [score.direction == "higher" for _, score in ranking])
-    return found | {group.architecture: Standing(rank) for group, rank in zip(complete, ranks, strict=True)}
+    return found | _ranked([[group for group in compared if not found[group.architecture].reason]], ranking)
+
+
+def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, Standing], list[str], list[str]]:
+    """Return architecture -> standing over the datasets together, those datasets, and those left out.
+
+    Left out are the datasets on which no architecture is complete; ranked are the architectures that are complete on
+    all the others.
+    """
+    ranking, problem = ranking_scores(results)
+    boards = {dataset: groups for (dataset, name), groups in comparisons(results).items() if name == objective}
+    names = list(dict.fromkeys(group.architecture for groups in boards.values() for group in groups))
+    if not ranking:
+        return {name: Standing(None, problem) for name in names}, list(boards), []
+    lacks = {
+        dataset: {group.architecture: _why_incomplete(group, ranking) for group in groups}
+        for dataset, groups in boards.items()
+    }
+    used = [dataset for dataset, reasons in lacks.items() if not all(reasons.values())]
+    left_out = [dataset for dataset in boards if dataset not in used]
+    found = {}
+    for name in names:
+        reasons = [(dataset, lacks[dataset].get(name, "it is not planned there")) for dataset in used or left_out]
+        found[name] = Standing(None, "; ".join(f"on {dataset}, {reason}" for dataset, reason in reasons if reason))
+    complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in used]
+    return found | _ranked(complete, ranking), used, left_out
+
+
+def _ranked(complete: Sequence[Sequence[Group]], ranking: Sequence[tuple[str, Score]]) -> dict[str, Standing]:
+    """Return the standings of architectures that are complete on every one of some datasets."""
+    if not complete or not complete[0]:
+        return {}
+    datasets = []
+    for groups in complete:
+        seeds = sorted(set.intersection(*({cell.seed for cell in group.cells} for group in groups)))
+        if not seeds:
+            why = Standing(None, "it shares no seed with the other complete architectures")
+            return {group.architecture: why for group in groups}
+        columns = [[group.values(metric, score.name) for metric, score in ranking] for group in groups]
+        beyond = 1 + max((size for group in groups for size in _latent_dims(group)), default=math.inf)
+        limits = [beyond if score.unit == LATENTS else math.inf for _, score in ranking]
+        datasets.append(
+            [
+                [[min(column[seed], limit) for column, limit in zip(row, limits, strict=True)] for seed in seeds]
+                for row in columns
+            ]
+        )
+    ranks = paired_ranks(datasets, [score.direction == "higher" for _, score in ranking])
+    return {group.architecture: Standing(rank) for group, rank in zip(complete[0], ranks, strict=True)}
+
+
+def _latent_dims(group: Group) -> set[int]:
+    return {cell.measurement.latent_dim for cell in group.ok if cell.measurement is not None}
 
 
 def ranking_scores(results: SuiteResults) -> tuple[list[tuple[str, Score]], str]:

@@ -4,7 +4,7 @@
                      weights.safetensors   every replica's weights, stacked along the first axis
                      log.parquet           one row per replica and check
                      observables/*.parquet
-    jobs/<id>.json, <id>.safetensors       unfinished jobs and their checkpoints
+    jobs/<id>.json, <id>.*.safetensors     unfinished jobs, their checkpoints and the pieces that have ended
     suites/<id>/                           boards, tables and figures of the last run
     cache/                                 what datasets prepared
 
@@ -84,6 +84,13 @@ class Store:
     def job_file(self, job: str) -> Path:
         """The file of a job."""
         return self.root / "jobs" / f"{job}.json"
+
+    def discard_job(self, job: Path) -> None:
+        """Remove the file of a job that has ended, and everything that it left beside it."""
+        for path in job.parent.glob(f"{job.stem}.*"):
+            if path != job:
+                path.unlink(missing_ok=True)
+        job.unlink(missing_ok=True)
 
     def suite_folder(self, suite: str) -> Path:
         """Where the outputs of a suite go."""

@@ -29,6 +29,7 @@ from collapsebench.suite_schema import (
     SuiteFile,
     Training,
 )
+from collapsebench.waves import Protocol
 
 __all__ = [
     "Adam",
@@ -75,12 +76,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A named pair of encoder and decoder with the number of latents it is run with."""
+    """A named pair of encoder and decoder with the number of latents and the order of training it is run with."""
 
     id: str
     encoder: Reference
     decoder: Reference
     latent_dim: int
+    protocol: Protocol = "fresh"
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,8 @@ class Suite:
             description[name] = [_without_places(asdict(item)) for item in getattr(self, name)]
         description |= {name: getattr(self, name).model_dump(mode="json") for name in sections}
         description["scan"] = {
-            "latent_dim": self.scan.latent_dim,
+            **self.scan.model_dump(mode="json", exclude={"grid"}),
             "temperatures": self.scan.temperatures,
-            "protocol": self.scan.protocol,
         }
         del description["compute"]["executor"]
         resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": asdict(self.executor)}))
@@ -186,7 +187,6 @@ def resolve_suite(
     lines = editor.report([*problems, *resolver.problems], label or f"suite '{id}'")
     if lines or not isinstance(file, SuiteFile):
         raise SuiteError(lines)
-    latent_dims = [table.latent_dim or file.scan.latent_dim for table in file.architectures]
     return Suite(
         id=id,
         title=file.title or id,
@@ -199,9 +199,15 @@ def resolve_suite(
         evaluation=file.evaluation,
         datasets=tuple(parts["datasets"]),
         architectures=tuple(
-            Architecture(resolver.architecture_id(i), encoder, decoder, latent_dim)
-            for i, (encoder, decoder, latent_dim) in enumerate(
-                zip(parts["encoders"], parts["decoders"], latent_dims, strict=True)
+            Architecture(
+                resolver.architecture_id(i),
+                encoder,
+                decoder,
+                table.latent_dim or file.scan.latent_dim,
+                table.protocol or file.scan.protocol,
+            )
+            for i, (encoder, decoder, table) in enumerate(
+                zip(parts["encoders"], parts["decoders"], file.architectures, strict=True)
             )
         ),
         objectives=tuple(parts["objectives"]),

@@ -145,11 +145,11 @@ class SuiteEditor:
             if not isinstance(values, list) or not values:
                 message = f"found {quoted(values)}, expected a list of one value or more; write one."
                 self._problems.append((label, message))
-            elif keys == ("scan", "latent_dim"):
-                self._vary("architectures", None, ("latent_dim",), values, label)
+            elif keys in (("scan", "latent_dim"), ("scan", "protocol")):
+                self._vary("architectures", None, keys[1:], values, label)
             elif keys[0] not in SWEPT_LISTS or len(keys) < 3:
                 message = (
-                    "cannot be swept, expected scan.latent_dim or a component's parameter; write "
+                    "cannot be swept, expected scan.latent_dim, scan.protocol or a component's parameter; write "
                     "datasets.ID.PARAMETER, architectures.ID.encoder.PARAMETER or objectives.ID.PARAMETER."
                 )
                 self._problems.append((label, message))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from collapsebench.memory_size import as_bytes
+from collapsebench.waves import Protocol
 
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -52,8 +55,18 @@ class Scan(Section):
     grid: Grid | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
         alias="temperatures", description="normalised temperatures T, a log grid or a list"
     )
-    protocol: Literal["fresh"] = Field(
-        default="fresh", description="fresh: every temperature starts from its own initialisation"
+    protocol: Protocol = Field(
+        default="fresh",
+        description="fresh: every temperature starts from its own initialisation; up, down: from the equilibrium of "
+        "the next lower, or higher, temperature; an architecture may have its own",
+    )
+    wave_size: PositiveInt = Field(
+        default=1, description="temperatures that an up or down scan trains at once, all from the same start"
+    )
+    perturbation: Share = Field(
+        default=1e-3,
+        description="share of its initial weights that is added to a replica at each start of a down scan; without "
+        "it collapsed latents would stay on their saddle",
     )
 
     @model_validator(mode="after")
@@ -144,6 +157,12 @@ class EvaluationSettings(Section):
     )
 
 
+def _checked_amount(value: str | None) -> str | None:
+    if value is not None:
+        as_bytes(value)
+    return value
+
+
 class UsedComponent(Section):
     """A component: its id after `use`, then its parameters."""
 
@@ -160,13 +179,20 @@ class ComputeSettings(Section):
     )
     precision: Literal["float32", "float64"] = Field(default="float32", description="of weights and arithmetic")
     max_replicas_per_stack: PositiveInt = Field(default=128, description="replicas trained together, at most")
+    memory_limit: Annotated[str | None, AfterValidator(_checked_amount)] = Field(
+        default=None,
+        description="memory of the process, or of the device if it has its own, such as '2 GiB': stacks that need more "
+        "are cut; by default what is left",
+    )
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )
-    path: Literal["auto", "chained", "compiled", "batched", "one-by-one"] = Field(
+    path: Literal["auto", "fused", "chained", "compiled", "batched", "grouped", "side-by-side", "one-by-one"] = Field(
         default="auto",
-        description="how a stack is computed: by the compiled kernel (auto, where there is one), through "
-        "torch.compile, through torch.func, or one replica after the other (auto, where it cannot be batched)",
+        description="how a stack is computed: by the compiled kernel, loss and gradient in one pass or chain by chain "
+        "(auto, where it can do all), through torch.compile, through torch.func, the same in groups of four with one "
+        "group on each core, one replica on each core, or one after the other (auto, where it cannot be batched); else "
+        "auto measures which is fastest",
     )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"
@@ -190,6 +216,9 @@ class ArchitectureTable(Section):
     decoder: UsedComponent = Field(description="the decoder and its parameters")
     latent_dim: PositiveInt | None = Field(
         default=None, description="latents of this architecture, instead of scan.latent_dim"
+    )
+    protocol: Protocol | None = Field(
+        default=None, description="order of training of this architecture, instead of scan.protocol"
     )
 
 

@@ -31,13 +31,13 @@ class ComponentLaws:
     """The conformance laws of one component.
 
     id: the component's, or `distribution/id`. parameters: those to create it with, beside its defaults. shape: of the
-    samples that an encoder or decoder is built for, without the batch axis.
+    samples that an encoder or decoder is built for, without the batch axis; None: the component's example_shape.
     """
 
     kind: ClassVar[Kind]
     id: ClassVar[str]
     parameters: ClassVar[Mapping[str, Any]] = {}
-    shape: ClassVar[tuple[int, ...]] = (8,)
+    shape: ClassVar[tuple[int, ...] | None] = None
 
     def test_law(self, law: str, tmp_path_factory: pytest.TempPathFactory) -> None:
         """Every law of the kind holds."""

@@ -23,8 +23,9 @@ from collapsebench.checkpoint import read_checkpoint, write_checkpoint
 from collapsebench.components import Progress
 from collapsebench.data import Standardised
 from collapsebench.equilibrium import Equilibrium, measure_equilibrium
-from collapsebench.observe import SplitSamples
+from collapsebench.observe import VALUES_AT_ONCE, SplitSamples
 from collapsebench.optimise import Adam, Preconditioned, StackOptimiser
+from collapsebench.process import returned_memory
 from collapsebench.stack import Stack, StackModel, Tensors
 from collapsebench.suite_schema import EvaluationSettings, Training
 
@@ -39,12 +40,15 @@ class OutOfTimeError(Exception):
 
 @dataclass
 class Trained:
-    """What training leaves: weights `(r, ...)` on the CPU, and per replica its mark, updates and normalised loss."""
+    """What training leaves: weights `(r, ...)` on the CPU, and per replica its mark, updates, normalised loss and
+    effective temperature.
+    """
 
     weights: Tensors
     marks: list[Mark]
     updates: list[int]
     losses: list[float]
+    effective_temperatures: list[float]
     log: list[dict[str, Any]]
 
 
@@ -65,6 +69,7 @@ class _Track:
     marks: list[Mark]
     updates: list[int]
     losses: list[float]
+    effective_temperatures: list[float]
     best: list[float]
     best_update: list[int]
     fractions: list[list[tuple[int, list[float]]]]
@@ -74,7 +79,7 @@ class _Track:
     def of(cls, replicas: int) -> _Track:
         infinite = [math.inf] * replicas
         return cls(
-            ["running"] * replicas, [0] * replicas, infinite[:], infinite[:], [0] * replicas,
+            ["running"] * replicas, [0] * replicas, infinite[:], infinite[:], infinite[:], [0] * replicas,
             [[] for _ in range(replicas)],
         )  # fmt: skip
 
@@ -102,6 +107,7 @@ class Trainer:
         }
         self.track = _Track.of(len(stack))
         self.update = 0
+        self.values_at_once = VALUES_AT_ONCE
         self._loss_sum = torch.zeros(len(stack), device=stack.device, dtype=torch.float32)
         self._loss_count = 0
 
@@ -116,7 +122,8 @@ class Trainer:
         while self.update < budget and len(self.alive):
             self.advance()
             if self.update % check_every == 0 or self.update == budget:
-                self.check(final=self.update == budget)
+                with returned_memory():
+                    self.check(final=self.update == budget)
                 elapsed = max(time.monotonic() - clock, 1e-9)
                 settled = len(self.track.marks) - len(self.alive)
                 rate = (self.update - started_at) / elapsed
@@ -125,27 +132,23 @@ class Trainer:
             stopping, late = controls.stop(), now > controls.deadline
             due = now - saved > self.training.checkpoint_every_seconds
             if controls.checkpoint is not None and (due or stopping or late):
-                self.save(controls.checkpoint)
+                with returned_memory():
+                    self.save(controls.checkpoint)
                 saved = now
             if stopping:
                 raise KeyboardInterrupt
             if late:
                 raise OutOfTimeError(f"{self.update} of {budget} updates done when the time limit passed")
-        return Trained(self.finished, self.track.marks, self.track.updates, self.track.losses, self.track.log)
+        track = self.track
+        return Trained(self.finished, track.marks, track.updates, track.losses, track.effective_temperatures, track.log)
 
     def advance(self) -> None:
         """Do one update of every replica in the stack."""
         x, noise, weights = self.batches.draw(self.update)
         progress = self.update / self.training.max_updates
-        losses = self.stack.losses(x, noise, weights, progress, self.price())
-        parameters = self.stack.parameters
-        found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
-        gradients = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(parameters.items(), found, strict=True)
-        }
-        self.optimiser.step(parameters, gradients, self.learning_rate())
-        self._loss_sum += losses.detach()
+        losses, gradients = self.stack.gradients(x, noise, weights, progress, self.price())
+        self.optimiser.step(self.stack.parameters, gradients, self.learning_rate())
+        self._loss_sum += losses
         self._loss_count += 1
         self.update += 1
 
@@ -164,9 +167,10 @@ class Trainer:
     def check(self, *, final: bool) -> None:
         """Judge every replica in the stack; retire those that have settled, all of them at the end of the budget."""
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
-        rising = self.price() < 1.0 and not final
+        settling = self.update < self.stack.objective.settles_at * self.training.max_updates
+        rising = (self.price() < 1.0 or settling) and not final
         found = self.measure(everything=final)
-        stable = self._is_stable(found, self.alive)
+        stable = self._is_stable(found, self.stack)
         calm = np.zeros(len(self.alive), dtype=bool) if rising else self._is_calm(found, losses)
         slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
         tolerance = self.training.convergence.ward_residual
@@ -193,7 +197,7 @@ class Trainer:
         stack = stack or self.stack
         samples = SplitSamples(
             self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
-            dtype=stack.dtype, max_rows=self._rows(everything),
+            dtype=stack.dtype, max_rows=self._rows(everything), values_at_once=self.values_at_once,
         )  # fmt: skip
         model = StackModel(stack, self.temperatures[self.alive][: len(stack)], self.latent_dim)
         try:
@@ -205,9 +209,9 @@ class Trainer:
         rows = len(self.data.splits["train"].values)
         return None if everything or rows <= 4 * _SCREEN_ROWS else _SCREEN_ROWS
 
-    def _is_stable(self, found: Equilibrium, alive: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _is_stable(self, found: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
         return found.is_stable(
-            self.temperatures[alive], self.training.convergence.edge_tolerance, self.evaluation.active_threshold
+            stack.effective_temperatures(), self.training.convergence.edge_tolerance, self.evaluation.active_threshold
         )
 
     def _is_calm(self, found: Equilibrium, losses: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -237,7 +241,7 @@ class Trainer:
         alive, self.alive = self.alive, self.alive[candidate]
         try:
             found = self.measure(everything=True, stack=alone)
-            good = self._is_stable(found, self.alive)
+            good = self._is_stable(found, alone)
         finally:
             self.alive = alive
         confirmed = candidate.copy()
@@ -245,14 +249,17 @@ class Trainer:
         return confirmed
 
     def _record(self, found: Equilibrium, losses: NDArray[np.float64]) -> None:
+        effective = self.stack.effective_temperatures()
         for place, replica in enumerate(self.alive):
             self.track.updates[replica] = self.update
             self.track.losses[replica] = float(losses[place])
+            self.track.effective_temperatures[replica] = float(effective[place])
             self.track.log.append(
                 {
                     "replica": int(replica),
                     "update": self.update,
                     "loss": float(losses[place]),
+                    "effective_temperature": float(effective[place]),
                     "ward_residual": float(found.ward_residual[place]),
                     "residual_edge": float(found.residual_edge[place]),
                     "active": int((found.signal_fraction[place] > self.evaluation.active_threshold).sum()),

@@ -78,6 +78,13 @@ class Outcome:
         return board(self.results)
 
     @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """The rank interval of every architecture, on each dataset and over all of them."""
+        from collapsebench.boards import ranking
+
+        return ranking(self.results)
+
+    @cached_property
     def statuses(self) -> pd.DataFrame:
         """Every planned cell with its status."""
         from collapsebench.boards import statuses
@@ -86,8 +93,8 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether every planned cell ended ok."""
-        return all(cell.status == "ok" and not cell.metric_failures for cell in self.results.cells)
+        """Whether every planned cell ended ok, or was skipped because its architecture is not meant for the data."""
+        return all(cell.status in ("ok", "skipped") and not cell.metric_failures for cell in self.results.cells)
 
     @property
     def converged(self) -> bool:
@@ -98,20 +105,21 @@ class Outcome:
             if cell.measurement is not None
         )
 
-    def text(self, format: str = "text") -> str:
-        """Return the board as text, md, csv or json."""
+    def text(self, format: str = "text", *, standalone: bool = False) -> str:
+        """Return the board as text, md, csv, json, tex (with `standalone` a whole document) or html."""
         from collapsebench.boards import render
 
-        return render(self.results, format)
+        return render(self.results, format, standalone=standalone)
 
     def __repr__(self) -> str:
         ended = sum(cell.status == "ok" for cell in self.results.cells)
         return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
 
     def _repr_html_(self) -> str:
-        from collapsebench.tables import page_html
+        from collapsebench.layout import layout
+        from collapsebench.table_html import fragment
 
-        return page_html(self.results)
+        return fragment(layout(self.results))
 
 
 def open_session(
@@ -259,15 +267,22 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
 
 
 def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
-    """Freeze what is missing into job files, and say which scans cannot be batched and why."""
-    from collapsebench.execute import choose_path
+    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why so.
 
-    names = {(cell.dataset, cell.architecture, cell.objective) for cell in current.missing}
-    paths = {name: choose_path(current, name, session.device, session.registry) for name in sorted(names)}
-    for name, (path, reason) in paths.items():
-        if path == "one-by-one" and reason:
-            say(f"{'/'.join(name)}: its replicas run one by one: {reason}")
-    return make_jobs(current, session.store, session.device, paths)
+    What an interrupted run froze keeps its path; it is not measured again.
+    """
+    from collapsebench.planned_stacks import plan_stacks
+
+    stacks = plan_stacks(current, session.store, session.device, session.registry)
+    for stack in stacks.values():
+        if stack.why:
+            say(f"{stack.name}: {stack.manner}: {stack.why}")
+        if stack.replicas < stack.wanted:
+            say(f"{stack.name}: {stack.wanted} replicas are trained {stack.replicas} at a time: {stack.memory}")
+    paths = {names: (stack.path, stack.why) for names, stack in stacks.items()}
+    most = {names: stack.most for names, stack in stacks.items()}
+    predicted = {names: stack.predicted for names, stack in stacks.items()}
+    return make_jobs(current, session.store, session.device, paths, most, predicted)
 
 
 def score_session(
@@ -294,6 +309,14 @@ def written(results: SuiteResults, folder: Path) -> Outcome:
 
     figures = [path for path in write_everything(results, folder) if path.parent.name == "figures"]
     return Outcome(results, folder, tuple(figures))
+
+
+def score_only(session: Session) -> SuiteResults:
+    """Score what is there, and write no board, table or figure."""
+    from collapsebench.scoring import score_plan
+
+    current = make_plan(session.suite, session.store, session.registry)
+    return score_plan(current, session.store, session.registry, session.device)
 
 
 def explain(session: Session, cell: Cell) -> str:

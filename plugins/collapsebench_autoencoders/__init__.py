@@ -10,6 +10,12 @@ def collapsebench_encoders() -> list[Component]:
     """Return the descriptors of the first-party encoders."""
     return [
         Component(
+            "conv",
+            "collapsebench_autoencoders.conv:ConvEncoder",
+            "strided convolutions with residual branches and two affine heads, on square images",
+            parameters="collapsebench_autoencoders.parameters:ConvEncoderParameters",
+        ),
+        Component(
             "linear",
             "collapsebench_autoencoders.linear:LinearEncoder",
             "mean and log-variance affine in x",
@@ -21,6 +27,12 @@ def collapsebench_encoders() -> list[Component]:
             "multilayer perceptron with two affine heads, on flattened samples",
             parameters="collapsebench_autoencoders.parameters:MlpEncoderParameters",
         ),
+        Component(
+            "residual-mlp",
+            "collapsebench_autoencoders.residual_mlp:ResidualMlpEncoder",
+            "perceptron of residual blocks with two affine heads, on flattened samples",
+            parameters="collapsebench_autoencoders.parameters:ResidualMlpEncoderParameters",
+        ),
     ]
 
 
@@ -28,6 +40,12 @@ def collapsebench_encoders() -> list[Component]:
 def collapsebench_decoders() -> list[Component]:
     """Return the descriptors of the first-party decoders."""
     return [
+        Component(
+            "conv",
+            "collapsebench_autoencoders.conv:ConvDecoder",
+            "affine doublings with residual branches and a free offset of every pixel, to square images",
+            parameters="collapsebench_autoencoders.parameters:ConvDecoderParameters",
+        ),
         Component(
             "linear",
             "collapsebench_autoencoders.linear:LinearDecoder",
@@ -38,5 +56,23 @@ def collapsebench_decoders() -> list[Component]:
             "collapsebench_autoencoders.mlp:MlpDecoder",
             "multilayer perceptron with an affine output, reshaped to the samples",
             parameters="collapsebench_autoencoders.parameters:MlpDecoderParameters",
+        ),
+        Component(
+            "residual-mlp",
+            "collapsebench_autoencoders.residual_mlp:ResidualMlpDecoder",
+            "perceptron of residual blocks with an affine output, reshaped to the samples",
+            parameters="collapsebench_autoencoders.parameters:ResidualMlpDecoderParameters",
+        ),
+        Component(
+            "first-order",
+            "collapsebench_autoencoders.first_order:FirstOrderDecoder",
+            "affine map behind noise gates: latents collapse by a jump, with hysteresis",
+            parameters="collapsebench_autoencoders.parameters:FirstOrderParameters",
+        ),
+        Component(
+            "injective",
+            "collapsebench_autoencoders.injective:InjectiveDecoder",
+            "one-to-one map whose gain cannot vanish: latents fade without a threshold",
+            parameters="collapsebench_autoencoders.parameters:InjectiveDecoderParameters",
         ),
     ]

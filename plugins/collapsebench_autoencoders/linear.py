@@ -28,6 +28,8 @@ class Flat(nn.Module):
 class LinearEncoder(Encoder[LinearEncoderParameters]):
     """Mean and log-variance are affine in x."""
 
+    linear: ClassVar[bool] = True
+
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
         return Flat(GaussianHead(math.prod(shape), latent_dim, self.parameters.log_variance_bias))

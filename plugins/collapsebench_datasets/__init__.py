@@ -16,10 +16,34 @@ def collapsebench_datasets() -> list[Component]:
             parameters="collapsebench_datasets.parameters:GaussianParameters",
         ),
         Component(
+            "random-field",
+            "collapsebench_datasets.random_field:RandomField",
+            "Gaussian random-field images with a known power spectrum",
+            parameters="collapsebench_datasets.parameters:RandomFieldParameters",
+        ),
+        Component(
             "digits",
             "collapsebench_datasets.digits:Digits",
             "1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn",
             parameters="collapsebench_datasets.parameters:DigitsParameters",
+        ),
+        Component(
+            "fashion-mnist",
+            "collapsebench_datasets.fashion_mnist:FashionMnist",
+            "70,000 grey images of clothes, 28 x 28 pixels",
+            parameters="collapsebench_datasets.image_parameters:OriginalParameters",
+        ),
+        Component(
+            "mnist",
+            "collapsebench_datasets.mnist:Mnist",
+            "70,000 grey images of handwritten digits, 28 x 28 pixels",
+            parameters="collapsebench_datasets.image_parameters:OriginalParameters",
+        ),
+        Component(
+            "huggingface",
+            "collapsebench_datasets.huggingface:HuggingFace",
+            "Images or vectors of the Hugging Face Hub, or of local Parquet, Arrow or image files",
+            parameters="collapsebench_datasets.image_parameters:HuggingFaceParameters",
         ),
         Component(
             "worldclim",

@@ -11,17 +11,22 @@ from collapsebench_datasets.parameters import DigitsParameters
 
 
 class Digits(Dataset[DigitsParameters]):
-    """1,797 handwritten digits of 8 x 8 pixels, grey levels 0 to 16, as vectors of 64; three pixels are constant.
+    """1,797 handwritten digits of 8 x 8 pixels, grey levels 0 to 16; three pixels are constant.
+
+    As vectors of 64 they are scaled pixel by pixel, as images `(1, 8, 8)` by one number.
 
     The seed shuffles the images before they are split.
     """
 
     def load(self, seed: int, cache: Path) -> Data:
-        """Return the three splits, to be scaled pixel by pixel."""
+        """Return the three splits."""
         from sklearn.datasets import load_digits
 
+        as_images = self.parameters.shape == "image"
         images = load_digits().data.astype(np.float32)
         images = images[np.random.default_rng([seed, 2]).permutation(len(images))]
+        if as_images:
+            images = images.reshape(-1, 1, 8, 8)
         train = round(self.parameters.train_share * len(images))
         validation = train + (len(images) - train) // 2
         return Data(
@@ -29,6 +34,7 @@ class Digits(Dataset[DigitsParameters]):
             validation=Split(images[train:validation]),
             test=Split(images[validation:]),
             feature_names=tuple(f"pixel {row},{column}" for row in range(8) for column in range(8)),
+            scaling="global" if as_images else "per-feature",
             revision="scikit-learn, load_digits",
             licence="CC-BY-4.0",
             citation=(

@@ -30,7 +30,7 @@ class Gaussian(Dataset[GaussianParameters]):
         counts = (own.samples, own.evaluation_samples, own.evaluation_samples)
         white = [stream.standard_normal((count, own.dimension)) for stream, count in zip(streams, counts, strict=True)]
         if own.exact:
-            white[0] = _whiten(white[0])
+            white[0] = whiten(white[0])
         train, validation, test = (Split((part @ root.T).astype(np.float32)) for part in white)
         return Data(
             train=train,
@@ -79,7 +79,8 @@ def eigenvalues(parameters: GaussianParameters) -> Floats:
     return np.sort(values)[::-1]
 
 
-def _whiten(samples: Floats) -> Floats:
+def whiten(samples: Floats) -> Floats:
+    """Return the samples `(n, d)`, moved linearly so that their mean is 0 and their covariance the identity."""
     centred = samples - samples.mean(0)
     u, _, vt = np.linalg.svd(centred, full_matrices=False)
     return np.asarray(u @ vt * np.sqrt(len(samples)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from collapsebench import Parameters
 
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+Boundary = Literal["periodic", "reflecting"]
 NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
 
 
@@ -131,8 +132,44 @@ def _check_covariance(rows: tuple[tuple[float, ...], ...], dimension: int) -> No
         )
 
 
+class RandomFieldParameters(Parameters):
+    """Images of a Gaussian random field with an isotropic power spectrum."""
+
+    size: int = Field(default=16, ge=2, le=64, description="side of the square image, pixels")
+    boundary: Boundary = Field(
+        default="periodic",
+        description="periodic: left meets right and top meets bottom, the components are Fourier waves; reflecting: "
+        "no slope across a border, they are cosines",
+    )
+    exponent: NonNegativeFloat = Field(default=3.0, le=16, description="decay of the power with the wave number")
+    correlation_length: PositiveFloat | None = Field(
+        default=None,
+        description="pixels; longer waves all have nearly the same power; without it the power law holds for all of "
+        "them, and the constant image has none",
+    )
+    samples: int = Field(default=2048, ge=2, description="training samples")
+    evaluation_samples: int = Field(
+        default=1024, ge=2, description="samples of the validation and of the test split, each"
+    )
+    exact: bool = Field(default=True, description="make the training samples' covariance equal the target exactly")
+
+    @model_validator(mode="after")
+    def _check(self) -> RandomFieldParameters:
+        if self.exact and self.samples <= self.size**2:
+            raise ValueError(
+                f"found samples = {self.samples} for {self.size} x {self.size} = {self.size**2} pixels, expected more "
+                "samples than pixels for an exact covariance; raise 'samples' or set exact = false."
+            )
+        return self
+
+
 class DigitsParameters(Parameters):
     """Handwritten digits of 8 x 8 pixels."""
+
+    shape: Literal["vector", "image"] = Field(
+        default="vector",
+        description="vector: 64 features, each scaled by its standard deviation; image: 1 x 8 x 8, one scale for all",
+    )
 
     train_share: FiniteFloat = Field(
         default=0.6,
@@ -140,3 +177,9 @@ class DigitsParameters(Parameters):
         lt=1,
         description="share of the images in the train split; the rest is halved into the other two",
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_images(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is in this dictionary decides a cell's key: vectors keep the one that they had without `shape`.
+        described: dict[str, Any] = dump(self)
+        return {key: value for key, value in described.items() if (key, value) != ("shape", "vector")}

@@ -1,10 +1,11 @@
-"""The directions in which latents move the reconstruction, read from the observable `decoder-directions`."""
+"""The directions in which latents move the reconstruction, and the angles of what they span with another span."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.linalg import subspace_angles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -12,13 +13,13 @@ if TYPE_CHECKING:
     from collapsebench import Measurement
 
 
-def unit_directions(measurement: Measurement) -> NDArray[np.float64]:
-    """Return each latent's mean decoder Jacobian column, as a unit vector `(t, latent, d)`.
+def unit_directions(measurement: Measurement, observable: str = "decoder-directions") -> NDArray[np.float64]:
+    """Return each latent's decoder Jacobian column, as a unit vector `(t, latent, d)`.
 
     Latents in their raw order, averaged over the train split: a direction belongs to the decoder. NaN where a
     replica was not observed; 0 where the decoder ignores the latent.
     """
-    table = measurement.tables["decoder-directions"]
+    table = measurement.tables[observable]
     width = measurement.pca.components.shape[1]
     columns = [f"feature_{index}" for index in range(width)]
     result = np.full((measurement.temperatures.size, measurement.latent_dim, width), np.nan)
@@ -28,3 +29,14 @@ def unit_directions(measurement: Measurement) -> NDArray[np.float64]:
     length = np.linalg.norm(result, axis=-1, keepdims=True)
     np.divide(result, length, out=result, where=length > 0)
     return result
+
+
+def largest_angle(directions: NDArray[np.float64], components: NDArray[np.float64]) -> float:
+    """Return the largest principal angle between the spans of two sets of rows, radians.
+
+    Directions that span fewer dimensions than there are components, as those of a latent that the decoder ignores, miss
+    one entirely.
+    """
+    if np.linalg.matrix_rank(directions) < min(len(components), len(directions)):
+        return float(np.pi / 2)
+    return float(subspace_angles(directions.T, components.T).max())

@@ -21,7 +21,8 @@ class Equilibrium(Metric[EquilibriumParameters]):
 
     Between neighbours beta_1 < beta_2 at their global minima, convexity puts the slope s = -(D_2 - D_1) /
     (R_2 - R_1) inside [beta_1, beta_2]; its distance from that band, relative to the nearer edge, is what is
-    reported. Diverged replicas count against `converged-share` and are left out of the rest.
+    reported. T and beta are what a nat costs a replica in the end, also where the objective sets its own price.
+    Diverged replicas count against `converged-share` and are left out of the rest.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("equilibrium", "losses")
@@ -46,7 +47,8 @@ class Equilibrium(Metric[EquilibriumParameters]):
         ended = (marks.notna() & (marks != "diverged")).to_numpy(dtype=np.bool_)
         table = measurement.tables["equilibrium"]
         ward = _by_replica(table, split, measurement, "ward_residual")
-        edge = _by_replica(table, split, measurement, "residual_edge") / measurement.temperatures
+        edge = _by_replica(table, split, measurement, "residual_edge")
+        edge = edge / measurement.effective_temperatures
         spare = _by_replica(table, split, measurement, "spare_latents") > 0
         outcomes: dict[str, Outcome] = {
             "converged-share": float((marks == "converged").mean()),
@@ -76,8 +78,9 @@ class Equilibrium(Metric[EquilibriumParameters]):
         distortion = _by_replica(losses, self.parameters.split, measurement, "distortion")
         rate = _by_replica(losses, self.parameters.split, measurement, "rate")
         usable = np.flatnonzero(ended & np.isfinite(distortion) & np.isfinite(rate))
-        order = usable[np.argsort(measurement.temperatures[usable], kind="stable")]
-        beta = measurement.temperatures[order] * measurement.total_variance / measurement.decoder_variance
+        effective = measurement.effective_temperatures
+        order = usable[np.argsort(effective[usable], kind="stable")]
+        beta = effective[order] * measurement.total_variance / measurement.decoder_variance
         excess = _band_excess(beta, distortion[order], rate[order], self.parameters.least_rate)
         if not excess.size:
             reason = "needs two neighbouring temperatures that ended finite with a latent active: scan lower"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from collapsebench import Evaluation, Measurement, Metric, Score, ranked_signal_fraction, resolved_ranks
 from collapsebench_metrics.comparison import few_ranks, fitted_thresholds
+from collapsebench_metrics.onsets import foretold
 from collapsebench_metrics.outcome import Outcome, evaluation
 from collapsebench_metrics.parameters import LandauOnsetParameters
 from collapsebench_metrics.replicas import by_replica
-
-if TYPE_CHECKING:
-    from collapsebench_metrics.comparison import Floats
 
 
 class LandauOnset(Metric[LandauOnsetParameters]):
@@ -42,7 +40,9 @@ class LandauOnset(Metric[LandauOnsetParameters]):
         edges = by_replica(measurement.tables["equilibrium"], split, measurement, "residual_edge")
         fractions = ranked_signal_fraction(measurement.tables["latent-moments"], split, temperatures)
         thresholds = fitted_thresholds(temperatures, fractions)
-        predictions = self._predictions(temperatures, edges, fractions)
+        usable = np.isfinite(edges)
+        settings = self.parameters
+        predictions = foretold(temperatures, edges, fractions, usable, settings.collapsed, settings.margin)
         resolved = resolved_ranks(thresholds, temperatures, measurement.latent_dim)
         error = np.abs(np.log(predictions[:, 1]) - np.log(thresholds))
         scored = error[resolved & np.isfinite(error)]
@@ -62,18 +62,3 @@ class LandauOnset(Metric[LandauOnsetParameters]):
             "predicted-ranks": float(scored.size),
         }
         return evaluation(outcomes, modes)
-
-    def _predictions(self, temperatures: Floats, edges: Floats, fractions: Floats) -> Floats:
-        """Return the temperature and the edge that foretell each rank `(rank, 2)`, NaN where none does."""
-        found = np.full((fractions.shape[1], 2), np.nan)
-        usable = np.isfinite(edges) & np.isfinite(fractions).all(axis=1)
-        awake = (fractions > self.parameters.collapsed).sum(axis=1)
-        for rank in range(fractions.shape[1]):
-            rows = np.flatnonzero(usable & (awake == rank))
-            if not rows.size:
-                continue
-            coldest = rows[temperatures[rows].argmin()]
-            left = temperatures[coldest] * (1.0 - fractions[coldest, rank - 1]) if rank else 0.0
-            if edges[coldest] > (1.0 + self.parameters.margin) * left:
-                found[rank] = temperatures[coldest], edges[coldest]
-        return found

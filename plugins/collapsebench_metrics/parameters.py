@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -133,4 +133,93 @@ class LandauOnsetParameters(Parameters):
         default=0.01,
         ge=0,
         description="relative excess of the edge over what the weakest active latent leaves behind",
+    )
+
+
+class HysteresisParameters(Parameters):
+    """Parameters of `hysteresis`."""
+
+    split: Split = "train"
+    collapsed: float = Field(default=0.05, gt=0, lt=1, description="signal fraction below which a latent is off")
+
+
+class InterventionAgreementParameters(Parameters):
+    """Parameters of `intervention-agreement`."""
+
+    split: Literal["train"] = Field(default="train", description="the only split for which there are predictions")
+    margin: float = Field(
+        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold within which training rounds M^2"
+    )
+
+
+class OnsetJumpParameters(Parameters):
+    """Parameters of `onset-jump`."""
+
+    split: Split = "train"
+    active: Active = 0.01
+    tolerance: float = Field(default=0.05, ge=0, description="step of M^2 beyond a continuous one that counts as jump")
+
+
+class RankDistortionRatioParameters(Parameters):
+    """Parameters of `rank-distortion-ratio`."""
+
+    split: Split = "test"
+    least: float = Field(
+        default=1e-6, gt=0, lt=1, description="share of the distortion below which what PCA leaves is not compared"
+    )
+    tolerance: float = Field(default=1e-3, ge=0, lt=1, description="share less than PCA's that counts as less")
+
+
+class HeadTailParameters(Parameters):
+    """Parameters of `head-tail`."""
+
+    split: Split = "test"
+    head: int = Field(default=4, ge=1, description="ranks of the head")
+    tail: int = Field(default=16, ge=2, description="rank at which the tail's floor is read, at most")
+    tolerance: float = Field(
+        default=0.01, ge=0, lt=1, description="share by which PCA must leave less for the curves to have crossed"
+    )
+
+
+class OneShotSpectrumParameters(Parameters):
+    """Parameters of `one-shot-spectrum`."""
+
+    split: Split = "train"
+    active: Active = 0.1
+
+
+class SubspaceAnglesParameters(Parameters):
+    """Parameters of `subspace-angles`."""
+
+    split: Split = "train"
+    active: float = Field(default=0.5, gt=0, lt=1, description="signal fraction above which a direction counts")
+    gap: Gap = 1e-2
+
+
+class CrosswalkParameters(Parameters):
+    """Parameters of `crosswalk`."""
+
+    split: Split = "train"
+
+
+class ResidualEdgeParameters(Parameters):
+    """Parameters of `residual-edge`."""
+
+    split: Split = "train"
+    collapsed: float = Field(
+        default=0.01, gt=0, lt=1, description="signal fraction up to which a latent counts as collapsed"
+    )
+    margin: float = Field(
+        default=0.1,
+        ge=0,
+        description="relative excess of the edge over T, or over what the weakest active latent leaves, that counts",
+    )
+
+
+class TraversalsParameters(Parameters):
+    """Parameters of `traversals`."""
+
+    split: Split = "train"
+    active: float = Field(
+        default=0.1, ge=0.1, lt=1, description="signal fraction above which a latent counts as active"
     )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import subspace_angles
 
 from collapsebench import (
     Evaluation,
@@ -21,7 +20,7 @@ from collapsebench import (
     utilities,
 )
 from collapsebench_metrics.comparison import fitted_thresholds, identity, missed
-from collapsebench_metrics.directions import unit_directions
+from collapsebench_metrics.directions import largest_angle, unit_directions
 from collapsebench_metrics.outcome import Outcome, evaluation, value_or
 from collapsebench_metrics.parameters import PcaAgreementParameters
 
@@ -118,20 +117,9 @@ class PcaAgreement(Metric[PcaAgreementParameters]):
                 continue
             above, below = pca.eigenvalues[count - 1], pca.eigenvalues[count]
             if above - below > self.parameters.gap * above:
-                angles.append(_largest_angle(active, pca.components[:count]))
+                angles.append(largest_angle(active, pca.components[:count]))
         reason = (
             f"no temperature on split '{split}' where between 1 and {rank - 1} latents are active "
             "and PCA has a gap after as many components"
         )
         return value_or(float(np.median(angles)) if angles else float("nan"), reason)
-
-
-def _largest_angle(directions: Floats, components: Floats) -> float:
-    """Return the largest principal angle between two sets of rows, radians.
-
-    Directions that span less than the components, as those of a latent that the decoder ignores, miss one
-    entirely.
-    """
-    if np.linalg.matrix_rank(directions) < len(components):
-        return float(np.pi / 2)
-    return float(subspace_angles(directions.T, components.T).max())

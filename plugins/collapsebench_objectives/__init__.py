@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collapsebench import Component, hookimpl
 
+_PARAMETERS = "collapsebench_objectives.parameters:"
+
 
 @hookimpl
 def collapsebench_objectives() -> list[Component]:
@@ -13,6 +15,35 @@ def collapsebench_objectives() -> list[Component]:
             "beta-vae",
             "collapsebench_objectives.beta_vae:BetaVae",
             "distortion plus beta times rate",
-            parameters="collapsebench_objectives.parameters:BetaVaeParameters",
-        )
+            parameters=f"{_PARAMETERS}BetaVaeParameters",
+        ),
+        Component(
+            "warm-up",
+            "collapsebench_objectives.warm_up:WarmUp",
+            "beta-vae whose beta rises from zero, once or in cycles: no threshold should move",
+            parameters=f"{_PARAMETERS}WarmUpParameters",
+        ),
+        Component(
+            "free-bits",
+            "collapsebench_objectives.free_bits:FreeBits",
+            "beta-vae with nats that each latent has for free: no thresholds should be left",
+            parameters=f"{_PARAMETERS}FreeBitsParameters",
+        ),
+        Component(
+            "capacity",
+            "collapsebench_objectives.capacity:Capacity",
+            "least distortion at a prescribed rate, whose price a multiplier finds",
+            parameters=f"{_PARAMETERS}CapacityParameters",
+        ),
+        Component(
+            "learned-variance",
+            "collapsebench_objectives.learned_variance:LearnedVariance",
+            "beta-vae whose decoder variance is learned with the weights",
+        ),
+        Component(
+            "weight-decay",
+            "collapsebench_objectives.weight_decay:WeightDecay",
+            "beta-vae with decayed weights: thresholds should move down",
+            parameters=f"{_PARAMETERS}WeightDecayParameters",
+        ),
     ]

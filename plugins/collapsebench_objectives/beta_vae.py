@@ -15,6 +15,7 @@ class BetaVae(Objective[BetaVaeParameters]):
     """Distortion plus beta times rate, L = D + beta R, in nats per sample. Source: Higgins et al. 2017."""
 
     has_oracle: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
 
     @property
     def decoder_variance(self) -> float:

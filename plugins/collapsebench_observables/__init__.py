@@ -13,6 +13,7 @@ def collapsebench_observables() -> list[Component]:
             "latent-moments",
             "collapsebench_observables.latent_moments:LatentMoments",
             "moments of posterior mean and variance, rate and signal fraction of each latent",
+            version=2,
         ),
         Component(
             "truncated-distortion",
@@ -33,5 +34,20 @@ def collapsebench_observables() -> list[Component]:
             "equilibrium",
             "collapsebench_observables.equilibrium:Equilibrium",
             "Ward residuals and residual edge: is a replica stationary, and is it stable",
+        ),
+        Component(
+            "decoder-origin-directions",
+            "collapsebench_observables.decoder_origin_directions:DecoderOriginDirections",
+            "direction in data space that the decoder gives to each latent at the prior's mean",
+        ),
+        Component(
+            "residual-edge",
+            "collapsebench_observables.residual_edge:ResidualEdge",
+            "largest covariance of the data with any function of them, given the active latents",
+        ),
+        Component(
+            "traversals",
+            "collapsebench_observables.traversals:Traversals",
+            "reconstructions as each active latent moves from -3 to 3, the others at 0",
         ),
     ]

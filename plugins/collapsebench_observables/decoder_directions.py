@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -34,11 +35,20 @@ class DecoderDirections(Observable[Parameters]):
             if sum(part.shape[1] for part in parts) >= rows:
                 break
         mean = torch.cat(parts, dim=1)[:, :rows]
-        columns = []
-        for latent in range(model.latent_dim):
-            shift = torch.zeros_like(mean[:1, :1])
-            shift[..., latent] = step
-            ends = model.decode(mean + shift) - model.decode(mean - shift)
-            columns.append(ends.flatten(2).double().mean(1) / (2 * step))
-        jacobian = torch.stack(columns, dim=1).float().cpu().numpy()
-        return {f"feature_{d}": jacobian[:, :, d] for d in range(jacobian.shape[2])}
+        return by_feature(mean_jacobian(model, mean, step))
+
+
+def mean_jacobian(model: Model, z: torch.Tensor, step: float) -> NDArray[np.float32]:
+    """Return the decoder's Jacobian by central differences, averaged over z `(r or 1, b, k) -> (r, k, d)`."""
+    columns = []
+    for latent in range(model.latent_dim):
+        shift = torch.zeros_like(z[:1, :1])
+        shift[..., latent] = step
+        ends = model.decode(z + shift) - model.decode(z - shift)
+        columns.append(ends.flatten(2).double().mean(1) / (2 * step))
+    return np.asarray(torch.stack(columns, dim=1).float().cpu().numpy())
+
+
+def by_feature(jacobian: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return one quantity per feature, `feature_0`, `feature_1` ..., each `(replica, latent)`."""
+    return {f"feature_{d}": jacobian[:, :, d] for d in range(jacobian.shape[2])}

@@ -20,6 +20,8 @@ class LatentMoments(Observable[Parameters]):
         signal_fraction = M^2 = E mu^2 / (E mu^2 + E sigma^2)      snr = E mu^2 / E sigma^2
         posterior_scale = A^2 = E mu^2 + E sigma^2                 jensen_gap = log E sigma^2 - E log sigma^2
 
+    and largest_mean = max |mu| over the rows that are evaluated, which grows with their number.
+
     Source: Hirn 2026, arXiv 2605.22691.
     """
 
@@ -28,6 +30,7 @@ class LatentMoments(Observable[Parameters]):
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:
         """Return every moment `(replica, latent)`."""
         sums: dict[str, torch.Tensor] = {}
+        largest = torch.zeros(())
         for x, weights in samples.chunks():
             mean, log_variance = (part.double() for part in model.encode(x))
             terms = {
@@ -39,6 +42,7 @@ class LatentMoments(Observable[Parameters]):
             for name, term in terms.items():
                 total = torch.einsum("b,rbk->rk", weights.double(), term)
                 sums[name] = sums[name] + total if name in sums else total
+            largest = torch.maximum(largest.to(mean.device), mean.abs().amax(1))
         moments = {name: value.cpu().numpy() for name, value in sums.items()}
         square, variance = moments["mean_square"], moments["variance"]
         with np.errstate(all="ignore"):
@@ -49,4 +53,5 @@ class LatentMoments(Observable[Parameters]):
                 "snr": square / variance,
                 "posterior_scale": square + variance,
                 "jensen_gap": np.log(variance) - moments["log_variance"],
+                "largest_mean": largest.cpu().numpy(),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -9,14 +10,26 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from collapsebench import Evaluation, Score, UserError
-from collapsebench.boards import COLUMNS, board, read_board, reasons, render, statuses
-from collapsebench.ranking import paired_ranks, t_interval
+from collapsebench.boards import (
+    COLUMNS,
+    FOOTER,
+    FORMATS,
+    OVERALL,
+    RANKS,
+    board,
+    complete_board,
+    ranking,
+    read_board,
+    reasons,
+    render,
+    scores,
+    statuses,
+)
+from collapsebench.layout import number
 from collapsebench.results import CellResult, SuiteResults
-from collapsebench.standings import comparisons, standings
-from collapsebench.tables import number
+from collapsebench.standings import comparisons, overall_standings, standings
 
 DECLARED = {
     "agreement": [Score("r2", "Agreement.", "higher", high=1), Score("gap", "Gap.", "lower", "nats")],
@@ -31,8 +44,8 @@ def cell(architecture, seed, status="ok", reason="", dataset="digits", objective
     """Return a cell with these scores, by `metric__score` without the signs that Python forbids."""
     given = {name: values.get(name.replace("/", "__").replace("-", "_").replace("%", "")) for name in NAMES}
     evaluations = {}
-    for metric, scores in DECLARED.items():
-        found = {score.name: given[f"{metric}/{score.name}"] for score in scores}
+    for metric, declared in DECLARED.items():
+        found = {score.name: given[f"{metric}/{score.name}"] for score in declared}
         known = {name: value for name, value in found.items() if value is not None}
         why = {name: f"no {name} here" for name in found if name not in known}
         if metric not in failures:
@@ -69,7 +82,13 @@ def results():
             *(full("short", seed, 0.7, dimension__at_1=None, failures=("equilibrium",)) for seed in range(3)),
             *(full("linear", seed, 1.0, dataset="null") for seed in range(3)),
         ],
-        provenance={"suite_hash": "0123456789abcdef", "collapsebench": "0.1.0", "date": "2026-01-02", "git": None},
+        provenance={
+            "suite_hash": "0123456789abcdef",
+            "collapsebench": "0.1.0",
+            "cpu": "EPYC",
+            "date": "2026-01-02",
+            "git": None,
+        },
     )
 
 
@@ -162,82 +181,6 @@ def test_one_seed_that_does_not_reach_a_tolerance_makes_the_mean_infinite_withou
     assert "not reached (1 of 3)" in render(results, "text")
 
 
-@pytest.mark.parametrize("count", [2, 3, 10])
-def test_the_interval_is_students(count):
-    values = np.random.default_rng(count).normal(size=count)
-    expected = stats.t.interval(0.9, count - 1, loc=values.mean(), scale=stats.sem(values))
-    assert t_interval(values, 0.9) == pytest.approx((values.mean(), *expected))
-
-
-@pytest.mark.parametrize(
-    ("values", "mean"),
-    [
-        ([], math.nan),
-        ([2.0], 2.0),
-        ([1.0, math.inf], math.inf),
-        ([math.inf], math.inf),
-        ([-math.inf, math.inf], math.nan),
-    ],
-)
-def test_too_few_or_infinite_values_have_no_interval(values, mean):
-    found, low, high = t_interval(values)
-    assert found == pytest.approx(mean, nan_ok=True)
-    assert math.isnan(low)
-    assert math.isnan(high)
-
-
-def test_equal_values_have_an_interval_of_no_width_and_missing_ones_do_not_count():
-    assert t_interval([0.1, 0.1, math.nan, 0.1]) == (0.1, 0.1, 0.1)
-
-
-def test_intervals_of_three_seeds_cover_the_truth_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    intervals = [t_interval(rng.normal(loc=1.0, size=3)) for _ in range(3000)]
-    covered = np.mean([low <= 1.0 <= high for _, low, high in intervals])
-    assert covered == pytest.approx(0.95, abs=0.015)
-
-
-def test_ranks_follow_the_direction_of_each_score():
-    values = np.array([[[0.9, 5.0]], [[0.8, 3.0]], [[0.7, 1.0]]]) + np.array([0.0, 1e-3, 3e-3])[:, None] * [1, 1]
-    assert [rank.text for rank in paired_ranks(values[:, :, :1], [True])] == ["1", "2", "3"]
-    assert [rank.text for rank in paired_ranks(values[:, :, 1:], [False])] == ["3", "2", "1"]
-    assert [rank.text for rank in paired_ranks(values, [True, False])] == ["1-3"] * 3
-    assert [rank.mean for rank in paired_ranks(values, [True, False])] == [2.0] * 3
-
-
-def test_equal_architectures_are_tied():
-    same = np.random.default_rng(0).normal(size=(1, 5, 2)).repeat(3, axis=0)
-    assert {(rank.text, rank.mean) for rank in paired_ranks(same, [True, False])} == {("1-3", 2.0)}
-
-
-def test_architectures_that_differ_by_noise_alone_are_told_apart_no_more_often_than_the_confidence_allows():
-    rng = np.random.default_rng(1)
-    for scores in (1, 3):
-        drawn = [paired_ranks(rng.normal(size=(2, 3, scores)), [True] * scores) for _ in range(800)]
-        assert np.mean([ranks[0].text != "1-2" for ranks in drawn]) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 800)
-
-
-def test_a_difference_that_is_the_same_in_every_seed_decides_although_seeds_vary():
-    seeds = np.random.default_rng(2).normal(scale=5.0, size=(1, 3, 1))
-    assert [rank.text for rank in paired_ranks(np.concatenate([seeds, seeds - 0.1, seeds - 0.2]), [True])] == [
-        "1",
-        "2",
-        "3",
-    ]
-
-
-def test_one_seed_decides_nothing():
-    (first, second) = paired_ranks([[[1.0]], [[2.0]]], [True])
-    assert first.text == second.text == "1-2"
-    assert (first.mean, second.mean) == (2.0, 1.0)
-    assert math.isnan(first.low)
-
-
-def test_not_reached_in_every_seed_ranks_below_reached_and_ties_with_itself():
-    never = [[math.inf]] * 3
-    assert [rank.text for rank in paired_ranks([[[3.0], [4.0], [3.0]], never, never], [False])] == ["1", "2-3", "2-3"]
-
-
 def test_incomplete_architectures_are_not_ranked_and_say_why(results):
     found = standing(results)
     assert [name for name, place in found.items() if place.rank is None] == ["conv", "short"]
@@ -270,36 +213,110 @@ def test_without_a_score_to_rank_by_nothing_is_ranked_and_the_reason_is_said(res
     assert "Nothing is ranked." in render(replace(results, rank_by=rank_by), "text")
 
 
-@pytest.mark.parametrize("format", ["text", "md", "csv", "json"])
-def test_the_same_results_give_the_same_bytes_and_dates_stay_out_of_tables(results, format):
-    assert render(results, format) == render(replace(results, cells=list(results.cells)), format)
-    other = render(replace(results, provenance={"date": "2027-03-04"}), format)
-    assert (render(results, format) == other) == (format in ("csv", "json"))
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_same_results_give_the_same_bytes_and_every_format_says_where_they_come_from(results, format):
+    text = render(results, format)
+    assert text == render(replace(results, cells=list(results.cells)), format)
+    for fact in ("0123456789ab", "collapsebench 0.1.0", "cpu EPYC", "2026-01-02", "t-interval over seeds, n = 3"):
+        assert fact in text
 
 
 def test_csv_loads_back_with_every_value_and_type(results):
     text = render(results, "csv")
-    pd.testing.assert_frame_equal(read_board(text), board(results), check_exact=True)
+    pd.testing.assert_frame_equal(read_board(text), complete_board(results), check_exact=True)
     assert ",inf,,,3,3,latents,lower" in text
+
+
+def test_csv_loads_in_pandas_as_it_is_with_numbers_as_numbers_and_names_as_text(results):
+    frame = pd.read_csv(io.StringIO(render(results, "csv")))
+    assert list(frame) == [*COLUMNS, *RANKS, *FOOTER]
+    for column, kind in (COLUMNS | RANKS).items():
+        assert pd.api.types.is_numeric_dtype(frame[column].dtype) == (kind in ("float64", "int64", "Int64")) or (
+            column == "unit" and kind == "str"
+        )
+    assert frame["n_ok"].dtype == frame["n_planned"].dtype == "int64"
+    expected = board(results)["value"]
+    assert np.allclose(frame["value"], expected, rtol=1e-15, equal_nan=True)
+    assert np.isinf(frame["value"]).sum() == np.isinf(expected).sum() > 0
 
 
 def test_json_has_the_columns_alone_and_null_for_what_it_cannot_say(results):
     records = json.loads(render(results, "json"))
-    assert all(list(record) == list(COLUMNS) for record in records)
+    assert all(list(record) == [*COLUMNS, *RANKS, *FOOTER] for record in records)
     by_name = {(r["dataset"], r["architecture"], r["score"]): r for r in records}
     not_reached, missing = by_name["digits", "mlp", "at-1%"], by_name["digits", "short", "at-1%"]
     assert (not_reached["value"], not_reached["n_ok"]) == (None, 3)
-    assert (missing["value"], missing["n_ok"]) == (None, 0)
+    assert (missing["value"], missing["n_ok"], missing["rank_best"]) == (None, 0, None)
     assert [r["value"] for r in records if r["value"] is not None] == [
         value for value in board(results)["value"] if math.isfinite(value)
     ]
 
 
+def test_the_ranking_has_a_row_for_every_architecture_ranked_or_not(results):
+    frame = ranking(results).set_index(["dataset", "architecture"])
+    assert set(frame.index.get_level_values("dataset")) == {OVERALL, "digits", "null"}
+    assert tuple(frame.loc[("digits", "linear"), ["rank_best", "rank_worst", "n_ok", "n_planned"]]) == (1, 1, 3, 3)
+    conv = frame.loc[("digits", "conv")]
+    assert conv["rank_best"] is pd.NA
+    assert (conv["reason"], conv["n_ok"], conv["n_planned"]) == ("1 of 3 runs ended ok", 1, 3)
+    assert frame.loc[("digits", "linear"), "converged_share"] == pytest.approx(0.9)
+
+
+def test_every_cell_and_score_has_a_row_of_its_own_value(results):
+    frame = scores(results)
+    assert len(frame) == len(results.cells) * len(NAMES)
+    mine = frame[(frame["dataset"] == "digits") & (frame["architecture"] == "linear") & (frame["score"] == "r2")]
+    assert mine["value"].tolist() == [0.99, 0.99 + 0.001, 0.99 + 0.002]
+    assert frame[frame["architecture"] == "conv"]["value"].notna().sum() == len(NAMES)
+
+
+def across(*datasets):
+    """Return results with the same architectures on several datasets; each dataset gives name -> r2 of each seed."""
+    cells = [
+        full(name, seed, value, dataset=f"data-{place}")
+        for place, values in enumerate(datasets)
+        for name, row in values.items()
+        for seed, value in enumerate(row)
+    ]
+    return suite(cells, rank_by=("agreement/r2",))
+
+
+def test_what_one_dataset_leaves_open_several_decide():
+    better, worse = [0.9, 0.8, 0.87], [0.83, 0.78, 0.79]
+    found = across(*({"a": better, "b": worse} for _ in range(4)))
+    alone = standings(found, comparisons(found)["data-0", "beta-vae"])
+    assert alone["a"].rank.text == alone["b"].rank.text == "1-2"
+    together, used, left_out = overall_standings(found, "beta-vae")
+    assert (together["a"].rank.text, together["b"].rank.text, len(used), left_out) == ("1", "2", 4, [])
+    text = render(found, "text")
+    assert "All 4 datasets together, beta-vae" in text
+    assert "All" not in render(across({"a": better, "b": worse}), "text")
+
+
+def test_incomplete_on_one_dataset_is_unranked_overall_and_a_dataset_without_any_run_is_left_out_and_said():
+    fine = {"a": [0.9, 0.8, 0.87], "b": [0.83, 0.78, 0.79]}
+    found = across(fine, fine, fine)
+    cells = [
+        replace(row, status="failed", reason="no data", evaluations={})
+        if row.dataset == "data-2" or (row.dataset == "data-1" and row.architecture == "b" and row.seed == 1)
+        else row
+        for row in found.cells
+    ]
+    broken = replace(found, cells=cells)
+    together, used, left_out = overall_standings(broken, "beta-vae")
+    assert (together["a"].rank.text, together["b"].rank) == ("1", None)
+    assert together["b"].reason == "on data-1, 2 of 3 runs ended ok"
+    assert (used, left_out) == (["data-0", "data-1"], ["data-2"])
+    text = render(broken, "text")
+    assert "Left out of the overall rank, since nothing is complete there: data-2." in text
+    assert "unranked  b" in text
+
+
 def test_text_fits_a_terminal_and_names_its_origin(results):
     text = render(results, "text")
     assert max(map(len, text.splitlines())) <= 120
-    assert "suite small 0123456789ab, collapsebench 0.1.0, date 2026-01-02." in text
-    assert "3 seeds (0, 1, 2); ±: 95 % t-interval over seeds." in text
+    assert "suite small 0123456789ab, collapsebench 0.1.0, cpu EPYC, date 2026-01-02." in text
+    assert "3 seeds (0, 1, 2); ±: 95 % t-interval over seeds, n = 3 unless a cell says otherwise." in text
     assert "None" not in text
     many = {f"metric-{n}": [Score("a-rather-long-score-name", "Long.", "lower", "unit")] for n in range(12)}
     wide = render(replace(results, declared={**DECLARED, **many}), "text")
@@ -316,7 +333,12 @@ def test_one_seed_has_no_interval_and_the_footer_says_so():
 def test_the_converged_share_stands_beside_the_rank_and_is_never_rounded_up():
     text = render(suite([full("linear", s, 0.5, equilibrium__converged_share=0.9999) for s in range(3)]), "md")
     header, row = (line.split("|") for line in text.splitlines() if line.startswith("| rank") or "linear" in line)
-    assert [part.strip() for part in header[1:5]] == ["rank", "architecture", "runs ok", "converged"]
+    assert [part.strip() for part in header[1:5]] == [
+        "rank<br>↓",
+        "architecture",
+        "runs ok<br>of planned",
+        "converged<br>↑ share",
+    ]
     assert [part.strip() for part in row[1:5]] == ["1", "linear", "3/3", "99 %"]
 
 
@@ -338,5 +360,5 @@ def test_numbers_have_as_many_digits_as_their_interval_allows(mean, half, text):
 
 
 def test_an_unknown_format_is_refused_with_the_legal_ones(results):
-    with pytest.raises(UserError, match=r"'xml'.*text, md, csv, json"):
+    with pytest.raises(UserError, match=r"'xml'.*text, md, csv, json, tex, html"):
         render(results, "xml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -14,11 +15,13 @@ import pytest
 import safetensors.torch
 from flow import digests, stamps, weights, without, write_suite
 
-import collapsebench.execute as execute
+import collapsebench.assembly as assembly
+import collapsebench.paths as paths
 from collapsebench.checkpoint import read_checkpoint
 from collapsebench.components import Progress
 from collapsebench.errors import StoreError
-from collapsebench.execute import choose_path, execute_job, observable_name, observe_cells
+from collapsebench.execute import execute_job, observable_name, observe_cells
+from collapsebench.paths import choose_path
 from collapsebench.planning import Plan, make_jobs, make_plan, used
 from collapsebench.registry import load_registry
 from collapsebench.store import CellRecord, Store
@@ -167,7 +170,7 @@ def test_a_job_that_breaks_gives_every_cell_the_status_the_reason_and_the_traceb
     def broken(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(execute, "build_stack", broken)
+    monkeypatch.setattr(assembly, "build_stack", broken)
     store, job = freeze()
     assert list(execute_job(job).values()) == [status] * 2
     for record in cells(store):
@@ -215,13 +218,43 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
     trained: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, plan = trained
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("chained", "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("fused", "")
 
     def broken(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(execute, "build_stack", broken)
+    monkeypatch.setattr(paths, "build_stack", broken)
     assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "")
+
+
+@pytest.fixture
+def convolutions(tmp_path: Path) -> Plan:
+    """A plan of the mlp and of conv encoder and decoder on 36 features that are images of 6 x 6."""
+    suite = write_suite(tmp_path, without("linear"))
+    plan = plan_of(suite, Store(tmp_path / "store"), "datasets.gaussian.dimension=36")
+    data = plan.data["gaussian"]
+    splits = {name: replace(split, values=split.values.reshape(-1, 1, 6, 6)) for name, split in data.splits.items()}
+    mlp = plan.suite.architectures[0]
+    conv = {
+        kind: Reference(kind, "conv", "conv", {"channels": 4}, 1, "collapsebench") for kind in ("encoder", "decoder")
+    }
+    suite = replace(plan.suite, architectures=(mlp, replace(mlp, id="conv", **conv)))
+    return replace(plan, suite=suite, data={"gaussian": replace(data, shape=(1, 6, 6), splits=splits)})
+
+
+def test_what_the_kernel_does_not_cover_is_measured_along_every_path(convolutions: Plan) -> None:
+    path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
+    found = re.fullmatch(r"measured with 6 replicas on \d+ threads, ms per replica-update: (.*)", reason)
+    assert found is not None
+    paths = [part.split()[0] for part in found[1].split(", ")]
+    assert sorted(paths) == ["batched", "chained", "grouped", "one-by-one", "side-by-side"]
+    assert path in paths[:2]
+
+
+def test_the_path_that_was_measured_fastest_is_taken(convolutions: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths.calibrate, "time_paths", lambda stacks, x, noise: {"grouped": 2.0, "chained": 2.1})
+    path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
+    assert (path, reason.endswith("grouped 2, chained 2.1")) == ("grouped", True)
 
 
 def test_an_observable_s_name_changes_with_what_decides_its_numbers_only() -> None:

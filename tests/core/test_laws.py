@@ -18,6 +18,7 @@ from collapsebench import components as api
 from collapsebench.components import Component, Data, Evaluation, Parameters, Score, Split
 from collapsebench.conformance import LAWS, check_component
 from collapsebench.laws import Finding, Law, Subject, examine
+from collapsebench.objective import Prediction
 from collapsebench.reference_scan import FlatDecoder, FlatEncoder, PlainObjective
 from collapsebench.registry import Owner, Registered, load_registry
 
@@ -223,17 +224,48 @@ class Doubled(PlainObjective):
 
 
 class Careless(PlainObjective):
-    def init_state(self) -> dict[str, torch.Tensor]:
+    def init_state(self, features: int, total_variance: float) -> dict[str, torch.Tensor]:
         return {"multiplier": torch.tensor(torch.nan)}
 
 
 class Idler(PlainObjective):
-    def init_state(self) -> dict[str, torch.Tensor]:
-        return {"multiplier": torch.tensor(1.0)}
+    def init_state(self, features: int, total_variance: float) -> dict[str, torch.Tensor]:
+        return {"multiplier": torch.nn.Parameter(torch.tensor(1.0))}
 
 
 class Negative(PlainObjective):
     decoder_variance = -1.0  # type: ignore[assignment]
+
+
+class Restless(PlainObjective):
+    has_oracle = False
+
+    def loss(self, distortion: Any, rate: Any, dial: Any, state: Any, progress: Any) -> Any:
+        return distortion + progress * dial * rate.sum(-1)
+
+
+class Lopsided(PlainObjective):
+    def batch_loss(
+        self, distortion: Any, rate: Any, weights: Any, dial: Any, state: Any, progress: Any
+    ) -> torch.Tensor:
+        loss = self.loss(distortion, rate, dial, state, progress)
+        found: torch.Tensor = loss.mean() if weights is None else (loss * weights).sum()
+        return found
+
+
+class Free(PlainObjective):
+    def price(self, dial: Any, state: Any) -> Any:
+        return 0.0 * dial
+
+
+class Crooked(PlainObjective):
+    def dials(self, temperatures: Any, eigenvalues: Any, latent_dim: int) -> Any:
+        return 2 * super().dials(temperatures, eigenvalues, latent_dim)
+
+
+class Prophet(PlainObjective):
+    def prediction(self, temperatures: Any, eigenvalues: Any, latent_dim: int) -> Prediction:
+        return Prediction.linear(temperatures, eigenvalues, latent_dim + 1)
 
 
 class Zeros(api.Observable[Parameters]):
@@ -380,6 +412,11 @@ BROKEN: list[tuple[api.Kind, type[Any], str, str]] = [
     ("objective", Careless, "state", "state 'multiplier' is tensor(nan)"),
     ("objective", Idler, "gradients", "does not depend on state 'multiplier'"),
     ("objective", Negative, "declares", "decoder_variance is -1.0"),
+    ("objective", Restless, "settles", "the loss still changes after progress 0"),
+    ("objective", Lopsided, "weights", "with weights of one"),
+    ("objective", Free, "dials", "expected one positive number"),
+    ("objective", Crooked, "dials", "declares has_oracle, but at T = 0.9 a nat costs"),
+    ("objective", Prophet, "prediction", "prediction has shapes ((4, 4), (4,), (4,)), expected ((4, 3), (3,), (4,))"),
     ("observable", Nowhere, "declares", "splits names ['holdout']"),
     ("observable", Oblong, "columns", "returned shapes"),
     ("observable", Short, "rows", "split train has 50 rows, expected 500, 25 replicas x 20"),

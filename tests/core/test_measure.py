@@ -15,7 +15,7 @@ from collapsebench.crosswalk import CRITERIA, crosswalk
 from collapsebench.data import standardise
 from collapsebench.errors import DataError, ModelError, UserError
 from collapsebench.linear_oracle import oracle
-from collapsebench.stack import build_pair
+from collapsebench.pairs import build_pair
 from collapsebench.store import Store
 
 PARAMETERS = {"dimension": 8, "samples": 512, "evaluation_samples": 256}

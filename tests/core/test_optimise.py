@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from collapsebench import optimise
 from collapsebench.optimise import Adam, Preconditioned, affine_maps
 
 SHAPES = {"layer.weight": (5, 4), "layer.bias": (5,), "scale": (3,), "kernel.weight": (2, 3, 2, 2), "kernel.bias": (2,)}
@@ -140,3 +141,70 @@ def test_a_bias_that_does_not_belong_to_the_rows_of_its_weight_is_preconditioned
     values = {"m.weight": torch.randn(2, *weight), "m.bias": torch.randn(2, *bias)}
     run(Preconditioned(), values, 3)
     assert all(torch.isfinite(value).all() for value in values.values())
+
+
+MAPS = {"wide": (12, 19), "tall": (19, 12), "square": (16, 16), "one row": (1, 5), "one column": (5, 1)}
+
+
+def descend(monkeypatch, *, by_kernel, steps, replicas=3, bias=True, spoil=None):
+    """Return weights and state after some updates towards noisy targets, through the kernel or through PyTorch."""
+    monkeypatch.setattr(optimise, "_WIDEST", 256 if by_kernel else 0)
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for name, (rows, columns) in MAPS.items():
+        weights[f"{name}.weight"] = torch.randn(replicas, rows, columns, generator=generator)
+        if bias:
+            weights[f"{name}.bias"] = torch.randn(replicas, rows, generator=generator)
+    targets = {name: torch.randn(value.shape, generator=generator) for name, value in weights.items()}
+    optimiser = Preconditioned()
+    for _ in range(steps):
+        gradients = {}
+        for name, value in weights.items():
+            slope = (value - targets[name]) * torch.linspace(0.1, 2, value.shape[-1])
+            gradients[name] = slope + 0.1 * torch.randn(value.shape, generator=generator)
+        if spoil is not None:
+            gradients["square.weight"][spoil] = torch.nan
+        optimiser.step(weights, gradients, 0.05)
+    return weights, optimiser.state()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_kernel_takes_the_step_that_pytorch_takes(monkeypatch, bias):
+    """25 updates, two renewals of the bases: the same weights; of the state what does not depend on a basis's signs.
+
+    The maps have gradients of nearly full rank: in directions without gradient the preconditioner magnifies rounding.
+    """
+    (ours, state), (theirs, reference) = (
+        descend(monkeypatch, by_kernel=by_kernel, steps=25, bias=bias) for by_kernel in (True, False)
+    )
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name], value, rtol=1e-4, atol=1e-4), name
+    assert state.keys() == reference.keys()
+    for name, value in reference.items():
+        if not name.endswith(("-basis", "/m")):
+            assert torch.allclose(state[name].double(), value.double(), rtol=1e-3, atol=1e-3 * float(value.abs().max()))
+
+
+def test_the_kernel_s_bases_are_orthonormal(monkeypatch):
+    _, state = descend(monkeypatch, by_kernel=True, steps=30)
+    bases = [value for name, value in state.items() if name.endswith("-basis")]
+    assert len(bases) == 9
+    for basis in bases:
+        assert torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).expand_as(basis), atol=1e-5)
+
+
+def test_gradients_of_zero_give_a_basis_and_no_step(monkeypatch):
+    monkeypatch.setattr(optimise, "_WIDEST", 256)
+    weights = {"a.weight": torch.ones(2, 5, 7)}
+    optimiser = Preconditioned()
+    for _ in range(12):
+        optimiser.step(weights, {"a.weight": torch.zeros(2, 5, 7)}, 0.1)
+    assert torch.equal(weights["a.weight"], torch.ones(2, 5, 7))
+    assert torch.isfinite(optimiser.state()["a.weight/left-basis"]).all()
+
+
+def test_a_replica_s_step_has_the_same_bits_alone_and_beside_a_diverged_one(monkeypatch):
+    (whole, _), (spoilt, _) = (descend(monkeypatch, by_kernel=True, steps=12, spoil=spoil) for spoil in (None, 1))
+    for name, value in whole.items():
+        assert torch.equal(value[[0, 2]], spoilt[name][[0, 2]]), name
+    assert spoilt["square.weight"][1].isnan().any()

@@ -12,7 +12,8 @@ import torch
 from collapsebench.batches import Batches
 from collapsebench.equilibrium import measure_equilibrium
 from collapsebench.linear_oracle import oracle
-from collapsebench.stack import StackModel, build_pair
+from collapsebench.pairs import build_pair
+from collapsebench.stack import StackModel
 from collapsebench.train import Controls, OutOfTimeError
 
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from flow import boards, stamps, weights, write_suite
+from flow import boards, invoke, stamps, weights, write_suite
 
 import collapsebench
+import collapsebench.planned_stacks as planned_stacks
 from collapsebench.boards import COLUMNS
 from collapsebench.components import Progress
 from collapsebench.errors import UserError
-from collapsebench.verbs import Outcome, Session, explain, open_session, prepare_session
+from collapsebench.planning import frozen_paths, make_plan
+from collapsebench.verbs import Outcome, Session, explain, open_session, plan_jobs, prepare_session
 
 QUICK = ("training.max_updates=16", "scan.temperatures.count=3")
 
@@ -51,6 +54,28 @@ def test_run_returns_the_board_with_the_columns_that_readers_rely_on(outcome: Ou
     assert outcome.ok
     assert (outcome.folder / "board.csv").read_text() == outcome.text("csv")
     assert "<table" in outcome._repr_html_()
+
+
+def test_what_an_interrupted_run_froze_keeps_its_path_and_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = write_suite(tmp_path)
+    session = open_session(suite, **options(suite, "compute.path='grouped'"))
+    current = make_plan(session.suite, session.store, session.registry)
+    frozen = plan_jobs(session, current)
+    assert {*frozen_paths(session.store).values()} == {"grouped"}
+
+    def measure(*arguments: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(planned_stacks, "choose_path", measure)
+    assert sorted(plan_jobs(session, current)) == sorted(frozen)
+    done = invoke("plan", suite, "--store", session.store.root, "--json", *sets(*QUICK))
+    assert {row["path"] for row in json.loads(done.output)["plan"]} == {"grouped"}
+
+
+def sets(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
 
 
 def test_every_planned_cell_has_a_status(outcome: Outcome) -> None:

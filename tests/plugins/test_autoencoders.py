@@ -9,13 +9,14 @@ from torch import nn
 
 from collapsebench.components import Decoder, Encoder, Parameters
 from collapsebench.errors import PluginError
-from collapsebench.stack import build_pair, why_not
+from collapsebench.pairs import build_pair
+from collapsebench.stack import why_not
 from collapsebench.train import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 
 SHAPES = [(7,), (3, 4), (2, 3, 3)]
-ENCODERS = {"linear": {}, "mlp": {"depth": 2, "width": 9}}
-DECODERS = {"linear": {}, "mlp": {"depth": 2, "width": 9}}
+ENCODERS = {"linear": {}, "mlp": {"depth": 2, "width": 9}, "residual-mlp": {"depth": 2, "width": 9}}
+DECODERS = {"linear": {}, "mlp": {"depth": 2, "width": 9}, "residual-mlp": {"depth": 2, "width": 9}}
 
 
 def encoder_of(build):
@@ -100,7 +101,7 @@ def test_the_linear_encoder_is_affine_in_mean_and_log_variance(component):
 @pytest.mark.parametrize("use", ENCODERS)
 @pytest.mark.parametrize("bias", [None, 0.0, -2.5])
 def test_the_log_variance_starts_at_its_bias(component, use, bias):
-    default = {"linear": 0.0, "mlp": -4.0}[use]
+    default = {"linear": 0.0}.get(use, -4.0)
     given = {} if bias is None else {"log_variance_bias": bias}
     module = component("encoder", use, **ENCODERS[use], **given).build((7,), 5)
     own = {name: value for name, value in module.named_parameters() if name.endswith("log_variance.bias")}
@@ -137,6 +138,23 @@ def test_the_hidden_layers_of_an_mlp_are_as_many_and_as_wide_as_asked_for(compon
     assert shapes == [(11, 4), (11, 11), (11, 11), (7, 11)]
 
 
+@pytest.mark.parametrize("depth", [2, 30])
+def test_a_residual_mlp_keeps_the_scale_of_its_input_through_its_depth(component, depth):
+    torch.manual_seed(0)
+    layers = component("encoder", "residual-mlp", depth=depth, width=256, activation="relu").build((256,), 4).body[:-1]
+    x = torch.randn(500, 256)
+    assert 0.5 < layers(x).square().mean().item() / x.square().mean().item() < 6
+
+
+def test_a_residual_mlp_whose_branches_vanish_is_affine(component):
+    module = component("decoder", "residual-mlp").build(5, (7,)).double()
+    for name, value in module.named_parameters():
+        if "branch" in name:
+            nn.init.zeros_(value)
+    a, b = torch.randn(2, 40, 5, dtype=torch.float64)
+    assert (module(3 * a - 2 * b) - 3 * module(a) + 2 * module(b)).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("use", ENCODERS)
 def test_a_seed_decides_the_initial_weights_and_nothing_else_does(component, use):
     def weights(seed):
@@ -159,9 +177,9 @@ def test_building_a_pair_leaves_the_global_random_state_alone(component):
 
 
 def test_encoders_of_one_seed_are_equal_whatever_decoder_they_are_paired_with(component):
-    one, two = (build_pair(component("encoder", "mlp"), component("decoder", use), (7,), 4, 0) for use in DECODERS)
+    one, *others = (build_pair(component("encoder", "mlp"), component("decoder", use), (7,), 4, 0) for use in DECODERS)
     for name, value in one["encoder"].state_dict().items():
-        assert torch.equal(value, two["encoder"].state_dict()[name])
+        assert all(torch.equal(value, other["encoder"].state_dict()[name]) for other in others)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from collapsebench.components import SPLITS
 from collapsebench.data import fingerprint, standardise
 from collapsebench_datasets.gaussian import eigenvalues
-from collapsebench_datasets.parameters import GaussianParameters
+from collapsebench_datasets.parameters import DigitsParameters, GaussianParameters
 
 CACHE = Path("unused")
 SPECTRA = {
@@ -153,6 +153,26 @@ def test_the_digits_are_1797_samples_of_64_features_split_without_overlap(load):
     assert len(data.feature_names) == len(set(data.feature_names)) == 64
 
 
+def test_digits_as_images_are_the_vectors_reshaped_and_scaled_by_one_number(load):
+    vectors, images = load("digits"), load("digits", shape="image")
+    for name in SPLITS:
+        flat = getattr(vectors, name).values
+        assert np.array_equal(getattr(images, name).values, flat.reshape(-1, 1, 8, 8))
+    assert images.feature_names == vectors.feature_names
+    ready = standardise(images, "digits")
+    assert ready.shape == (1, 8, 8)
+    assert ready.left_out == standardise(vectors, "digits").left_out
+    gain = ready.splits["train"].values.std(0) / np.maximum(images.train.values.std(0), 1e-9)
+    assert np.ptp(gain[images.train.values.std(0) > 0]) < 1e-5
+
+
+def test_digits_as_vectors_are_described_as_before_there_were_images_so_that_no_key_changes():
+    assert DigitsParameters().model_dump(mode="json") == {"train_share": 0.6}
+    image = DigitsParameters(shape="image")
+    assert image.model_dump(mode="json") == {"train_share": 0.6, "shape": "image"}
+    assert DigitsParameters.model_validate(image.model_dump(mode="json")) == image
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_the_train_share_of_the_digits_is_honoured_and_the_rest_halved(load, share):
     data = load("digits", train_share=share)
@@ -171,7 +191,7 @@ def test_pixels_of_the_digits_that_never_vary_are_left_out(load):
     assert "pixel 0,0" in ready.left_out
 
 
-@pytest.mark.parametrize("use", ["gaussian", "digits"])
+@pytest.mark.parametrize("use", ["gaussian", "digits", "random-field"])
 def test_data_that_ship_need_no_preparation_and_say_where_they_come_from(component, use):
     made = component("dataset", use)
     assert made.is_prepared(CACHE)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from collapsebench import SPLITS, Measurement, Pca, oracle
+from collapsebench import SPLITS, Measurement, Pca, Prediction, oracle
 from collapsebench_metrics import collapsebench_metrics
 
 SPECTRUM = np.array([6.0, 3.0, 1.5, 0.7, 0.3, 0.1, 0.03, 0.01])
@@ -53,14 +53,28 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     scan = {
         "signal_fraction": np.take_along_axis(fractions, order, 1),
         "rate": np.take_along_axis(rates, order, 1),
+        "snr": np.take_along_axis(fractions / (1 - fractions), order, 1),
+        "mean_square": np.take_along_axis(fractions, order, 1),
+        "mean": np.zeros_like(rates),
+        "variance": np.take_along_axis(1 - fractions, order, 1),
+        "largest_mean": np.take_along_axis(4 * np.sqrt(fractions), order, 1),
         "posterior_scale": np.ones_like(rates),
         "jensen_gap": np.zeros_like(rates),
     }
+    columns = {f"feature_{d}": directions[:, :, d] for d in range(spectrum.size)}
     tables = {
         "latent-moments": long("latent", scan),
         "truncated-distortion": long("rank", {"normalised_distortion": distortion}),
-        "decoder-directions": long(
-            "latent", {f"feature_{d}": directions[:, :, d] for d in range(spectrum.size)}, ("train",)
+        "decoder-directions": long("latent", columns, ("train",)),
+        "decoder-origin-directions": long("latent", columns, ("train",)),
+        "traversals": long(
+            "latent",
+            {
+                f"at_{v}_{d}": v * directions[:, :, d] * np.take_along_axis(fractions > 0.1, order, 1)
+                for v in range(-3, 4)
+                for d in range(spectrum.size)
+            },
+            ("train",),
         ),
         "losses": pd.DataFrame(
             {
@@ -73,6 +87,13 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
                 "split": "train", "temperature": TEMPERATURES, "ward_residual": 1e-3,
                 "residual_edge": np.minimum(TEMPERATURES, SHARES[0]),
                 "spare_latents": LATENTS - exact.active_count,
+            }
+        ),
+        "residual-edge": pd.DataFrame(
+            {
+                "split": "train", "temperature": TEMPERATURES,
+                "edge": np.append(SHARES, 0.0)[np.minimum((fractions > 0.1).sum(axis=1), SHARES.size)],
+                "active_latents": (fractions > 0.1).sum(axis=1),
             }
         ),
         "replicas": pd.DataFrame({"temperature": TEMPERATURES, "mark": "converged"}),
@@ -92,6 +113,7 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
         pca=Pca(exact.eigenvalues / exact.total_variance, exact.components, dict.fromkeys(SPLITS, tail)),
         second_moments=dict.fromkeys(SPLITS, covariance),
         has_oracle=has_oracle,
+        prediction=Prediction.linear(TEMPERATURES, exact.eigenvalues, LATENTS) if has_oracle else None,
     )
 
 
@@ -138,7 +160,9 @@ def test_a_metric_says_what_it_requires_and_reads_nothing_else(metric):
 
 def test_the_default_split_is_train_except_for_what_is_read_from_distortions_alone():
     defaults = {name: component.parameters_model()().split for name, component in METRICS.items()}
-    assert {name for name, split in defaults.items() if split == "test"} == {"effective-dimension", "tail-exponent"}
+    assert {name for name, split in defaults.items() if split == "test"} == {
+        "effective-dimension", "tail-exponent", "rank-distortion-ratio", "head-tail",
+    }  # fmt: skip
     assert set(defaults.values()) == {"train", "test"}
 
 
@@ -317,3 +341,47 @@ def test_a_scan_that_resolves_nothing_gets_reasons_that_say_what_to_do():
     assert "scan lower" in found.reasons["identity-r2"]
     assert set(evaluate("exponent-fit", measured).reasons) >= {"exponent", "exponent-max-deviation"}
     assert "exact solution" in evaluate("equilibrium", measured).reasons["loss-gap"]
+
+
+def test_intervention_agreement_is_exact_at_the_predicted_solution_and_sees_a_moved_threshold():
+    found = evaluate("intervention-agreement", measurement()).values
+    assert found["signal-fraction-max-error"] == pytest.approx(0, abs=1e-9)
+    assert found["threshold-max-log-error"] == pytest.approx(0, abs=1e-6)
+    assert found["missed-ranks"] == 0
+    moved = evaluate("intervention-agreement", measurement(thresholds=SHARES * [1, 1, 1.2, 1, 1, 1, 1, 1])).values
+    assert moved["threshold-max-log-error"] == pytest.approx(math.log(1.2), abs=1e-3)
+    assert moved["signal-fraction-max-error"] > 0.05
+
+
+def test_intervention_agreement_measures_the_shortfall_below_a_floor_and_no_excess():
+    measured = measurement()
+    floor = Prediction(np.full((31, LATENTS), 0.3), np.full(LATENTS, np.nan), TEMPERATURES, exact=False)
+    found = evaluate("intervention-agreement", replace(measured, prediction=floor))
+    assert found.values["signal-fraction-max-error"] == pytest.approx(0.3)
+    assert "no thresholds" in found.reasons["threshold-max-log-error"]
+    low = replace(floor, signal_fraction=np.zeros((31, LATENTS)))
+    assert evaluate("intervention-agreement", replace(measured, prediction=low)).values == {
+        "signal-fraction-max-error": 0.0
+    }
+
+
+def test_intervention_agreement_compares_the_temperatures_that_replicas_end_with():
+    measured = measurement()
+    assert "no price of its own" in evaluate("intervention-agreement", measured).reasons["temperature-max-log-error"]
+    replicas = measured.tables["replicas"].assign(effective_temperature=TEMPERATURES * 1.1)
+    found = evaluate("intervention-agreement", replace(measured, tables={**measured.tables, "replicas": replicas}))
+    assert found.values["temperature-max-log-error"] == pytest.approx(math.log(1.1))
+
+
+def test_what_replicas_pay_in_the_end_decides_whether_they_are_stable_and_their_slope():
+    """A scan whose own price halves the temperature of the grid is judged at what it pays."""
+    measured = measurement()
+    halved = {
+        name: table.assign(temperature=table["temperature"] * 2) if "temperature" in table else table
+        for name, table in measured.tables.items()
+    }
+    halved["replicas"] = halved["replicas"].assign(effective_temperature=TEMPERATURES)
+    scan = replace(measured, tables=halved, temperatures=TEMPERATURES * 2, has_oracle=False)
+    expected, found = (evaluate("equilibrium", part).values for part in (measured, scan))
+    for score in ("residual-edge", "derivative-identity", "derivative-violations"):
+        assert found[score] == pytest.approx(expected[score])

@@ -11,10 +11,14 @@ from collapsebench.components import SPLITS, Data, Split
 from collapsebench.data import standardise
 from collapsebench.linear_oracle import oracle
 from collapsebench.stack import StackModel
+from collapsebench_observables.traversals import shrink
 
 TEMPERATURES = np.array([0.7, 0.2, 0.05, 0.003])
 LATENTS = 8
-OBSERVABLES = ("latent-moments", "truncated-distortion", "losses", "equilibrium", "decoder-directions")
+OBSERVABLES = (
+    "latent-moments", "truncated-distortion", "losses", "equilibrium", "decoder-directions",
+    "decoder-origin-directions", "residual-edge", "traversals",
+)  # fmt: skip
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
 
 
@@ -142,6 +146,27 @@ def test_decoder_directions_of_a_nonlinear_decoder_are_its_mean_jacobian(make_st
         assert found[f"feature_{feature}"] == pytest.approx(gradient.mean(1).numpy(), abs=1e-4)
 
 
+def test_traversals_of_a_linear_decoder_are_straight_lines_of_the_active_latents(solution, measure, data):
+    model = solution()
+    found = measure("traversals", model, data)
+    active = measure("latent-moments", model, data)["signal_fraction"] > 0.1
+    columns = model._stack.parameters["decoder.0.weight"].detach().mT.numpy()
+    for value in range(-3, 4):
+        moved = np.stack([found[f"at_{value}_{d}"] for d in range(8)], axis=2)
+        assert moved == pytest.approx(value * columns * active[:, :, None], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [((8, 8), 64), ((1, 28, 28), 784), ((1, 29, 30), 225), ((3, 32, 32), 768), ((64, 64), 484), ((900,), 450)],
+)
+def test_pictures_are_averaged_over_blocks_until_they_are_small(shape, values):
+    samples = torch.arange(float(2 * np.prod(shape))).reshape(2, *shape)
+    small = shrink(samples, shape)
+    assert small.shape == (2, values)
+    assert (small[1] - small[0]).numpy() == pytest.approx(np.full(values, np.prod(shape)), rel=1e-4)
+
+
 @pytest.mark.parametrize("use", OBSERVABLES)
 def test_the_size_of_chunks_does_not_change_what_is_measured_of_a_linear_decoder(
     solution, measure, data, use, monkeypatch
@@ -220,7 +245,7 @@ def test_a_limited_number_of_rows_gives_the_same_numbers_every_time(solution, me
     one, two, whole = (measure(use, solution(), data, max_rows=rows) for rows in (100, 100, None))
     for name, value in one.items():
         assert np.array_equal(value, two[name])
-    if use != "decoder-directions":
+    if not use.startswith(("decoder-", "traversals")):
         assert any(not np.array_equal(value, whole[name]) for name, value in one.items())
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from flow import SCRIPT, boards, command, digests, environment, invoke, weights
 
-from collapsebench.boards import COLUMNS, read_board
+from collapsebench.boards import COLUMNS, FOOTER, RANKS, read_board
 
 PYTHON = """
 import sys
@@ -69,10 +69,10 @@ def test_two_runs_in_fresh_stores_leave_the_same_bytes(run_once: Path, folder: P
 def test_a_run_leaves_a_board_in_every_format_and_says_where(run_once: Path) -> None:
     outputs = run_once / "store/suites/tiny"
     board = read_board((outputs / "board.csv").read_text())
-    assert list(board) == list(COLUMNS)
+    assert list(board) == [*COLUMNS, *RANKS, *FOOTER]
     assert set(board["architecture"]) == {"linear", "mlp"}
     records = json.loads((outputs / "board.json").read_text())
-    assert [list(record) for record in records] == [list(COLUMNS)] * len(board)
+    assert [list(record) for record in records] == [list(board)] * len(board)
     assert list(pd.read_csv(outputs / "cells.csv")["status"]) == ["ok"] * 4
     assert "linear" in (outputs / "board.md").read_text()
 

@@ -1,0 +1,280 @@
+"""How much sooner the preconditioned optimiser reaches equilibrium than Adam, in wall time, the stacks being equal.
+
+linear: the exact objective of a covariance; the time until the signal fractions are those of the oracle. mlp: the time
+until a replica's objective is what Adam leaves after its whole budget, temperature by temperature.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from collapsebench.bench import Spread
+from collapsebench.components import Data, Kind, Split
+from collapsebench.data import Standardised, standardise
+from collapsebench.kernel import KernelError
+from collapsebench.linear_oracle import oracle
+from collapsebench.pairs import build_pair
+from collapsebench.process import keep_freed_memory
+from collapsebench.registry import load_registry
+from collapsebench.stack import Computation, Stack
+from collapsebench.suite_schema import EvaluationSettings, Training
+from collapsebench.train import Trainer
+
+Floats = NDArray[np.float64]
+SPECTRUM = (
+    0.521846, 0.255571, 0.072220, 0.055175, 0.028966, 0.023592, 0.017553, 0.012215, 0.005980, 0.003593, 0.001617,
+    0.000912, 0.000268, 0.000181, 0.000163, 0.000118, 2.58e-05, 5.52e-06, 0.0,
+)  # fmt: skip
+"""Normalised PCA spectrum of the 19 variables of WorldClim 1.4 at 10 arc-minutes, unweighted, as measured here."""
+TOLERANCE = 0.005
+_LOOKS = 40
+_CODERS: tuple[Kind, Kind] = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a stack is trained. budget: in updates, over which the schedule runs."""
+
+    optimiser: str
+    learning_rate: float
+    schedule: str
+    budget: int
+
+    def training(self, batch_size: int | str) -> Training:
+        """Return it as training settings."""
+        return Training.model_validate(
+            {
+                "optimiser": {"use": self.optimiser, "learning_rate": self.learning_rate},
+                "schedule": self.schedule, "max_updates": self.budget, "batch_size": batch_size,
+            }
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. seconds: of its updates alone, until the target was met or, if not `reached`, until it ended."""
+
+    setting: Setting
+    seconds: float
+    updates: int
+    error: float
+    reached: bool
+
+
+@dataclass(frozen=True)
+class LinearEquilibrium:
+    """Wall time until the mean of |M^2 - theory| over temperatures and latents is below a tolerance.
+
+    equilibrium_speedup_linear: Adam's time over ours, run by run in turn. is_lower_bound: the best Adam setting of the
+    search had not got there when it was stopped. search: every run of the search, ours and Adam's.
+    """
+
+    equilibrium_speedup_linear: Spread
+    is_lower_bound: bool
+    tolerance: float
+    ours: Run
+    adam: Run
+    search: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class MlpEquilibrium:
+    """Per temperature, Adam's time for its budget over our time to the objective that it left.
+
+    equilibrium_speedup_mlp: their geometric mean over temperatures. worst: the smallest of them. objective: what Adam
+    left, over V / 2, the best of its learning rates. A temperature that we never reach counts with our whole time.
+    """
+
+    equilibrium_speedup_mlp: float
+    worst: float
+    not_reached: int
+    temperatures: tuple[float, ...]
+    speedups: tuple[float, ...]
+    objective: tuple[float, ...]
+    adam_rates: tuple[float, ...]
+    adam_updates: int
+    adam_seconds: float
+    ours: Setting
+
+
+def exact_data(spectrum: Sequence[float] | None = None, covariance: Floats | None = None) -> Standardised:
+    """Return 2 d rows whose second moment is a covariance exactly; a full batch of them is its linear objective."""
+    if covariance is None:
+        values = np.array(SPECTRUM if spectrum is None else spectrum) * len(SPECTRUM if spectrum is None else spectrum)
+        axes = np.linalg.qr(np.random.default_rng(0).standard_normal((values.size, values.size)))[0]
+    else:
+        values, axes = np.linalg.eigh(covariance)
+    half = math.sqrt(len(values)) * np.sqrt(np.maximum(values, 0.0))[:, None] * axes.T
+    rows = Split(np.concatenate([half, -half]).astype(np.float32))
+    names = tuple(f"x{i}" for i in range(len(values)))
+    return standardise(Data(rows, rows, rows, feature_names=names, scaling="none"), "bench")
+
+
+def bench_linear_equilibrium(
+    covariance: Floats | None = None,
+    temperatures: int = 41,
+    repeats: int = 3,
+    patience: float = 40.0,
+    rates: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2),
+    budgets: Sequence[int] = (500, 1000, 2000, 4000),
+    say: Callable[[str], None] = lambda text: None,
+) -> LinearEquilibrium:
+    """Search both optimisers, then run the best of each in turn.
+
+    Ours: learning rates 0.05 and 0.1 with cosine decay over each of `budgets`. Adam is stopped after `patience` times
+    our time; its schedules: constant, and cosine decay over the updates that fit into a quarter and the whole of it.
+    """
+    keep_freed_memory()
+    data, grid = exact_data(covariance=covariance), np.logspace(0, -6, temperatures)
+    target = oracle(data.second_moments["train"], grid, data.shape[0]).signal_fraction
+
+    def run(setting: Setting, limit: float) -> Run:
+        found = _run_linear(data, grid, target, setting, limit)
+        say(f"{setting}: {found.seconds:.2f} s, error {found.error:.4f}{'' if found.reached else ', not reached'}")
+        return found
+
+    ours = [run(Setting("preconditioned", rate, "cosine", n), math.inf) for n in budgets for rate in (0.05, 0.1)]
+    best = _best(ours)
+    limit = patience * best.seconds
+    probe = _run_linear(data, grid, target, Setting("adam", rates[0], "constant", 200), math.inf)
+    fit = max(400, int(limit / probe.seconds * probe.updates))
+    plans = [("constant", fit), ("cosine", fit // 4), ("cosine", fit)]
+    theirs = [run(Setting("adam", rate, schedule, n), limit) for rate in rates for schedule, n in plans]
+    adam = _best(theirs)
+    pairs = [(run(best.setting, math.inf), run(adam.setting, limit)) for _ in range(repeats)]
+    ratios = [adams.seconds / mine.seconds for mine, adams in pairs]
+    bound = not all(adams.reached for _, adams in pairs)
+    return LinearEquilibrium(Spread.of(ratios), bound, TOLERANCE, pairs[0][0], pairs[0][1], (*ours, *theirs))
+
+
+def _best(runs: Sequence[Run]) -> Run:
+    """The first to get there; if none did, the one that came closest."""
+    return min(runs, key=lambda run: (not run.reached, run.seconds if run.reached else run.error))
+
+
+def _run_linear(data: Standardised, grid: Floats, target: Floats, setting: Setting, limit: float) -> Run:
+    trainer = _trainer(data, ("linear", {}), grid, data.shape[0], setting, "full")
+    every, seconds, error = max(1, setting.budget // (4 * _LOOKS)), 0.0, math.inf
+    while trainer.update < setting.budget and seconds < limit:
+        seconds += _advance(trainer, min(every, setting.budget - trainer.update))
+        fractions = -np.sort(-trainer.measure(everything=True).signal_fraction, axis=1)
+        error = float(np.abs(fractions - target).mean())
+        if error < TOLERANCE:
+            return Run(setting, seconds, trainer.update, error, True)
+    return Run(setting, seconds, trainer.update, error, False)
+
+
+def bench_mlp_equilibrium(
+    data: Standardised | None = None,
+    temperatures: int = 11,
+    updates: int = 10_000,
+    rates: Sequence[float] = (3e-4, 1e-3, 3e-3),
+    our_rate: float = 0.01,
+    budgets: Sequence[int] = (1_000, 2_000, 4_000),
+    rows: int = 50_000,
+    say: Callable[[str], None] = lambda text: None,
+) -> MlpEquilibrium:
+    """Train a 2 x 64 MLP at T from 1 to 1e-5 with Adam for its whole budget, cosine decay, at several learning rates.
+
+    The best of them at each temperature is the target. Ours: one learning rate, cosine decay over each of `budgets`;
+    the budget with the largest geometric mean that reaches all is reported, at all temperatures.
+    """
+    keep_freed_memory()
+    data, grid = data or _gaussian(rows), np.logspace(0, -5, temperatures)
+    parts = ("mlp", {"depth": 2, "width": 64})
+    latents = min(32, math.prod(data.shape))
+    found, times = [], []
+    for rate in rates:
+        trainer = _trainer(data, parts, grid, latents, Setting("adam", rate, "cosine", updates), 256)
+        times.append(_advance(trainer, updates))
+        found.append(_objective(trainer))
+        say(f"adam at {rate:g}: {times[-1]:.1f} s")
+    target, seconds = np.min(found, axis=0), float(np.median(times))
+    chosen = np.argmin(found, axis=0)
+    candidates = []
+    for budget in budgets:
+        setting = Setting("preconditioned", our_rate, "cosine", budget)
+        reached = _first_times(_trainer(data, parts, grid, latents, setting, 256), target)
+        speedups = seconds / np.abs(reached)
+        missed = int((reached < 0).sum())
+        candidates.append((missed, -float(np.log(speedups).mean()), setting, speedups))
+        say(f"{setting}: geometric mean {np.exp(np.log(speedups).mean()):.2f}, {missed} not reached")
+    missed, negative, setting, speedups = min(candidates, key=lambda each: each[:2])
+    return MlpEquilibrium(
+        math.exp(-negative), float(speedups.min()), missed, tuple(grid), tuple(speedups), tuple(target),
+        tuple(rates[index] for index in chosen), updates, seconds, setting,
+    )  # fmt: skip
+
+
+def _first_times(trainer: Trainer, target: Floats) -> Floats:
+    """Return the seconds of updates until each replica's objective was met; the negative of all where it never was."""
+    seconds, budget = 0.0, trainer.training.max_updates
+    reached = np.full(len(target), np.nan)
+    while trainer.update < budget and np.isnan(reached).any():
+        seconds += _advance(trainer, min(max(1, budget // _LOOKS), budget - trainer.update))
+        reached[np.isnan(reached) & (_objective(trainer) <= target)] = seconds
+    return np.where(np.isnan(reached), -seconds, reached)
+
+
+def _objective(trainer: Trainer) -> Floats:
+    """Return L over V / 2 of every replica, on the train split."""
+    found = trainer.measure(everything=True)
+    total = trainer.data.total_variance
+    return np.asarray((found.distortion + trainer.temperatures * total * found.rate) / (total / 2))
+
+
+def _advance(trainer: Trainer, updates: int) -> float:
+    started = time.perf_counter()
+    for _ in range(updates):
+        trainer.advance()
+    return time.perf_counter() - started
+
+
+def _gaussian(rows: int) -> Standardised:
+    values = np.maximum(np.array(SPECTRUM) * len(SPECTRUM), 1e-6)
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((values.size, values.size)))[0]
+    normal = np.random.default_rng(1).standard_normal((rows, values.size))
+    sample = (normal * np.sqrt(values) @ axes.T).astype(np.float32)
+    part = Split(sample[:1000])
+    names = tuple(f"x{i}" for i in range(values.size))
+    return standardise(Data(Split(sample), part, part, feature_names=names), "bench")
+
+
+def _trainer(
+    data: Standardised,
+    part: tuple[str, dict[str, Any]],
+    grid: Floats,
+    latent_dim: int,
+    setting: Setting,
+    batch_size: int | str,
+) -> Trainer:
+    registry = load_registry()
+    encoder, decoder = (registry.get(kind, part[0]).create(part[1]) for kind in _CODERS)
+
+    def stack(path: Computation) -> Stack:
+        return Stack(
+            [build_pair(encoder, decoder, data.shape, latent_dim, 0)],
+            registry.get("objective", "beta-vae").create(),
+            torch.tensor(grid * data.total_variance),
+            torch.zeros(len(grid), dtype=torch.long),
+            data.total_variance,
+            data.shape,
+            linear=decoder.linear,
+            path=path,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+
+    try:
+        built = stack("chained")
+    except KernelError:
+        built = stack("batched")
+    return Trainer(built, data, list(grid), (0,), latent_dim, setting.training(batch_size), EvaluationSettings())

@@ -1,0 +1,105 @@
+"""Whether a scan ends where its objective says that it must with a linear decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from collapsebench import (
+    Evaluation,
+    Measurement,
+    Metric,
+    Prediction,
+    Score,
+    max_log_error,
+    ranked_signal_fraction,
+    resolved_ranks,
+)
+from collapsebench_metrics.comparison import few_ranks, fitted_thresholds, missed
+from collapsebench_metrics.outcome import Outcome, evaluation, value_or
+from collapsebench_metrics.parameters import InterventionAgreementParameters
+
+if TYPE_CHECKING:
+    from collapsebench_metrics.comparison import Flags, Floats
+
+_UNSAID = "the objective foretells nothing for this decoder"
+
+
+class InterventionAgreement(Metric[InterventionAgreementParameters]):
+    """Compare a scan with the prediction of its objective, on the train split, where only the covariance enters.
+
+    Thresholds are fixed-exponent fits of the rank-k signal fraction, over ranks that the scan resolves. Signal
+    fractions are compared away from predicted thresholds. An objective that sets its own price (a capacity, a learned
+    variance) foretells the effective temperature too; one that foretells a floor (free bits) has no thresholds.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score("signal-fraction-max-error", "Largest |M^2 - predicted M^2|, or shortfall below a floor.", "lower", low=0,
+              high=1),
+        Score("threshold-max-log-error", "Largest |log T_c - log predicted T_k|.", "lower", low=0),
+        Score("missed-ranks", "Ranks with a predicted, resolved threshold that never became active.", "lower", "ranks",
+              low=0),
+        Score("temperature-max-log-error", "Largest |log effective T - log predicted T|.", "lower", low=0),
+    )  # fmt: skip
+
+    def evaluate(self, measurement: Measurement) -> Evaluation:
+        """Return the scores, and by rank the threshold beside the predicted one."""
+        foretold = measurement.prediction
+        if foretold is None:
+            return evaluation({score.name: _UNSAID for score in self.scores})
+        temperatures = measurement.temperatures
+        fractions = ranked_signal_fraction(measurement.tables["latent-moments"], "train", temperatures)
+        thresholds = fitted_thresholds(temperatures, fractions)
+        said = np.isfinite(foretold.thresholds)
+        resolved = said & resolved_ranks(np.where(said, foretold.thresholds, 0.0), temperatures, thresholds.size)
+        modes = pd.DataFrame(
+            {
+                "rank": np.arange(1, thresholds.size + 1), "threshold": thresholds,
+                "predicted": foretold.thresholds, "resolved": resolved,
+            }
+        )  # fmt: skip
+        outcomes = {
+            "signal-fraction-max-error": self._fraction_error(measurement, foretold, fractions),
+            **_thresholds(measurement, foretold, thresholds, resolved),
+            "temperature-max-log-error": _temperature_error(measurement, foretold),
+        }
+        return evaluation(outcomes, modes)
+
+    def _fraction_error(self, measurement: Measurement, foretold: Prediction, fractions: Floats) -> Outcome:
+        apart = foretold.signal_fraction - fractions
+        if not foretold.exact:
+            return _largest(np.maximum(apart, 0.0))
+        known = foretold.thresholds > 0
+        distance = measurement.temperatures[:, None] / np.where(known, foretold.thresholds, np.nan) - 1.0
+        return _largest(np.abs(apart)[~(np.abs(distance) <= self.parameters.margin)])
+
+
+def _thresholds(
+    measurement: Measurement, foretold: Prediction, thresholds: Floats, resolved: Flags
+) -> dict[str, Outcome]:
+    error, lost = "threshold-max-log-error", "missed-ranks"
+    if not np.isfinite(foretold.thresholds).any():
+        reason = "the objective foretells that there are no thresholds"
+        return {error: reason, lost: reason}
+    found = max_log_error(thresholds[resolved], foretold.thresholds[resolved])
+    return {
+        error: value_or(found, few_ranks(int(resolved.sum()), measurement)),
+        lost: missed(thresholds, resolved),
+    }
+
+
+def _temperature_error(measurement: Measurement, foretold: Prediction) -> Outcome:
+    effective = measurement.effective_temperatures
+    ended = np.isfinite(effective)
+    if np.allclose(effective[ended], measurement.temperatures[ended], rtol=1e-6):
+        return "the objective sets no price of its own"
+    reason = "no replica ended finite at a temperature that the objective foretells"
+    return value_or(max_log_error(effective, foretold.temperature), reason)
+
+
+def _largest(values: Floats) -> Outcome:
+    known = values[np.isfinite(values)]
+    return float(known.max()) if known.size else "no replica ended finite at a temperature away from a threshold"
