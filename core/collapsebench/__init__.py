@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from collapsebench.errors import DataError as DataError
     from collapsebench.errors import ModelError as ModelError
     from collapsebench.errors import PluginError as PluginError
+    from collapsebench.errors import UnsuitableError as UnsuitableError
     from collapsebench.errors import UserError as UserError
     from collapsebench.execute import execute_job as execute_job
     from collapsebench.heads import GaussianHead as GaussianHead
@@ -206,7 +207,7 @@ _HOME = {
     "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
     "crosswalk": ("CRITERIA", "Criterion"),
     "equilibrium": ("measure_equilibrium",),
-    "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UserError"),
+    "errors": ("CollapsebenchError", "DataError", "ModelError", "PluginError", "UnsuitableError", "UserError"),
     "execute": ("execute_job",),
     "heads": ("GaussianHead",),
     "hooks": ("hookimpl",),

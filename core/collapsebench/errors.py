@@ -4,6 +4,7 @@
     ├── UserError              what the caller gave cannot be used; the command line exits with 2
     │   ├── SuiteError         a suite file, all of its mistakes at once
     │   ├── ComponentError     an unknown, ambiguous or misconfigured component
+    │   ├── UnsuitableError    a component that cannot take samples of this shape; its cells are skipped
     │   ├── DataError          data that cannot be read or does not satisfy its contract
     │   ├── ModelError         a trained model that cannot be read or measured
     │   └── StoreError         a store that cannot be read or written
@@ -37,6 +38,10 @@ class SuiteError(UserError):
 
 class ComponentError(UserError):
     """A component that is unknown, ambiguous or misconfigured."""
+
+
+class UnsuitableError(UserError):
+    """A component is meant for samples of another shape: nothing is wrong, and its cells are skipped."""
 
 
 class DataError(UserError):

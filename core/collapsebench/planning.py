@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapsebench import notebook
 from collapsebench.data import Standardised, standardise
-from collapsebench.errors import CollapsebenchError, StoreError, blaming, is_out_of_memory
+from collapsebench.errors import CollapsebenchError, StoreError, UnsuitableError, blaming, is_out_of_memory
 from collapsebench.registry import Registry
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite import Architecture, Reference, Suite
@@ -342,6 +342,8 @@ def with_records(plan: Plan, store: Store) -> Plan:
 
 def classify(error: Exception) -> str:
     """Return the status of a cell that an exception ended."""
+    if isinstance(error, UnsuitableError):
+        return "skipped"
     if is_out_of_memory(error):
         return "out-of-memory"
     return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"

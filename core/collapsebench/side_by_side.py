@@ -9,6 +9,7 @@ their gradients views of the stack's gradients.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -120,15 +121,15 @@ class SideBySide:
 
         workers = torch.get_num_threads()
         if self._on_each_core and workers > 1 and len(self._groups) > 1:
-            losses = list(_pool(workers).map(run, self._groups))
+            losses = list(_pool(workers, os.getpid()).map(run, self._groups))
         else:
             losses = [run(group) for group in self._groups]
         return torch.cat(losses), self._gradients
 
 
 @cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    """Threads whose own operations are not split further."""
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Threads whose own operations are not split further. process: its id; a forked one inherits no threads."""
     pool, started = ThreadPoolExecutor(workers, "replicas"), Barrier(workers)
 
     def alone() -> None:

@@ -192,7 +192,7 @@ class Stack:
             distortion = (x - self._decode(state, z)).flatten(1).square().sum(1) * scale
         own = _part(state, "objective.")
         loss = self.objective.batch_loss(distortion, rate, weights, dial, own, progress)
-        penalty = self.objective.penalty(state)
+        penalty = self.objective.penalty({**dict(self.template.named_parameters()), **state})
         return (loss if penalty is None else loss + penalty) / (self.total_variance * scale)
 
     def _sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

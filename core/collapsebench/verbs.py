@@ -93,8 +93,8 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether every planned cell ended ok."""
-        return all(cell.status == "ok" and not cell.metric_failures for cell in self.results.cells)
+        """Whether every planned cell ended ok, or was skipped because its architecture is not meant for the data."""
+        return all(cell.status in ("ok", "skipped") and not cell.metric_failures for cell in self.results.cells)
 
     @property
     def converged(self) -> bool:

@@ -12,22 +12,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from collapsebench import Decoder, Encoder, GaussianHead, UserError
+from collapsebench import Decoder, Encoder, GaussianHead, UnsuitableError, UserError
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 from collapsebench_autoencoders.parameters import ConvDecoderParameters, ConvEncoderParameters, ConvParameters
 from collapsebench_autoencoders.residual_mlp import Residual
 
 
 def image_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return channels and side of a square image `(side, side)` or `(channels, side, side)`; raises UserError."""
+    """Return channels and side of a square image `(side, side)` or `(channels, side, side)`; raises UnsuitableError."""
     if len(shape) not in (2, 3):
-        raise UserError(
+        raise UnsuitableError(
             f"samples have shape {shape}, expected images (side, side) or (channels, side, side). "
             "Let the dataset give images, or use an encoder and decoder for vectors: mlp, residual-mlp, linear."
         )
     channels, height, width = (1, *shape) if len(shape) == 2 else shape
     if height != width:
-        raise UserError(
+        raise UnsuitableError(
             f"samples have shape {shape}, an image of {height} x {width}, expected a square one, channels first. "
             "Crop, pad or transpose the images, or use mlp or residual-mlp, which take any shape."
         )
