@@ -146,7 +146,7 @@ def bench_linear_equilibrium(
     limit = patience * best.seconds
     probe = _run_linear(data, grid, target, Setting("adam", rates[0], "constant", 200), math.inf)
     fit = max(400, int(limit / probe.seconds * probe.updates))
-    plans = [("constant", fit), ("cosine", fit // 4), ("cosine", fit)]
+    plans = [("constant", 10 * fit), ("cosine", fit // 4), ("cosine", fit)]
     theirs = [run(Setting("adam", rate, schedule, n), limit) for rate in rates for schedule, n in plans]
     adam = _best(theirs)
     pairs = [(run(best.setting, math.inf), run(adam.setting, limit)) for _ in range(repeats)]
