@@ -144,15 +144,15 @@ def exact_weights(data, temperatures, latent_dim, collapsed=None):
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
-def samples_of(data, split="train", *, replicas=1, max_rows=None, dtype=None):
-    """Return a split as observables read it."""
+def samples_of(data, split="train", *, replicas=1, dtype=None, **limits):
+    """Return a split as observables read it; limits: max_rows, values_at_once."""
     import torch
 
     from collapsebench.observe import SplitSamples
 
     return SplitSamples(
         data, split, replicas=replicas, width=32, device=torch.device("cpu"), dtype=dtype or torch.float32,
-        max_rows=max_rows,
+        **limits,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collapsebench.bundle import read_bundle as read_bundle
-    from collapsebench.compare import compare as compare
+    from collapsebench.compare_two import compare as compare
     from collapsebench.comparison import Comparison as Comparison
     from collapsebench.components import (
         SPLITS as SPLITS,
@@ -196,7 +196,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "compare": ("compare",),
+    "compare_two": ("compare",),
     "comparison": ("Comparison",),
     "bundle": ("read_bundle",),
     "components": (

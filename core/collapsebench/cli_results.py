@@ -70,7 +70,7 @@ def compare(
     first: str, second: str, suite: str | None, format_: str, as_json: bool, standalone: bool, **options: Any
 ) -> None:
     """Compare A with B, two architectures of a suite or two published folders: what differs, and is it decided?"""
-    from collapsebench.compare import compare as compare_two
+    from collapsebench.compare_two import compare as compare_two
 
     format_ = "json" if as_json else format_
     _check_standalone(standalone, format_)

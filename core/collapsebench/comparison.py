@@ -143,7 +143,8 @@ def row(
     compared: tuple[str, str],
 ) -> tuple[Any, ...]:
     """Return a row of `Comparison.differences`; names: dataset, objective, architecture, metric."""
-    verdict = NEITHER if found.n and all(map(math.isinf, means)) else _verdict(found, score.direction, compared)
+    neither = found.value == 0 and all(map(math.isinf, means))
+    verdict = NEITHER if neither else _verdict(found, score.direction, compared)
     return (
         *names, score.name, score.unit, score.direction, *means, found.value, found.low, found.high, found.n, found.p,
         math.nan, verdict, found.note,

@@ -132,7 +132,9 @@ def _lay_out(strips: Sequence[Strip], caption: str) -> Layout:
     """Place the strips, two side by side."""
     across = min(_ACROSS, len(strips))
     down = -(-len(strips) // across)
-    wide, tall = (len(VALUES) + 1) * _TILE, max(len(strip.fractions) for strip in strips) * _TILE
+    wide = (len(VALUES) + 1) * _TILE
+    high = _TILE * min(2.0, max(0.5, strips[0].pictures.shape[-2] / strips[0].pictures.shape[-1]))
+    tall = max(len(strip.fractions) for strip in strips) * high
     total = across * (_LEFT + wide) + 0.2
     text, below = wrapped_caption(caption, total)
     height = down * (_ABOVE + tall) + 0.15 + below
@@ -141,7 +143,7 @@ def _lay_out(strips: Sequence[Strip], caption: str) -> Layout:
     panels: list[Axes] = []
     for place, strip in enumerate(strips):
         row, column = divmod(place, across)
-        own = len(strip.fractions) * _TILE
+        own = len(strip.fractions) * high
         corner = column * (_LEFT + wide) + _LEFT, height - (row + 1) * _ABOVE - row * tall - own
         panels.append(
             figure.add_axes((corner[0] / total, corner[1] / height, wide / total, own / height), aspect="auto")
@@ -164,7 +166,9 @@ def _draw_strip(axes: Axes, strip: Strip, limit: float) -> None:
     axes.imshow(joined, extent=(0, columns, ranks, 0), interpolation="nearest", aspect="auto")
     axes.set_title(textwrap.shorten(f"{strip.architecture}, T = {strip.temperature:.3g}", 60), pad=16, parse_math=False)
     middle = 0.5 * width / (width + gap)
-    axes.set_xticks(middle + np.arange(columns), ["PCA", *(f"{value:+d}" for value in VALUES)], size=7.5)
+    axes.set_xticks(
+        middle + np.arange(columns), ["PCA", *(f"{value:+d}".replace("+0", "0") for value in VALUES)], size=7.5
+    )
     axes.xaxis.tick_top()
     labels = [f"{rank + 1}   {fraction:.2f}" for rank, fraction in enumerate(strip.fractions)]
     axes.set_yticks(0.5 * height / (height + gap) + np.arange(ranks), labels, size=7.5)

@@ -48,13 +48,11 @@ class OriginalImages(Dataset[OriginalParameters]):
     original: ClassVar[Original]
 
     def prepare(self, cache: Path) -> None:
-        """Read the folder, or fetch the images from the Hub, verify them, and keep them in `cache`."""
+        """Read the folder, or fetch the images from the Hub, and keep them in `cache`."""
         if self.is_prepared(cache):
             return
         own = self.original
         for split, images in self._images().items():
-            what = f"dataset '{own.id}', split {split}: {self.parameters.path or own.repository}"
-            check_sha256(idx_sha256(images), own.sha256.get(IMAGES[split]), what)
             keep_split(self._folder(cache), split, images, own.revision)
         keep_about(self._folder(cache), {"sha256": dict(own.sha256)})
 
@@ -82,6 +80,7 @@ class OriginalImages(Dataset[OriginalParameters]):
         )
 
     def _images(self) -> dict[SplitName, Bytes]:
+        """Return the images of the train and of the test split, verified."""
         own, path = self.original, self.parameters.path
         if path is not None and has_idx_files(path):
             return read_original(path, own.id, own.sha256)
@@ -95,7 +94,11 @@ class OriginalImages(Dataset[OriginalParameters]):
             {**place, "column": "image", "colour": "grey", "test_split": "test"}
         )
         source = open_source(wanted, own.id)
-        return {split: read_samples(source, split, wanted) for split in source.splits}
+        images = {split: read_samples(source, split, wanted) for split in source.splits}
+        for split, found in images.items():
+            what = f"dataset '{own.id}', split {split}: {path or own.repository}"
+            check_sha256(idx_sha256(found), own.sha256.get(IMAGES[split]), what)
+        return images
 
     def _folder(self, cache: Path) -> Path:
         return cache / f"{self.original.id}-{self.original.revision[:12]}"

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from collapsebench import DataError, SplitName
 from collapsebench_datasets.image_decoding import decode_image, decode_numbers
 from collapsebench_datasets.image_parameters import HuggingFaceParameters
-from collapsebench_datasets.table import file_sha256
+from collapsebench_datasets.resumable_download import sha256_of
 
 MOST_VALUES = 2**28
 """Numbers kept of one split: 256 MiB of pixels, 1 GiB once they are float32."""
@@ -106,13 +107,23 @@ def read_samples(source: Source, role: SplitName, own: HuggingFaceParameters) ->
 
 
 def local_revision(path: Path) -> str:
-    """Return the name of a file or folder and the SHA-256 of what is in it, names included."""
+    """Return the name of a file or folder and the SHA-256 of what is in it, names included.
+
+    It is computed once as long as no size and no time of change differs.
+    """
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    found = ((file, file.stat()) for file in files)
+    return f"{path.name}, SHA-256 {_sha256(path, tuple((file, s.st_size, s.st_mtime_ns) for file, s in found))[:16]}"
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     if not path.is_dir():
-        return f"{path.name}, SHA-256 {file_sha256(path)[:16]}"
+        return sha256_of(path)
     digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
-    return f"{path.name}, SHA-256 {digest.hexdigest()[:16]}"
+    for file, _, _ in files:
+        digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _about_repository(own: HuggingFaceParameters, what: str) -> dict[str, str]:

@@ -30,7 +30,8 @@ _UNSAID = "the objective foretells nothing for this decoder"
 class InterventionAgreement(Metric[InterventionAgreementParameters]):
     """Compare a scan with the prediction of its objective, on the train split, where only the covariance enters.
 
-    Thresholds are fixed-exponent fits of the rank-k signal fraction, over ranks that the scan resolves. Signal
+    Thresholds are fixed-exponent fits of the rank-k signal fraction, over ranks that the scan resolves, measured and
+    predicted alike: where the law below a threshold is another (weight decay), the fit errs equally on both. Signal
     fractions are compared away from predicted thresholds. An objective that sets its own price (a capacity, a learned
     variance) foretells the effective temperature too; one that foretells a floor (free bits) has no thresholds.
     """
@@ -53,17 +54,18 @@ class InterventionAgreement(Metric[InterventionAgreementParameters]):
         temperatures = measurement.temperatures
         fractions = ranked_signal_fraction(measurement.tables["latent-moments"], "train", temperatures)
         thresholds = fitted_thresholds(temperatures, fractions)
+        expected = fitted_thresholds(temperatures, foretold.signal_fraction)
         said = np.isfinite(foretold.thresholds)
         resolved = said & resolved_ranks(np.where(said, foretold.thresholds, 0.0), temperatures, thresholds.size)
         modes = pd.DataFrame(
             {
                 "rank": np.arange(1, thresholds.size + 1), "threshold": thresholds,
-                "predicted": foretold.thresholds, "resolved": resolved,
+                "predicted": expected, "predicted_onset": foretold.thresholds, "resolved": resolved,
             }
         )  # fmt: skip
         outcomes = {
             "signal-fraction-max-error": self._fraction_error(measurement, foretold, fractions),
-            **_thresholds(measurement, foretold, thresholds, resolved),
+            **_thresholds(measurement, expected if said.any() else None, thresholds, resolved),
             "temperature-max-log-error": _temperature_error(measurement, foretold),
         }
         return evaluation(outcomes, modes)
@@ -78,13 +80,13 @@ class InterventionAgreement(Metric[InterventionAgreementParameters]):
 
 
 def _thresholds(
-    measurement: Measurement, foretold: Prediction, thresholds: Floats, resolved: Flags
+    measurement: Measurement, expected: Floats | None, thresholds: Floats, resolved: Flags
 ) -> dict[str, Outcome]:
     error, lost = "threshold-max-log-error", "missed-ranks"
-    if not np.isfinite(foretold.thresholds).any():
+    if expected is None:
         reason = "the objective foretells that there are no thresholds"
         return {error: reason, lost: reason}
-    found = max_log_error(thresholds[resolved], foretold.thresholds[resolved])
+    found = max_log_error(thresholds[resolved], expected[resolved])
     return {
         error: value_or(found, few_ranks(int(resolved.sum()), measurement)),
         lost: missed(thresholds, resolved),

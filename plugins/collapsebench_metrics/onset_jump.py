@@ -21,7 +21,7 @@ class OnsetJump(Metric[OnsetJumpParameters]):
     With M^2 = [1 - T / T_c]_+, whatever T_c is, M^2 changes from T_1 to T_2 > T_1 by at most 1 - T_1 / T_2: what a step
     exceeds that by is its jump. A fine grid shows small jumps; one on which M^2 may fall from 1 to 0 in a step shows
     none. Where a latent sets in: the geometric mean of the two temperatures between which its M^2 last exceeds
-    `active`, compared with PCA's lambda_k / V.
+    `active`, compared with PCA's lambda_k / V. Scored over the ranks whose lambda_k / V the scan resolves.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
@@ -53,12 +53,15 @@ class OnsetJump(Metric[OnsetJumpParameters]):
                 "largest_step": steps, "largest_jump": jumps, "resolved": resolved,
             }
         )  # fmt: skip
-        nothing = "needs two neighbouring temperatures that ended finite: take more, or lower the learning rate"
-        known = jumps[np.isfinite(jumps)]
+        nothing = (
+            "needs a resolved rank and two neighbouring temperatures that ended finite: take more temperatures, or "
+            "lower the learning rate"
+        )
+        known = resolved & np.isfinite(jumps)
         outcomes: dict[str, Outcome] = {
-            "largest-jump": float(known.max()) if known.size else nothing,
-            "largest-step": float(np.nanmax(steps)) if known.size else nothing,
-            "jumping-ranks": float((jumps[resolved] > self.parameters.tolerance).sum()) if known.size else nothing,
+            "largest-jump": float(jumps[known].max()) if known.any() else nothing,
+            "largest-step": float(steps[known].max()) if known.any() else nothing,
+            "jumping-ranks": float((jumps[known] > self.parameters.tolerance).sum()) if known.any() else nothing,
             "onset-ratio": float(np.nanmedian(ratios))
             if np.isfinite(ratios).any()
             else "no resolved rank sets in between two temperatures of the grid: scan higher, lower, or train longer",

@@ -21,7 +21,7 @@ PATH = '/data/it\'s "quoted"</script><b>bold</b>.csv'
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
+def hostile(chromium, tmp_path_factory):
     """A published folder in which every text that a plugin or a user chooses tries to be markup."""
     declared = {IMAGE: (Score(SCRIPT, IMAGE, "higher", IMAGE),)}
     evaluation = {"evaluations": {IMAGE: Evaluation({SCRIPT: 0.5})}}
@@ -68,7 +68,7 @@ def test_the_index_links_every_published_suite_by_its_title(opened, hostile):
 
 
 @pytest.fixture(scope="module")
-def big():
+def big(chromium):
     """Six architectures, five data sets, three seeds, 13 temperatures, 16 latents, eight metrics of five scores."""
     temperatures, rng = np.logspace(0, -3, 13), np.random.default_rng(0)
     declared = {f"metric-{m}": tuple(Score(f"score-{s}", "made up", "higher") for s in range(5)) for m in range(8)}

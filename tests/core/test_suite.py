@@ -221,10 +221,8 @@ def test_every_mistake_is_reported_at_once_with_its_place_and_the_legal_values(t
         ("strong = 2", "strong = 2.5"),
     )
     found = problems(tmp_path, text)
-    assert (
-        "architectures[0].encoder.use: unknown encoder 'mpl'. Did you mean 'mlp'? Installed: conv, linear, mlp, residual-mlp."
-        in found
-    )
+    installed = "conv, linear, mlp, residual-mlp"
+    assert f"architectures[0].encoder.use: unknown encoder 'mpl'. Did you mean 'mlp'? Installed: {installed}." in found
     assert "scan.latent_dim: found '8', expected an integer." in found
     assert "scan.temperatures.to: found -1.0, expected a number greater than 0." in found
     assert "training.schedule: found 'cosin', expected 'cosine' or 'constant'. Did you mean 'cosine'?" in found

@@ -86,7 +86,8 @@ def test_every_planned_cell_has_a_status(outcome: Outcome) -> None:
 def test_what_is_written_is_whole_and_where_the_outcome_says(outcome: Outcome) -> None:
     names = {path.name for path in outcome.folder.iterdir()}
     assert names == {
-        "board.txt", "board.md", "board.csv", "board.json", "cells.csv", "tables", "figures", "provenance.json",
+        "board.txt", "board.md", "board.csv", "board.json", "board.tex", "board.html", "ranking.csv", "cells.csv",
+        "tables", "figures", "data", "index.html", "provenance.json", "manifest.json",
     }  # fmt: skip
     assert outcome.figures
     assert all(path.stat().st_size > 0 for path in outcome.figures)

@@ -23,6 +23,7 @@ from collapsebench_datasets.fashion_mnist import FashionMnist
 from collapsebench_datasets.huggingface import HuggingFace
 from collapsebench_datasets.idx_files import read_original
 from collapsebench_datasets.image_parameters import HuggingFaceParameters, OriginalParameters
+from collapsebench_datasets.sample_cache import has_split, keep_split
 
 FOLDER = Path(__file__).parent
 
@@ -240,6 +241,12 @@ def test_an_interrupted_preparation_goes_on_with_the_split_that_is_missing(tmp_p
     made.prepare(tmp_path / "cache")
     assert asked == ["train", "test", "test"]
     assert equal(made.load(0, tmp_path / "cache"), load(tmp_path / "again", path=path, test_split="test"))
+
+
+def test_a_split_that_was_kept_of_another_revision_is_read_again(tmp_path):
+    keep_split(tmp_path, "train", np.zeros((3, 1, 2, 2), dtype=np.uint8), "a")
+    assert has_split(tmp_path, "train", "a")
+    assert not has_split(tmp_path, "train", "b")
 
 
 def test_other_content_at_the_same_place_is_prepared_anew(tmp_path):

@@ -54,6 +54,8 @@ def write(folder, images, packed=True):
 def original_of(images, id="small-mnist"):
     """Return what would be known in advance of a dataset that consists of `images`."""
     sums = {IMAGES[split]: hashlib.sha256(idx(values)).hexdigest() for split, values in images.items()}
+    for split, values in images.items():
+        sums[LABELS[split]] = hashlib.sha256(idx(np.zeros(len(values), dtype=np.uint8))).hexdigest()
     return Original(id, "someone/small_mnist", "0" * 40, sums, "CC0-1.0", "Nobody (2026).")
 
 
@@ -169,9 +171,13 @@ BAD = {
         lambda folder: altered(folder, IMAGES["train"], repacked(lambda c: c[:-1] + bytes([c[-1] ^ 1]))),
         r"split train: .*: the SHA-256 of its content is [0-9a-f]{64}, expected [0-9a-f]{64}, that of the original",
     ),
-    "other labels": (
+    "other label": (
+        lambda folder: altered(folder, LABELS["test"], repacked(lambda c: c[:-1] + b"\x05")),
+        r"split test: .*t10k-labels-idx1-ubyte.gz: the SHA-256 of its content is [0-9a-f]{64}, expected",
+    ),
+    "number of labels": (
         lambda folder: altered(folder, LABELS["test"], repacked(lambda c: idx(np.zeros(11, dtype=np.uint8)))),
-        r"split test: .* holds 12 images and 11 labels",
+        r"split test: .*t10k-labels-idx1-ubyte.gz: the SHA-256 of its content",
     ),
 }
 
@@ -185,6 +191,12 @@ def test_a_bad_file_is_refused_with_its_dataset_split_and_place(folder, tmp_path
     assert "'small-mnist'" in str(raised.value)
     assert str(folder) in str(raised.value)
     assert not small(pixels()).is_prepared(tmp_path / "cache")
+
+
+def test_a_folder_of_unknown_origin_must_have_one_label_an_image(folder):
+    altered(folder, LABELS["test"], repacked(lambda content: idx(np.zeros(11, dtype=np.uint8))))
+    with pytest.raises(DataError, match=r"dataset 'mine', split test: .* holds 12 images and 11 labels, expected one"):
+        read_original(folder, "mine", {})
 
 
 @pytest.mark.parametrize("preset", [Mnist, FashionMnist])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench import observe
 from collapsebench.components import SPLITS, Data, Split
 from collapsebench.data import standardise
 from collapsebench.linear_oracle import oracle
@@ -168,12 +167,9 @@ def test_pictures_are_averaged_over_blocks_until_they_are_small(shape, values):
 
 
 @pytest.mark.parametrize("use", OBSERVABLES)
-def test_the_size_of_chunks_does_not_change_what_is_measured_of_a_linear_decoder(
-    solution, measure, data, use, monkeypatch
-):
+def test_the_size_of_chunks_does_not_change_what_is_measured_of_a_linear_decoder(solution, measure, data, use):
     whole = measure(use, solution(), data)
-    monkeypatch.setattr(observe, "_VALUES_AT_ONCE", 1)
-    pieces = measure(use, solution(), data)
+    pieces = measure(use, solution(), data, values_at_once=1)
     for name, value in whole.items():
         assert pieces[name] == pytest.approx(value, rel=1e-9, abs=1e-9)
 
@@ -186,22 +182,18 @@ def test_the_size_of_chunks_does_not_change_what_is_measured_of_a_linear_decoder
         "decoder-directions",
     ],
 )
-def test_the_size_of_chunks_does_not_change_what_is_measured_of_any_decoder(
-    make_stack, measure, data, use, monkeypatch
-):
+def test_the_size_of_chunks_does_not_change_what_is_measured_of_any_decoder(make_stack, measure, data, use):
     model = StackModel(make_stack(data, TEMPERATURES, dtype=torch.float64, **MLP), TEMPERATURES, LATENTS)
     whole = measure(use, model, data)
-    monkeypatch.setattr(observe, "_VALUES_AT_ONCE", 1)
-    pieces = measure(use, model, data)
+    pieces = measure(use, model, data, values_at_once=1)
     for name, value in whole.items():
         assert pieces[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
-def test_sampled_losses_agree_between_chunk_sizes_to_their_sampling_error(make_stack, measure, data, monkeypatch):
+def test_sampled_losses_agree_between_chunk_sizes_to_their_sampling_error(make_stack, measure, data):
     model = StackModel(make_stack(data, TEMPERATURES, **MLP), TEMPERATURES, LATENTS)
     whole = measure("losses", model, data)
-    monkeypatch.setattr(observe, "_VALUES_AT_ONCE", 32 * 4 * 4 * 100)
-    pieces = measure("losses", model, data)
+    pieces = measure("losses", model, data, values_at_once=32 * 4 * 4 * 100)
     assert pieces["rate"] == pytest.approx(whole["rate"], rel=1e-5)
     assert pieces["loss"] == pytest.approx(whole["loss"], rel=0.02)
 

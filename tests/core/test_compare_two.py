@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from collapsebench import DataError, Evaluation, Score, UserError
 from collapsebench.boards import OVERALL
 from collapsebench.cli import main
-from collapsebench.compare import compare, compare_published
+from collapsebench.compare_two import compare, compare_published
 from collapsebench.comparison import COLUMNS, FORMATS, compare_architectures
-from collapsebench.outputs import publish_outputs, write_outputs
+from collapsebench.outputs import add_to_manifest, write_outputs
 from collapsebench.published import read_published
 from collapsebench.results import CellResult, SuiteResults
 
@@ -154,8 +154,7 @@ def folders(tmp_path):
         value = cell.evaluations["pca-agreement"].values["r2"] + 0.001 * cell.seed
         moved.append(replace(cell, evaluations={**cell.evaluations, "pca-agreement": Evaluation({"r2": value})}))
     for name, made in (("old", results()), ("new", replace(changed, cells=moved, provenance={"git": "abc"}))):
-        write_outputs(made, tmp_path / "store" / name)
-        publish_outputs(tmp_path / "store" / name, tmp_path / name)
+        add_to_manifest(tmp_path / name, write_outputs(made, tmp_path / name))
     return tmp_path / "old", tmp_path / "new"
 
 
