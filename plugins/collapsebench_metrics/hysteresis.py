@@ -40,13 +40,14 @@ class Hysteresis(Metric[HysteresisParameters]):
 
     def evaluate(self, measurement: Measurement) -> Evaluation:
         """Return the scores, and by rank both temperatures and the width."""
-        other = measurement.counterpart
-        if other is None or measurement.protocol not in ("up", "down"):
-            return evaluation({score.name: _NO_COUNTERPART for score in self.scores})
-        up, down = (measurement, other) if measurement.protocol == "up" else (other, measurement)
-        rising, falling = (self._collapse_temperatures(scan) for scan in (up, down))
         steps = np.abs(np.diff(np.sort(np.log(measurement.temperatures))))
         resolution = float(steps.max()) if steps.size else 0.0
+        other = measurement.counterpart
+        if other is None or measurement.protocol not in ("up", "down"):
+            absent: dict[str, Outcome] = {score.name: _NO_COUNTERPART for score in self.scores}
+            return evaluation({**absent, "resolution": resolution})
+        up, down = (measurement, other) if measurement.protocol == "up" else (other, measurement)
+        rising, falling = (self._collapse_temperatures(scan) for scan in (up, down))
         widths = np.log(rising) - np.log(falling)
         found = widths[np.isfinite(widths)]
         reason = "no rank collapses between two temperatures of the grid in both directions: take a wider grid"

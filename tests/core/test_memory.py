@@ -197,7 +197,7 @@ def test_peak_memory_is_within_20_percent_of_the_prediction(tmp_path: Path, over
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets RLIMIT_DATA")
 def test_a_stack_ten_times_larger_than_the_process_may_allocate_runs_to_its_end_in_pieces(tmp_path: Path) -> None:
     """The limit comes after planning, so that only running out of memory can tell."""
-    big = ("scan.temperatures.count=96", "training.batch_size=1024", "compute.max_replicas_per_stack=128")
+    big = ("scan.temperatures.count=96", "training.batch_size=1024", "compute.path='batched'")
     _, _, predicted, halved = in_a_process(tmp_path, *big, RLIMIT_PARTS="10")
     assert predicted > 300 * 2**20
     assert halved[0] == 96

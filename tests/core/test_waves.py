@@ -131,9 +131,9 @@ temperatures = { from = 0.9, to = 0.2, count = COUNT }
 [sweep]
 "scan.protocol" = ["up", "down"]
 [training]
-optimiser = { use = "preconditioned", learning_rate = 0.005 }
+optimiser = { use = "preconditioned", learning_rate = 0.002 }
 batch_size = "full"
-max_updates = 500
+max_updates = 1000
 [evaluation]
 samples = 4096
 [compute]
@@ -172,8 +172,8 @@ def test_linear_collapse_has_no_hysteresis_beyond_a_third_of_the_grid_s_step(tmp
 
 @pytest.mark.slow
 def test_first_order_collapse_has_hysteresis_beyond_the_grid_s_step(tmp_path: Path) -> None:
-    """T_1 = 2/3: off above 0.4 when T falls, whatever the level; on beyond 0.7 T_1 when it rises."""
+    """T_1 = 2/3. The latent comes on below 0.8 T_1 when T falls, and is still on there when T rises."""
     found = widths(tmp_path, "first-order")
-    assert (found["width"] > 2 * found["resolution"]).all()
-    assert (found["down"] < 0.47).all()
-    assert (found["up"] > 0.47).all()
+    assert (found["width"] > found["resolution"]).all(), found
+    assert (found["down"] < 0.8 * 2 / 3).all()
+    assert (found["up"] > 0.8 * 2 / 3).all()
