@@ -19,6 +19,7 @@ from collapsebench.assembly import build_stack, create_used, make_trainer
 from collapsebench.components import Observable, Progress
 from collapsebench.data import Standardised, standardise
 from collapsebench.errors import DataError
+from collapsebench.kernel import KernelError, load_kernel
 from collapsebench.observe import SplitSamples, measure
 from collapsebench.pieces import PieceRun
 from collapsebench.planning import classify, error_text, key_of
@@ -68,7 +69,7 @@ def execute_job(
     cannot be written. Nothing else does.
     """
     job, store = Job.read(path), Store(path.parent.parent)
-    content = job.content
+    content = possible_here(job.content)
     keep_freed_memory()
     if content["threads"]:
         torch.set_num_threads(content["threads"])
@@ -106,6 +107,20 @@ def execute_job(
     if status != "timeout":
         store.discard_job(path)
     return statuses
+
+
+def possible_here(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a job whose path this machine can take: what was frozen with the kernel goes on without it elsewhere."""
+    path = content["path"]
+    if path not in ("fused", "chained"):
+        return content
+    try:
+        if content["device"] != "cpu":
+            raise KernelError(f"the kernel computes on the CPU, not on {content['device']}")
+        load_kernel()
+    except KernelError as error:
+        return {**content, "path": "batched", "why_this_path": f"{path}, as planned: {error}"}
+    return content
 
 
 def _store_cell(

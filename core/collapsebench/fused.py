@@ -58,6 +58,10 @@ class FusedPair:
         known = {f"{name}.{part}" for affine in self._maps for name in affine.names for part in ("weight", "bias")}
         if other := sorted(set(parameters) - known):
             raise KernelError(f"{other[0]} belongs to no affine map of the pair")
+        used = {name: pair.get_submodule(name) for affine in self._maps for name in affine.names}
+        taken = {f"{name}.{part}" for name, module in used.items() for part in ("weight", "bias") if _has(module, part)}
+        if shared := sorted(taken - set(parameters)):
+            raise KernelError(f"{shared[0]} is not a parameter of its own")
 
     def gradients(
         self,
@@ -99,6 +103,10 @@ class FusedPair:
         values = [addresses(tensors, part) for tensors in (parameters, gradients) for part in ("weight", "bias")]
         pointers = [(ctypes.c_void_p * 2)(*found) for found in values]
         return Map(affine.inputs, affine.outputs, len(affine.names), affine.kind, *pointers)
+
+
+def _has(module: nn.Module, part: str) -> bool:
+    return getattr(module, part, None) is not None
 
 
 def _stride(batches: Tensor) -> int:
@@ -157,7 +165,7 @@ def _read(module: nn.Module, name: str, features: int) -> list[tuple[Affine, ...
         raise KernelError(f"the {name} cannot be traced: {type(error).__name__}") from error
     values: dict[Any, Any] = {nodes[0]: ()}
     for node in nodes[1:-1]:
-        before = values.get(node.args[0])
+        before = values.get(node.args[0]) if node.args else None  # a parameter of its own, say, depends on nothing
         part = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         values[node] = _value(node, part, before, f"{name}.{node.target}", features)
         if values[node] is None or set(node.kwargs) - {"inplace"}:

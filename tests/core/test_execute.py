@@ -16,11 +16,13 @@ import safetensors.torch
 from flow import digests, stamps, weights, without, write_suite
 
 import collapsebench.assembly as assembly
+import collapsebench.execute as execute
 import collapsebench.paths as paths
 from collapsebench.checkpoint import read_checkpoint
 from collapsebench.components import Progress
 from collapsebench.errors import StoreError
 from collapsebench.execute import execute_job, observable_name, observe_cells
+from collapsebench.kernel import KernelError
 from collapsebench.paths import choose_path
 from collapsebench.planning import Plan, make_jobs, make_plan, used
 from collapsebench.registry import load_registry
@@ -123,6 +125,33 @@ def test_a_job_stopped_again_and_again_never_does_an_update_twice(freeze: Any, t
         assert update_of(job) == updates
     execute_job(job)
     assert weights(store.root) == weights(trained[0].root)
+
+
+def test_a_job_frozen_with_the_kernel_goes_on_from_its_checkpoint_where_there_is_none(
+    freeze: Any, trained: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise KernelError("no C compiler (cc) on the path")
+
+    store, job = freeze()
+    job.write_text(json.dumps({**json.loads(job.read_text()), "path": "fused"}))
+    with pytest.raises(KeyboardInterrupt):
+        execute_job(job, stop=stop_after(8))
+    monkeypatch.setattr(execute, "load_kernel", missing)
+    seen: list[int] = []
+    assert set(execute_job(job, lambda name, progress: seen.append(progress.update)).values()) == {"ok"}
+    assert seen == [12, 16]
+    for record, reference in zip(cells(store), cells(trained[0]), strict=True):
+        assert record.provenance["path"] == "batched"
+        assert record.provenance["why_this_path"] == "fused, as planned: no C compiler (cc) on the path"
+        ours, theirs = ([replica["loss"] for replica in each.replicas] for each in (record, reference))
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_path_of_the_kernel_is_left_for_a_job_that_goes_on_elsewhere_than_on_the_cpu() -> None:
+    job = {"path": "chained", "device": "cuda", "why_this_path": ""}
+    assert execute.possible_here(job)["path"] == "batched"
+    assert execute.possible_here({**job, "path": "grouped"})["path"] == "grouped"
 
 
 def test_out_of_time_is_a_status_that_keeps_the_checkpoint_and_continues(

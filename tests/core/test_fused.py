@@ -146,6 +146,40 @@ class Twice(nn.Module):
         return self.head(torch.relu(self.inner(torch.relu(self.inner(x)))))
 
 
+class Scaled(Plain):
+    """With a parameter of its own, which no module holds."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__(features, latent_dim)
+        self.scale = nn.Parameter(torch.ones(latent_dim))
+
+    def forward(self, x):
+        mean, log_variance = super().forward(x)
+        return mean * self.scale, log_variance
+
+
+class Tied(nn.Module):
+    """Two maps that share one weight, of which a stack holds but one as a parameter."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__()
+        self.first, self.second = nn.Linear(features, features), nn.Linear(features, features)
+        self.second.weight = self.first.weight
+        self.head = GaussianHead(features, latent_dim)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+class Frozen(Plain):
+    """With a bias that is a buffer."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__(features, latent_dim)
+        del self.first.bias
+        self.first.register_buffer("bias", torch.ones(10))
+
+
 class Swapped(Plain):
     """The same maps, with the latents' two heads the other way round."""
 
@@ -170,7 +204,15 @@ def test_a_foreign_module_of_affine_maps_takes_it_too(gaussian, make_stack, modu
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"), [(Doubled, "does more than"), (Branching, "cannot be traced"), (Twice, "used twice")]
+    ("module", "reason"),
+    [
+        (Doubled, "does more than"),
+        (Scaled, "does more than"),
+        (Branching, "cannot be traced"),
+        (Twice, "used twice"),
+        (Tied, r"encoder\.second\.weight is not a parameter of its own"),
+        (Frozen, r"encoder\.first\.bias is not a parameter of its own"),
+    ],
 )
 def test_a_module_that_does_anything_else_is_refused_with_the_reason(gaussian, make_stack, module, reason):
     with pytest.raises(KernelError, match=reason):
