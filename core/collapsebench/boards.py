@@ -38,8 +38,9 @@ COLUMNS = {
 RANKS = {
     "rank_best": "Int64", "rank_worst": "Int64", "mean_rank": "float64", "converged_share": "float64",
 }  # fmt: skip
-FOOTER = {"interval": "str", "suite_hash": "str", "versions": "str", "hardware": "str", "date": "str"}
-"""What follows `COLUMNS` in a file: the architecture's rank on the dataset, and what other formats have as a footer."""
+FOOTER = {"interval": "str", "suite_hash": "str", "versions": "str", "hardware": "str"}
+"""What follows `COLUMNS` in a file: the architecture's rank on the dataset, and what other formats have as a footer.
+All but the date: the same plan, path and machine give the same bytes on another day."""
 
 OVERALL = "(all)"
 """The dataset of the ranks over all datasets together; no id of a dataset looks like it."""
@@ -109,11 +110,14 @@ def scores(results: SuiteResults) -> pd.DataFrame:
 
 
 def complete_board(results: SuiteResults) -> pd.DataFrame:
-    """Return `board` with what the other formats show around it: ranks on the dataset, interval method, origin."""
+    """Return `board` with what the other formats show around it: ranks on the dataset, interval method, origin.
+
+    The date is left to them, and to provenance.json: a table is the same on every day.
+    """
     ranks = ranking(results).set_index(["dataset", "objective", "architecture"])
     frame = board(results).join(ranks[list(RANKS)], on=["dataset", "objective", "architecture"])
     constants = {"interval": interval_method(results), **origin(results)}
-    return frame.assign(**constants).astype(COLUMNS | RANKS | FOOTER)
+    return frame.assign(**{name: constants[name] for name in FOOTER}).astype(COLUMNS | RANKS | FOOTER)
 
 
 def statuses(results: SuiteResults) -> pd.DataFrame:

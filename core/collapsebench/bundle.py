@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from collapsebench.components import Floats
 
 FORMAT = 1
-KEPT = ("replicas", "latent-moments", "truncated-distortion", "losses", "equilibrium")
+PICTURES = "traversal-pictures"
+"""The table of what the figure of traversals shows of a run; see `figure_traversals.with_pictures`."""
+
+KEPT = ("replicas", "latent-moments", "truncated-distortion", "losses", "equilibrium", PICTURES)
 """The tables of a measurement that a bundle holds; wider ones (a decoder's directions) stay in the store."""
 
 _RESULTS = "data/results.json"
@@ -174,6 +177,7 @@ def _cell_content(cell: CellResult, spectra: _Spectra) -> dict[str, Any]:
             "temperatures": measurement.temperatures.tolist(),
             "latent_dim": measurement.latent_dim,
             "has_oracle": measurement.has_oracle,
+            "shape": list(measurement.shape),
             "decoder_variance": float(measurement.decoder_variance),
             "tables": [name for name in KEPT if name in measurement.tables],
         },
@@ -213,6 +217,7 @@ def _cell(
             second_moments=moments,
             has_oracle=about["has_oracle"],
             decoder_variance=about["decoder_variance"],
+            shape=tuple(about["shape"]),
         )
     names = ("key", "dataset", "architecture", "objective", "seed", "status", "reason")
     return CellResult(

@@ -17,7 +17,7 @@ from collapsebench.errors import UserError
 from collapsebench.layout import CONVERGED, Column, Layout, Section, interval_method, number, origin
 from collapsebench.ranking import CONFIDENCE
 from collapsebench.results import SuiteResults
-from collapsebench.standings import LATENTS, Group, comparisons, declared_scores
+from collapsebench.standings import LATENTS, SKIPPED, Group, comparisons, declared_scores
 from collapsebench.table_html import document, fragment
 from collapsebench.table_latex import latex
 from collapsebench.tables import page
@@ -107,6 +107,11 @@ def compare_architectures(results: SuiteResults, first: str, second: str) -> Com
             )
         if not any(cell.architecture == name and cell.status == "ok" for cell in results.cells):
             found = sorted({cell.status for cell in results.cells if cell.architecture == name})
+            if found == [SKIPPED]:
+                raise UserError(
+                    f"suite '{results.suite}': '{name}' is not meant for any of its datasets, so nothing can be "
+                    "compared. Compare other architectures, or add a dataset that it is meant for."
+                )
             raise UserError(
                 f"suite '{results.suite}': no run of '{name}' ended ok (found: {', '.join(found)}), so nothing can be "
                 f"compared. Run `collapsebench run {results.suite}` with the same options first."
@@ -117,8 +122,10 @@ def compare_architectures(results: SuiteResults, first: str, second: str) -> Com
     for objective, datasets in _paired_groups(results, first, second).items():
         for metric, score in declared_scores(results):
             pairs = {dataset: _pair(one, other, metric, score) for dataset, (one, other) in datasets.items()}
-            if len(pairs) > 1:
-                rows.append(_row((OVERALL, objective, "", metric), score, list(pairs.values()), (first, second)))
+            # Over the datasets that both are meant for: what one of them cannot be asked is no missing answer.
+            shared = [pairs[name] for name, both in datasets.items() if not any(group.is_unsuited for group in both)]
+            if len(shared) > 1:
+                rows.append(_row((OVERALL, objective, "", metric), score, shared, (first, second)))
             for dataset, pair in pairs.items():
                 rows.append(_row((dataset, objective, "", metric), score, [pair], (first, second)))
     facts = origin(results)
@@ -129,7 +136,8 @@ def compare_architectures(results: SuiteResults, first: str, second: str) -> Com
         f"{first} and {second}, suite {results.suite}",
         difference_frame(rows),
         footer=(
-            f"Paired by seed; over datasets, the mean of their differences. {interval_method(results)}.",
+            f"Paired by seed; over the datasets that both are meant for, the mean of their differences. "
+            f"{interval_method(results)}.",
             f"Provenance: {', '.join([*(fact for fact in about if fact), 'date ' + (facts['date'] or 'unknown')])}.",
         ),
     )

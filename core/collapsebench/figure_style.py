@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +54,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 NOTHING: dict[str, Any] = {"linestyle": "none"}
 CAPTION_SIZE = 7.5
+DPI = 160
 _LINE = 0.155
 _CHARACTERS_PER_INCH = 16.5
 _LEGEND_CHARACTER = 0.062
@@ -204,8 +207,12 @@ def draw_curve(axes: Axes, x: Floats, mean: Floats, extremes: tuple[Floats, Floa
 
 
 def save(layout: Layout, folder: Path, stem: str) -> list[Path]:
-    """Write a figure as SVG and PNG, without dates or versions in them."""
+    """Write a figure as SVG and, in 256 colours, as PNG, without dates or versions in them."""
     paths = [folder / f"{stem}.svg", folder / f"{stem}.png"]
     layout.figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
-    layout.figure.savefig(paths[1], dpi=160, metadata={"Software": None})
+    drawn = BytesIO()
+    layout.figure.savefig(drawn, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    # A quarter of the bytes; the SVG has every shade.
+    picture = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture.save(paths[1], optimize=True, dpi=(DPI, DPI))
     return paths

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+from collapsebench.bundle import PICTURES
 from collapsebench.components import SplitName
 from collapsebench.figure_style import CAPTION_SIZE, Layout, wrapped_caption
 from collapsebench.figure_text import Drawing, where
-from collapsebench.results import CellResult
+from collapsebench.results import CellResult, SuiteResults
 from collapsebench.spectrum import ACTIVE, grid
-from collapsebench.standings import Group
+from collapsebench.standings import Group, comparisons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 VALUES = tuple(range(-3, 4))
 ROWS = 8
+SPLIT: SplitName = "train"
+"""The split whose strongest latents are kept with published results."""
+
 _TILE, _LEFT, _ABOVE = 0.5, 0.75, 0.55
 _ACROSS = 2
 
@@ -68,6 +73,52 @@ def draw_traversals(groups: Sequence[Group], split: SplitName) -> Drawing:
     return Drawing(caption, _lay_out(strips, caption))
 
 
+def with_pictures(results: SuiteResults) -> SuiteResults:
+    """Return results with the pictures that the figure shows as a small table, for bundles hold no others.
+
+    A row per rank and value of the sample: temperature, M^2 as `fraction`, the component, and `at_v` for every v.
+    """
+    cells = list(results.cells)
+    for groups in comparisons(results).values():
+        for group in groups:
+            strip = _strip(group, SPLIT)
+            cell = next(iter(group.ok), None)
+            if isinstance(strip, Strip) and cell is not None and cell.measurement is not None:
+                tables = {**cell.measurement.tables, PICTURES: _table(strip)}
+                place = next(place for place, one in enumerate(cells) if one is cell)
+                cells[place] = replace(cell, measurement=replace(cell.measurement, tables=tables))
+    return replace(results, cells=cells)
+
+
+def _table(strip: Strip) -> pd.DataFrame:
+    ranks, values = len(strip.fractions), math.prod(strip.components.shape[1:])
+    pictures = strip.pictures.reshape(ranks, len(VALUES), values)
+    return pd.DataFrame(
+        {
+            "temperature": np.full(ranks * values, strip.temperature),
+            "rank": np.repeat(np.arange(1, ranks + 1), values),
+            "fraction": np.repeat(strip.fractions, values),
+            "component": strip.components.ravel(),
+            **{f"at_{v}": pictures[:, place].ravel() for place, v in enumerate(VALUES)},
+        }
+    )
+
+
+def _kept(name: str, measured: Measurement) -> Strip:
+    """Return what `_table` holds."""
+    rows = measured.tables[PICTURES]
+    ranks = int(rows["rank"].max())
+    shape = (ranks, *shrunk(measured.shape, len(rows) // ranks))
+    pictures = [rows[f"at_{v}"].to_numpy(dtype=np.float64).reshape(shape) for v in VALUES]
+    return Strip(
+        name,
+        float(rows["temperature"].iloc[0]),
+        np.stack(pictures, axis=1),
+        rows["component"].to_numpy(dtype=np.float64).reshape(shape),
+        rows.groupby("rank")["fraction"].first().to_numpy(dtype=np.float64),
+    )
+
+
 def _strip(group: Group, split: SplitName) -> Strip | str:
     """Return the pictures of the first run that ended ok, or why there are none."""
     cell = next(iter(group.ok), None)
@@ -76,6 +127,8 @@ def _strip(group: Group, split: SplitName) -> Strip | str:
     measured = cell.measurement
     if len(measured.shape) not in (2, 3):
         return "its samples are no images"
+    if PICTURES in measured.tables:
+        return _kept(group.architecture, measured) if split == SPLIT else f"published results keep them for {SPLIT}"
     if "traversals" not in measured.tables or "latent-moments" not in measured.tables:
         return "no metric of the suite asked for traversals"
     fractions = grid(measured.tables["latent-moments"], split, measured.temperatures, "signal_fraction")

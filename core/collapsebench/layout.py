@@ -109,7 +109,7 @@ def interval_method(results: SuiteResults) -> str:
 
 
 def origin(results: SuiteResults) -> dict[str, str]:
-    """Return what every format says of where a board comes from: suite_hash, versions, hardware, date ("" unknown)."""
+    """Return where a board comes from: suite_hash, versions, hardware, date ("" unknown); tables go without the date."""
     known = {key: value for key, value in results.provenance.items() if value not in (None, "")}
     return {
         "suite_hash": str(known.get("suite_hash", ""))[:12],
@@ -225,13 +225,17 @@ def _converged(groups: Sequence[Group]) -> str:
 def _notes(results: SuiteResults, compared: Sequence[Group]) -> list[str]:
     """Return what a table's reader must know: who is not ranked, what did not end ok, which score is missing."""
     _, problem = ranking_scores(results)
-    found = standings(results, compared).items()
-    unranked = [f"{name} is not ranked: {_sentence(standing.reason)}" for name, standing in found if standing.reason]
+    unsuited = {group.architecture: group.cells[0].reason for group in compared if group.is_unsuited}
+    unranked = [
+        f"{name} is not ranked: {_sentence(': '.join(filter(None, (standing.reason, unsuited.get(name)))))}"
+        for name, standing in standings(results, compared).items()
+        if standing.reason
+    ]
     failed = [
         f"{cell.architecture}, seed {cell.seed}: {_sentence(why_missing(cell, '', ''))}"
         for group in compared
         for cell in group.cells
-        if cell.status != "ok"
+        if cell.status != "ok" and group.architecture not in unsuited
     ]
     left_out = [f"Not ranked by every score asked for: {problem}."] if problem else []
     missing: dict[tuple[str, str, str], list[str]] = {}

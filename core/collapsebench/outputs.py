@@ -14,6 +14,7 @@ import pandas as pd
 from collapsebench.boards import ranking, render, scores, statuses
 from collapsebench.bundle import read_data, write_bundle
 from collapsebench.errors import StoreError
+from collapsebench.figure_traversals import with_pictures
 from collapsebench.figures import draw_figures
 from collapsebench.page_data import all_runs, curve_tables
 from collapsebench.pages import PAGE, suite_page
@@ -32,7 +33,7 @@ def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
     """
     before = _listed(folder)
     try:
-        data = write_bundle(results, folder)
+        data = write_bundle(with_pictures(results), folder)
         held = read_data(folder)
         paths = [*data, *write_outputs(held, folder), *write_page(held, folder)]
         paths += draw_figures(held, folder / "figures")

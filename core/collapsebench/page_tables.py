@@ -16,7 +16,7 @@ from collapsebench.layout import headline_scores, number
 from collapsebench.page_data import DIGITS, Run, Runs, names_of
 from collapsebench.ranking import CONFIDENCE
 from collapsebench.results import CellResult, SuiteResults
-from collapsebench.standings import Group, comparisons, declared_scores, ranking_scores, standings
+from collapsebench.standings import SKIPPED, UNSUITED, Group, comparisons, declared_scores, ranking_scores, standings
 
 MARKS = {
     "converged": ("●", "converged"),
@@ -133,28 +133,47 @@ def equilibrium_report(results: SuiteResults, runs: Runs) -> dict[str, Any]:
 
 
 def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
-    """Return what did not end ok and which score has no value, with the reason; equal reasons of seeds together."""
-    found: dict[tuple[str, str, str, str], list[str]] = {}
+    """Return what did not end ok and which score has no value, with the reason; equal reasons of seeds together.
+
+    What was skipped, since the architecture is not meant for the data, did not fail: see `unsuited`.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
     for row in statuses(results).to_dict("records"):
-        if row["status"] != "ok":
-            key = (row["dataset"], row["architecture"], f"run: {row['status']}", row["reason"] or row["status"])
+        if row["status"] not in ("ok", SKIPPED):
+            key = (*_scan(row), f"run: {row['status']}", row["reason"] or row["status"])
             found.setdefault(key, []).append(str(row["seed"]))
     ok = {names_of(cell) for cell in results.cells if cell.status == "ok"}
-    gaps: dict[tuple[str, str, str, str], list[str]] = {}
+    gaps: dict[tuple[str, ...], list[str]] = {}
     for row in reasons(results).to_dict("records"):
         if (row["dataset"], row["objective"], row["architecture"], row["seed"]) in ok:
-            names = (row["dataset"], row["architecture"], str(row["seed"]), row["reason"])
-            gaps.setdefault(names, []).append(f"{row['metric']}/{row['score']}")
-    for (dataset, architecture, seed, reason), scores in gaps.items():
-        found.setdefault((dataset, architecture, f"no {', '.join(scores)}", reason), []).append(seed)
-    names = ("dataset", "architecture", "what", "reason")
+            gaps.setdefault((*_scan(row), str(row["seed"]), row["reason"]), []).append(f"{row['metric']}/{row['score']}")
+    for (*scan, seed, reason), scores in gaps.items():
+        found.setdefault((*scan, f"no {', '.join(scores)}", reason), []).append(seed)
+    names = ("dataset", "objective", "architecture", "what", "reason")
     return [dict(zip(names, key, strict=True)) | {"seeds": ", ".join(seeds)} for key, seeds in found.items()]
 
 
+def unsuited(results: SuiteResults) -> list[str]:
+    """Return a sentence for each dataset and architecture that is not meant for it."""
+    found = {(cell.dataset, cell.architecture): cell.reason for cell in results.cells if cell.status == SKIPPED}
+    return [
+        f"{dataset}, {architecture}: not meant for these data{': ' * bool(reason)}{reason.rstrip('.')}."
+        for (dataset, architecture), reason in found.items()
+    ]
+
+
+def _scan(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    return row["dataset"], row["objective"], row["architecture"]
+
+
 def ended(results: SuiteResults) -> str:
-    """Return how many of the planned runs ended ok, as a sentence."""
-    ok, planned = sum(cell.status == "ok" for cell in results.cells), len(results.cells)
-    return "Every planned run ended ok." if ok == planned else f"{ok} of {planned} planned runs ended ok."
+    """Return how many of the planned runs ended ok, and how many were skipped, as a sentence."""
+    ended = Counter(cell.status for cell in results.cells)
+    ok, planned, skipped = ended["ok"], len(results.cells), ended[SKIPPED]
+    if ok == planned:
+        return "Every planned run ended ok."
+    why = f", {skipped} were skipped: their architecture is not meant for the data" if skipped else ""
+    return f"{ok} of {planned} planned runs ended ok{why}."
 
 
 def provenance_facts(results: SuiteResults) -> list[tuple[str, str]]:
@@ -228,7 +247,8 @@ def _columns(results: SuiteResults) -> list[Column]:
 def _score_cell(row: Mapping[Any, Any], group: Group) -> Cell:
     value, low, high = row["value"], row["low"], row["high"]
     if math.isnan(value):
-        return Cell("-", "", "no value: see the failures")
+        why = f"no value: {UNSUITED}" if group.is_unsuited else "no value: see the failures"
+        return Cell("-", "", why)
     if math.isinf(value):
         return Cell("not reached" if value > 0 else "-∞", "inf" if value > 0 else -1e308)
     count = "" if row["n_ok"] == len(group.cells) else f" (n = {row['n_ok']})"

@@ -33,6 +33,7 @@ from collapsebench.page_tables import (
     failure_rows,
     provenance_facts,
     summary,
+    unsuited,
 )
 from collapsebench.results import SuiteResults
 
@@ -58,6 +59,8 @@ def suite_page(results: SuiteResults, runs: Runs, files: Sequence[str]) -> str:
         board=board_table(results),
         equilibrium=equilibrium_report(results, runs),
         failures=failure_rows(results),
+        unsuited=unsuited(results),
+        several_objectives=len({cell.objective for cell in results.cells}) > 1,
         ended=ended(results),
         provenance=provenance_facts(results),
         datasets=[{"name": name, "facts": dataset_facts(about)} for name, about in results.datasets.items()],

@@ -13,6 +13,11 @@ from collapsebench.results import CellResult, SuiteResults
 LATENTS = "latents"
 """The unit of a count of latents; where a tolerance is not reached, at least one more than there are is needed."""
 
+SKIPPED = "skipped"
+"""The status of cells whose architecture is not meant for the data: nothing was tried, and nothing failed."""
+
+UNSUITED = "it is not meant for these data"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -27,6 +32,11 @@ class Group:
     def ok(self) -> tuple[CellResult, ...]:
         """The cells that ended ok, the only ones that scores are averaged over."""
         return tuple(cell for cell in self.cells if cell.status == "ok")
+
+    @property
+    def is_unsuited(self) -> bool:
+        """Whether the architecture is not meant for the data, so that every cell was skipped."""
+        return all(cell.status == SKIPPED for cell in self.cells)
 
     def values(self, metric: str, score: str) -> dict[int, float]:
         """Return seed -> value, for the cells that ended ok and have one (infinity included)."""
@@ -91,8 +101,11 @@ def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, 
     left_out = [dataset for dataset in boards if dataset not in used]
     found = {}
     for name in names:
-        reasons = [(dataset, lacks[dataset].get(name, "it is not planned there")) for dataset in used or left_out]
-        found[name] = Standing(None, "; ".join(f"on {dataset}, {reason}" for dataset, reason in reasons if reason))
+        places: dict[str, list[str]] = {}
+        for dataset in used or left_out:
+            places.setdefault(lacks[dataset].get(name, "it is not planned there"), []).append(dataset)
+        reasons = [f"on {', '.join(found_on)}, {reason}" for reason, found_on in places.items() if reason]
+        found[name] = Standing(None, "; ".join(reasons))
     complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in used]
     return found | _ranked(complete, ranking), used, left_out
 
@@ -158,6 +171,8 @@ def why_missing(cell: CellResult, metric: str, score: str) -> str:
 
 def _why_incomplete(group: Group, ranking: Sequence[tuple[str, Score]]) -> str:
     planned = len(group.cells)
+    if group.is_unsuited:
+        return UNSUITED
     if len(group.ok) < planned:
         return f"{len(group.ok)} of {planned} runs ended ok"
     found = {f"{metric}/{score.name}": len(group.values(metric, score.name)) for metric, score in ranking}

@@ -217,8 +217,16 @@ def test_without_a_score_to_rank_by_nothing_is_ranked_and_the_reason_is_said(res
 def test_the_same_results_give_the_same_bytes_and_every_format_says_where_they_come_from(results, format):
     text = render(results, format)
     assert text == render(replace(results, cells=list(results.cells)), format)
-    for fact in ("0123456789ab", "collapsebench 0.1.0", "cpu EPYC", "2026-01-02", "t-interval over seeds, n = 3"):
+    for fact in ("0123456789ab", "collapsebench 0.1.0", "cpu EPYC", "t-interval over seeds, n = 3"):
         assert fact in text
+    assert ("2026-01-02" in text) == (format not in ("csv", "json"))
+
+
+def test_the_tables_of_the_same_results_are_the_same_on_another_day(results):
+    later = replace(results, provenance={**results.provenance, "date": "2027-12-31"})
+    for format in ("csv", "json"):
+        assert render(later, format) == render(results, format)
+    assert ranking(later).equals(ranking(results))
 
 
 def test_csv_loads_back_with_every_value_and_type(results):
@@ -310,6 +318,29 @@ def test_incomplete_on_one_dataset_is_unranked_overall_and_a_dataset_without_any
     text = render(broken, "text")
     assert "Left out of the overall rank, since nothing is complete there: data-2." in text
     assert "unranked  b" in text
+
+
+def test_an_architecture_that_is_not_meant_for_some_data_is_said_once_and_unranked_overall():
+    fine = {"a": [0.9, 0.8, 0.87], "b": [0.83, 0.78, 0.79]}
+    found = across(fine, fine, fine)
+    why = "encoder 'conv': samples have shape (16,), expected images."
+    cells = [
+        replace(row, status="skipped", reason=why, evaluations={})
+        if row.dataset != "data-2" and row.architecture == "b"
+        else row
+        for row in found.cells
+    ]
+    given = replace(found, cells=cells)
+    assert standing(given, "data-0")["b"].reason == "it is not meant for these data"
+    together, used, left_out = overall_standings(given, "beta-vae")
+    assert (together["b"].rank, together["a"].rank.text) == (None, "1")
+    assert together["b"].reason == "on data-0, data-1, it is not meant for these data"
+    assert (len(used), left_out) == (3, [])
+    text = " ".join(render(given, "text").split())
+    assert text.count(f"b is not ranked: it is not meant for these data: {why}") == 2
+    assert text.count("it is not meant for these data") == 3
+    assert "skipped" not in text
+    assert "seed 0:" not in text
 
 
 def test_text_fits_a_terminal_and_names_its_origin(results):

@@ -82,6 +82,20 @@ def test_the_difference_over_datasets_is_the_mean_of_theirs():
     assert frame.loc[OVERALL, "n"] == 6
 
 
+def test_the_difference_over_datasets_leaves_out_those_that_one_is_not_meant_for():
+    skipped = {"status": "skipped", "reason": "no images", "evaluations": {}}
+    given = results(datasets=("gaussian", "digits", "vectors"))
+    cells = [
+        replace(row, **skipped) if (row.architecture, row.dataset) == ("conv", "vectors") else row for row in given.cells
+    ]
+    found = compare_architectures(replace(given, cells=cells), "conv", "linear").differences
+    rows = found[found["score"] == "at-1%"].set_index("dataset")
+    assert rows.loc[OVERALL, "difference"] == -3
+    assert (rows.loc[OVERALL, "n"], rows.loc["vectors", "verdict"]) == (6, "no value")
+    with pytest.raises(UserError, match="'conv' is not meant for any of its datasets"):
+        compare_architectures(replace(given, cells=cells[-6:]), "linear", "conv")
+
+
 def test_a_tolerance_that_one_does_not_reach_is_decided_by_the_latents_there_are_and_never_hidden():
     class Measured:
         latent_dim = 16

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from flow import digests
+from PIL import Image
 from test_figures_papers import SHARES, TEMPERATURES, cell, measurement, suite, table
 
+from collapsebench import publish
+from collapsebench.bundle import read_bundle
+from collapsebench.figure_style import RC
 from collapsebench.figure_traversals import ROWS, VALUES, Strip, _averaged, _strip, shrunk
-from collapsebench.figures import draw_figures
+from collapsebench.figures import _KINDS, draw_figures
+from collapsebench.outputs import write_everything
 from collapsebench.standings import comparisons
 from collapsebench_observables.traversals import shrink
 
@@ -64,6 +71,35 @@ def test_pictures_are_drawn_for_images_of_every_shape_and_repeat_to_the_byte(sha
     caption = captions(tmp_path / "a")["traversals-data"]
     assert "-3 to 3 prior standard deviations" in caption
     assert f"linear {strip_of(images(shape)).temperature:.3g}, mlp" in caption
+
+
+def test_published_results_hold_the_pictures_and_draw_them_again_to_the_byte(tmp_path):
+    results = suite(cell(scan=images((2, 3, 4))), cell("mlp", scan=images((2, 3, 4), 1.0)))
+    write_everything(results, tmp_path / "first")
+    held = read_bundle(tmp_path / "first")
+    ours, theirs = (
+        [_strip(group, "train") for group in comparisons(found)["data", "beta-vae"]] for found in (held, results)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.architecture, one.temperature) == (other.architecture, other.temperature)
+        for name in ("pictures", "components", "fractions"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-7)
+    assert (tmp_path / "first" / "figures" / "traversals-data.png").is_file()
+    publish(tmp_path / "first", tmp_path / "again")
+    assert digests(tmp_path / "again") == digests(tmp_path / "first")
+
+
+def test_png_files_look_like_the_figure_in_few_bytes(tmp_path):
+    results = suite(cell(scan=images()))
+    (svg, png, _) = draw_figures(results, tmp_path, kinds=["signal-fraction"])
+    picture = Image.open(png)
+    assert (picture.mode, picture.info["dpi"][0]) == ("P", pytest.approx(160, abs=0.1))
+    with mpl.rc_context(RC):
+        figure = _KINDS["signal-fraction"](comparisons(results)["data", "beta-vae"], "train").layout.figure
+        figure.savefig(tmp_path / "whole.png", dpi=160)
+    whole = Image.open(tmp_path / "whole.png").convert("RGB")
+    assert np.abs(np.asarray(picture.convert("RGB"), float) - np.asarray(whole, float)).max() < 26
+    assert png.stat().st_size < 0.5 * (tmp_path / "whole.png").stat().st_size
 
 
 @pytest.mark.parametrize(

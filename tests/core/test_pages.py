@@ -115,6 +115,29 @@ def test_the_board_of_a_page_has_every_score_and_sorts_by_its_value(results):
     assert "gap, mlp is not ranked: 1 of 2 runs ended ok." in board["unranked"]
 
 
+def test_what_is_not_meant_for_the_data_is_said_and_is_no_failure(results):
+    unmeasured = [cell("gap", "conv", seed, status="failed", reason="no images") for seed in range(2)]
+    empty = [replace(row, status="skipped") for row in unmeasured]
+    given = replace(results, cells=[*results.cells, *empty])
+    assert not [row for row in failure_rows(given) if row["architecture"] == "conv"]
+    page = unescape(suite_page(given, all_runs(given), []))
+    assert page.count("gap, conv: not meant for these data: no images.") == 1
+    assert "2 were skipped: their architecture is not meant for the data." in page
+    assert "run: skipped" not in page
+    assert "gap, conv is not ranked: it is not meant for these data." in page
+    only = replace(results, cells=[results.cells[0], *empty], declared={}, rank_by=())
+    assert "Every score has a value" not in suite_page(only, all_runs(only), [])
+
+
+def test_failures_of_two_objectives_are_told_apart(results):
+    failed = results.cells[3]
+    given = replace(results, cells=[failed, replace(failed, objective="free-bits", seed=2)])
+    rows = [row for row in failure_rows(given) if row["what"] == "run: failed"]
+    assert [(row["objective"], row["seeds"]) for row in rows] == [(failed.objective, "1"), ("free-bits", "2")]
+    page = suite_page(given, all_runs(given), [])
+    assert "<td>gap</td><td>free-bits</td><td>mlp</td><td>2</td>" in page
+
+
 def test_what_failed_stands_on_the_page_with_its_reason(results, runs):
     rows = {(row["dataset"], row["architecture"], row["what"]): row for row in failure_rows(results)}
     assert rows["gap", "mlp", "run: failed"]["reason"] == "OSError: disk full"
