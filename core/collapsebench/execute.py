@@ -87,7 +87,9 @@ def execute_job(
     except OutOfTimeError as error:
         status, reason = "timeout", str(error)
     except Exception as error:
-        status, reason = classify(error), f"{error_text(error)}\n{traceback.format_exc()}"
+        status, reason = classify(error), error_text(error)
+        if status != "skipped":  # nothing is wrong that a traceback could show
+            reason = f"{reason}\n{traceback.format_exc()}"
     about = {
         **provenance(registry, content["device"], content["precision"]),
         "wall_seconds": round(time.monotonic() - started, 3),

@@ -143,8 +143,12 @@ def check_affine(objective: Objective[Any], parameters: Mapping[str, Tensor], la
     rate = torch.tensor([r for _, r in _PROBES])[:, None] * torch.linspace(0.5, 1.5, latent_dim)
     for time in _TIMES:
         progress, dial = torch.tensor(time), torch.tensor([0.3])
-        paid, nats, constant = prices_of(objective, state, dial, latent_dim, progress)
-        found = vmap(lambda own, one, at=progress: objective.loss(distortion, rate, one, own, at))(state, dial)
+        try:
+            paid, nats, constant = prices_of(objective, state, dial, latent_dim, progress)
+            found = vmap(lambda own, one, at=progress: objective.loss(distortion, rate, one, own, at))(state, dial)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise KernelError(f"torch.func cannot map the objective's loss: {reason}") from error
         expected = paid[:, None] * distortion + nats @ rate.T + constant[:, None]
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-9):
             raise KernelError("the objective declares its loss affine in distortion and rates, and it is not")

@@ -326,7 +326,8 @@ def explain(session: Session, cell: Cell) -> str:
     if cell.is_finished:
         return f"{cell.name}: {cell.status}, stored as {cell.key[:12]}; a run would not train it again."
     if cell.record is not None:
-        return f"{cell.name}: {cell.status}: {cell.record.reason.splitlines()[0]}. A run would train it again."
+        reason = cell.record.reason.splitlines()[0].rstrip(".")
+        return f"{cell.name}: {cell.status}: {reason}. A run would {_again(cell.status)}."
     found = nearest(cell, session.store)
     if found is None:
         return f"{cell.name}: never trained, and the store holds nothing to compare it with."
@@ -334,6 +335,10 @@ def explain(session: Session, cell: Cell) -> str:
     lines = [f"{cell.name}: not trained. It differs from the nearest stored cell {record.key[:12]} in:"]
     lines += [f"  {path}: {ours!r} here, {theirs!r} there" for path, (ours, theirs) in fields.items()]
     return "\n".join(lines)
+
+
+def _again(status: str) -> str:
+    return "ask again whether it takes the samples" if status == "skipped" else "train it again"
 
 
 @contextmanager

@@ -243,10 +243,20 @@ class Lying(Objective[Parameters]):
         return distortion + dial * rate.clamp(min=0.01).sum(-1)
 
 
+class Deciding(Lying):
+    """Affine, by a decision that only a single replica can take."""
+
+    def loss(
+        self, distortion: Tensor, rate: Tensor, dial: Tensor, state: Mapping[str, Tensor], progress: Tensor
+    ) -> Tensor:
+        return distortion + (dial if dial > 0 else 0 * dial) * rate.sum(-1)
+
+
 @pytest.mark.parametrize(
     ("objective", "reason"),
     [
         (Lying(Parameters()), "and it is not"),
+        (Deciding(Parameters()), "torch.func cannot map"),
         (("free-bits", {}), "does not declare"),
         (("learned-variance", {}), "does not declare"),
         (("weight-decay", {}), "does not declare|not a mean over samples"),

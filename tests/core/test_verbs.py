@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from flow import boards, invoke, stamps, weights, write_suite
+from flow import boards, invoke, stamps, weights, without, write_suite
 
 import collapsebench
 import collapsebench.planned_stacks as planned_stacks
@@ -155,6 +155,17 @@ def test_explain_names_the_field_that_differs_from_the_nearest_cell(suite: Path)
 def test_explain_of_an_empty_store_says_that_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     texts = explained(write_suite(tmp_path))
     assert all("never trained, and the store holds nothing" in text for text in texts.values())
+
+
+def test_a_cell_that_is_skipped_is_explained_in_one_sentence_and_shown_without_a_traceback(tmp_path: Path) -> None:
+    text = without("linear").replace('use = "mlp", depth = 1, width = 8', 'use = "conv"')
+    suite = write_suite(tmp_path, text.replace("seeds = 2", "seeds = 1"))
+    assert collapsebench.run(suite, **options(suite)).ok
+    (found,) = explained(suite).values()
+    assert found.endswith("residual-mlp, linear. A run would ask again whether it takes the samples.")
+    shown = invoke("status", suite, "--store", suite.with_name("store"), *(f"--set={key}" for key in QUICK)).output
+    assert "samples have shape (4,), expected images" in shown
+    assert "Traceback" not in shown
 
 
 def test_every_dataset_is_prepared_and_those_that_cannot_be_say_why(suite: Path) -> None:
