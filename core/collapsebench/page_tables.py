@@ -146,7 +146,9 @@ def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
     gaps: dict[tuple[str, ...], list[str]] = {}
     for row in reasons(results).to_dict("records"):
         if (row["dataset"], row["objective"], row["architecture"], row["seed"]) in ok:
-            gaps.setdefault((*_scan(row), str(row["seed"]), row["reason"]), []).append(f"{row['metric']}/{row['score']}")
+            gaps.setdefault((*_scan(row), str(row["seed"]), row["reason"]), []).append(
+                f"{row['metric']}/{row['score']}"
+            )
     for (*scan, seed, reason), scores in gaps.items():
         found.setdefault((*scan, f"no {', '.join(scores)}", reason), []).append(seed)
     names = ("dataset", "objective", "architecture", "what", "reason")
@@ -226,7 +228,7 @@ def _columns(results: SuiteResults) -> list[Column]:
         {
             "name": "mean rank",
             "sense": "lower is better",
-            "summary": "over scores and seeds, ± half its t-interval over seeds",
+            "summary": "over scores and seeds",
         },
         {"name": "runs ok", "summary": "runs that ended ok, of those planned"},
         {"name": "converged", "summary": "share of replicas at equilibrium"},

@@ -94,6 +94,16 @@ def test_a_run_that_measured_nothing_says_why(results):
     assert "failed (OSError: disk full)" in run.missing["signal"]
 
 
+def test_the_edge_of_stability_is_over_the_price_that_the_objective_sets(results):
+    scan = results.cells[0].measurement
+    order = np.random.default_rng(0).permutation(TEMPERATURES.size)
+    residuals = pd.DataFrame({"temperature": TEMPERATURES, "ward_residual": 0.0, "residual_edge": 0.3 * TEMPERATURES})
+    replicas = scan.tables["replicas"].assign(effective_temperature=3 * TEMPERATURES).iloc[order]
+    tables = {**scan.tables, "equilibrium": residuals, "replicas": replicas}
+    run = run_of(replace(results.cells[0], measurement=replace(scan, tables=tables)))
+    np.testing.assert_allclose(run.edge, 0.1)
+
+
 def test_replicas_that_diverged_are_gaps_of_their_curve(results, runs):
     content = page_content(results, runs)[1]["architectures"][0]["runs"][0]
     lost = [place for place, value in enumerate(content["signal"][0]) if value is None]
