@@ -40,7 +40,7 @@ KEPT = ("replicas", "latent-moments", "truncated-distortion", "losses", "equilib
 
 _RESULTS = "data/results.json"
 _ENDS = ("low", "high")
-_EXACT = ("temperature", "updates")
+_EXACT = ("temperature", "effective_temperature", "updates")
 
 
 def is_bundle(place: str | Path) -> bool:

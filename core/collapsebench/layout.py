@@ -109,7 +109,7 @@ def interval_method(results: SuiteResults) -> str:
 
 
 def origin(results: SuiteResults) -> dict[str, str]:
-    """Return where a board comes from: suite_hash, versions, hardware, date ("" unknown); tables go without the date."""
+    """Return where a board comes from: suite_hash, versions, hardware, date ("" unknown; tables go without it)."""
     known = {key: value for key, value in results.provenance.items() if value not in (None, "")}
     return {
         "suite_hash": str(known.get("suite_hash", ""))[:12],

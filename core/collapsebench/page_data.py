@@ -45,8 +45,8 @@ class Run:
 
     signal_fraction, rate `(t, rank)`; truncated `(t, K)`; distortion `(K,)`; utility, threshold, rate_threshold
     `(rank,)`, NaN where the scan does not resolve the rank. ward_residual, edge `(t,)`: the largest residual of the
-    Ward identities, and the residual edge over T, which must not exceed 1 while latents are spare. missing: figure ->
-    why it has no curve.
+    Ward identities, and the residual edge over the effective T, which it must not exceed while latents are spare.
+    missing: figure -> why it has no curve.
     """
 
     temperatures: Floats
@@ -99,7 +99,7 @@ def run_of(cell: CellResult) -> Run:
         threshold=_first(threshold),
         rate_threshold=_first(rate_threshold),
         ward_residual=absent if residuals.empty else residuals["ward_residual"].to_numpy(),
-        edge=absent if residuals.empty else residuals["residual_edge"].to_numpy() / scale,
+        edge=absent if residuals.empty else residuals["residual_edge"].to_numpy() / _prices(cell),
         marks=tuple(replicas["mark"].fillna("missing")) if "mark" in replicas else (),
         updates=tuple(replicas["updates"].fillna(0).astype(int)) if "updates" in replicas else (0,) * scale.size,
         missing=missing,
@@ -212,6 +212,13 @@ def _pca(groups: Sequence[Group]) -> Floats | None:
 def _first(stack: Stack) -> Floats:
     """Return the curves of a stack's only run."""
     return np.zeros((0,) * max(1, stack.y.ndim - 1)) if stack.reason else stack.y[0]
+
+
+def _prices(cell: CellResult) -> Floats:
+    """Return what a nat costs each replica, as a share of V: T, unless the objective sets its own `(t,)`, ascending."""
+    if cell.measurement is None:
+        return np.zeros(0)
+    return cell.measurement.effective_temperatures[np.argsort(cell.measurement.temperatures)]
 
 
 def _by_temperature(cell: CellResult, table: str, temperatures: Floats) -> pd.DataFrame:

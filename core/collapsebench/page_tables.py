@@ -16,7 +16,16 @@ from collapsebench.layout import headline_scores, number
 from collapsebench.page_data import DIGITS, Run, Runs, names_of
 from collapsebench.ranking import CONFIDENCE
 from collapsebench.results import CellResult, SuiteResults
-from collapsebench.standings import SKIPPED, UNSUITED, Group, comparisons, declared_scores, ranking_scores, standings
+from collapsebench.standings import (
+    SKIPPED,
+    UNSUITED,
+    Group,
+    comparisons,
+    declared_scores,
+    overall_standings,
+    ranking_scores,
+    standings,
+)
 
 MARKS = {
     "converged": ("●", "converged"),
@@ -89,7 +98,27 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
             for metric, score in declared_scores(results):
                 cells.append(_score_cell(found[dataset, objective, group.architecture, metric, score.name], group))
             rows.append(list(zip(columns, cells, strict=True)))
-    return {"columns": columns, "rows": rows, "unranked": unranked, "notes": _board_notes(results)}
+    return {
+        "columns": columns, "rows": rows, "overall": overall(results), "unranked": unranked,
+        "notes": _board_notes(results),
+    }  # fmt: skip
+
+
+def overall(results: SuiteResults) -> list[str]:
+    """Return, per objective on several datasets, who stands where over all of them, and who is not ranked and why."""
+    boards = Counter(objective for _, objective in comparisons(results))
+    lines = []
+    for objective, count in boards.items():
+        if count < 2:
+            continue
+        found, _, left_out = overall_standings(results, objective)
+        ranked = sorted((one.rank.mean, name, one.rank.text) for name, one in found.items() if one.rank)
+        places = [f"{text} {name} (mean rank {mean:.2f})" for mean, name, text in ranked]
+        lines.append(f"All {count} datasets together, {objective}: {', '.join(places) or 'nothing is ranked'}.")
+        lines += [f"Not ranked: {name}: {one.reason.rstrip('.')}." for name, one in found.items() if one.reason]
+        if left_out and ranked:
+            lines.append(f"Left out, since nothing is complete there: {', '.join(left_out)}.")
+    return lines
 
 
 def converged_share(cells: Sequence[CellResult]) -> Cell:
@@ -146,7 +175,9 @@ def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
     gaps: dict[tuple[str, ...], list[str]] = {}
     for row in reasons(results).to_dict("records"):
         if (row["dataset"], row["objective"], row["architecture"], row["seed"]) in ok:
-            gaps.setdefault((*_scan(row), str(row["seed"]), row["reason"]), []).append(f"{row['metric']}/{row['score']}")
+            gaps.setdefault((*_scan(row), str(row["seed"]), row["reason"]), []).append(
+                f"{row['metric']}/{row['score']}"
+            )
     for (*scan, seed, reason), scores in gaps.items():
         found.setdefault((*scan, f"no {', '.join(scores)}", reason), []).append(seed)
     names = ("dataset", "objective", "architecture", "what", "reason")
@@ -226,7 +257,7 @@ def _columns(results: SuiteResults) -> list[Column]:
         {
             "name": "mean rank",
             "sense": "lower is better",
-            "summary": "over scores and seeds, ± half its t-interval over seeds",
+            "summary": "over scores and seeds",
         },
         {"name": "runs ok", "summary": "runs that ended ok, of those planned"},
         {"name": "converged", "summary": "share of replicas at equilibrium"},

@@ -86,7 +86,8 @@ def test_the_difference_over_datasets_leaves_out_those_that_one_is_not_meant_for
     skipped = {"status": "skipped", "reason": "no images", "evaluations": {}}
     given = results(datasets=("gaussian", "digits", "vectors"))
     cells = [
-        replace(row, **skipped) if (row.architecture, row.dataset) == ("conv", "vectors") else row for row in given.cells
+        replace(row, **skipped) if (row.architecture, row.dataset) == ("conv", "vectors") else row
+        for row in given.cells
     ]
     found = compare_architectures(replace(given, cells=cells), "conv", "linear").differences
     rows = found[found["score"] == "at-1%"].set_index("dataset")

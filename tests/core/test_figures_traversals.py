@@ -91,7 +91,7 @@ def test_published_results_hold_the_pictures_and_draw_them_again_to_the_byte(tmp
 
 def test_png_files_look_like_the_figure_in_few_bytes(tmp_path):
     results = suite(cell(scan=images()))
-    (svg, png, _) = draw_figures(results, tmp_path, kinds=["signal-fraction"])
+    _, png, _ = draw_figures(results, tmp_path, kinds=["signal-fraction"])
     picture = Image.open(png)
     assert (picture.mode, picture.info["dpi"][0]) == ("P", pytest.approx(160, abs=0.1))
     with mpl.rc_context(RC):

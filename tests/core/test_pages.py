@@ -21,8 +21,9 @@ from collapsebench import UserError
 from collapsebench.components import Evaluation, Score
 from collapsebench.outputs import write_everything
 from collapsebench.page_data import all_runs, curve_tables, page_content, rounded, run_of
-from collapsebench.page_tables import board_table, equilibrium_report, failure_rows
+from collapsebench.page_tables import board_table, equilibrium_report, failure_rows, overall
 from collapsebench.pages import bibtex, suite_page, write_index
+from collapsebench.standings import overall_standings
 
 FOLDER = Path(collapsebench.pages.__file__).with_name("page")
 DECLARED = {"shape": (Score("slope", "how steep", "higher"), Score("rank", "how many", "lower", "latents"))}
@@ -94,6 +95,16 @@ def test_a_run_that_measured_nothing_says_why(results):
     assert "failed (OSError: disk full)" in run.missing["signal"]
 
 
+def test_the_edge_of_stability_is_over_the_price_that_the_objective_sets(results):
+    scan = results.cells[0].measurement
+    order = np.random.default_rng(0).permutation(TEMPERATURES.size)
+    residuals = pd.DataFrame({"temperature": TEMPERATURES, "ward_residual": 0.0, "residual_edge": 0.3 * TEMPERATURES})
+    replicas = scan.tables["replicas"].assign(effective_temperature=3 * TEMPERATURES).iloc[order]
+    tables = {**scan.tables, "equilibrium": residuals, "replicas": replicas}
+    run = run_of(replace(results.cells[0], measurement=replace(scan, tables=tables)))
+    np.testing.assert_allclose(run.edge, 0.1)
+
+
 def test_replicas_that_diverged_are_gaps_of_their_curve(results, runs):
     content = page_content(results, runs)[1]["architectures"][0]["runs"][0]
     lost = [place for place, value in enumerate(content["signal"][0]) if value is None]
@@ -127,6 +138,27 @@ def test_what_is_not_meant_for_the_data_is_said_and_is_no_failure(results):
     assert "gap, conv is not ranked: it is not meant for these data." in page
     only = replace(results, cells=[results.cells[0], *empty], declared={}, rank_by=())
     assert "Every score has a value" not in suite_page(only, all_runs(only), [])
+
+
+def test_the_page_ranks_over_all_datasets_as_the_board_does():
+    cells = [
+        scored(dataset, name, seed, slope + 0.01 * seed, 1.0)
+        for dataset in ("gap", "power-law")
+        for name, slope in (("linear", 0.2), ("mlp", 0.8))
+        for seed in range(3)
+    ]
+    given = suite(cells, declared=DECLARED, rank_by=("shape/slope",))
+    standing, _, _ = overall_standings(given, "beta-vae")
+    best, other = standing["mlp"].rank, standing["linear"].rank
+    assert overall(given) == [
+        f"All 2 datasets together, beta-vae: {best.text} mlp (mean rank 1.00), {other.text} linear (mean rank 2.00)."
+    ]
+    failed = [*cells[:-1], replace(cells[-1], status="failed", reason="disk full")]
+    lines = overall(replace(given, cells=failed))
+    assert lines[1] == "Not ranked: mlp: on power-law, 2 of 3 runs ended ok."
+    page = suite_page(given, all_runs(given), [])
+    assert overall(given)[0] in page
+    assert not overall(replace(given, cells=cells[:6]))
 
 
 def test_failures_of_two_objectives_are_told_apart(results):
