@@ -97,8 +97,13 @@ def manifest(folder: Path, paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def copy_outputs(source: Path, folder: Path) -> list[Path]:
-    """Copy the files that a folder's manifest names, and the manifest; return the paths."""
+    """Copy the files that a folder's manifest names, and the manifest; return the paths.
+
+    Files that an earlier manifest of the target names and this one does not are removed.
+    """
     copied = []
+    for name in _listed(folder) - _listed(source):
+        (folder / name).unlink(missing_ok=True)
     for name in (*sorted(_listed(source)), MANIFEST):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

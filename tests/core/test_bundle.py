@@ -17,7 +17,7 @@ from collapsebench.boards import board, reasons
 from collapsebench.bundle import _spectrum, _spectrum_content, read_bundle
 from collapsebench.components import Evaluation, Score
 from collapsebench.errors import StoreError
-from collapsebench.outputs import write_everything
+from collapsebench.outputs import copy_outputs, write_everything
 
 DECLARED = {
     "shape": (Score("slope", "how steep", "higher", low=0), Score("reached", "how far", "lower", "latents")),
@@ -106,6 +106,17 @@ def test_the_manifest_names_every_file_and_files_of_before_are_gone(results, pub
     assert {*digests(folder)} == {*listed, "manifest.json", "notes.txt"}
     assert not list(folder.glob("figures/*.svg"))
     assert read_bundle(folder).cells[0].reason == results.cells[2].reason
+
+
+def test_a_copy_leaves_nothing_of_an_earlier_copy_behind(results, published, tmp_path):
+    one = tmp_path / "one"
+    write_everything(replace(results, cells=results.cells[2:]), one)
+    folder = tmp_path / "copy"
+    copy_outputs(published, folder)
+    (folder / "notes.txt").write_text("mine")
+    copy_outputs(one, folder)
+    (folder / "notes.txt").unlink()
+    assert digests(folder) == digests(one)
 
 
 def test_changed_data_are_refused_with_the_file_and_what_to_do(published, tmp_path):
