@@ -162,7 +162,8 @@ def describe(
     fingerprint: str | None,
 ) -> dict[str, Any]:
     """Return everything that decides a cell's numbers, as JSON values."""
-    training = suite.training.model_dump(mode="json", exclude={"checkpoint_every_seconds"})
+    training = suite.training_of(architecture)
+    del training["checkpoint_every_seconds"]
     return {
         "schema": SCHEMA,
         "engine": ENGINE,
@@ -237,7 +238,9 @@ def make_jobs(
     files, adopted = _unfinished(store, set(missing))
     for path in files:
         job = json.loads(path.read_text())
-        store.write_text(path, json.dumps({**job, **_manner(plan.suite, device)}, indent=1, sort_keys=True))
+        store.write_text(
+            path, json.dumps({**job, **_manner(plan.suite, job["names"][1], device)}, indent=1, sort_keys=True)
+        )
     groups: dict[Names, list[Cell]] = {}
     for key, cell in missing.items():
         if key not in adopted:
@@ -300,7 +303,7 @@ def _job(
         "split_seed": suite.split_seed,
         "evaluation": suite.evaluation.model_dump(mode="json"),
         "precision": suite.compute.precision,
-        **_manner(suite, device),
+        **_manner(suite, architecture.id, device),
         "path": path[0],
         "why_this_path": path[1],
     }
@@ -313,10 +316,10 @@ def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
     return make_waves(protocol, len(suite.scan.temperatures), suite.scan.wave_size)
 
 
-def _manner(suite: Suite, device: str) -> dict[str, Any]:
+def _manner(suite: Suite, architecture: str, device: str) -> dict[str, Any]:
     """What a job takes from the run that executes it, also where an earlier run froze it; no key holds any of it."""
     return {
-        "training": suite.training.model_dump(mode="json"),
+        "training": suite.training_of(next(item for item in suite.architectures if item.id == architecture)),
         "device": device,
         "threads": suite.compute.threads,
         "time_limit": suite.compute.time_limit,

@@ -76,13 +76,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A named pair of encoder and decoder with the number of latents and the order of training it is run with."""
+    """A named pair of encoder and decoder with the number of latents and the order of training it is run with.
+
+    learning_rate: its own, or None for that of the suite.
+    """
 
     id: str
     encoder: Reference
     decoder: Reference
     latent_dim: int
     protocol: Protocol = "fresh"
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,13 @@ class Suite:
         del description["compute"]["executor"]
         resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": asdict(self.executor)}))
         return resolved
+
+    def training_of(self, architecture: Architecture) -> dict[str, Any]:
+        """Return the training section as an architecture is trained by it, as JSON values."""
+        training = self.training.model_dump(mode="json")
+        if architecture.learning_rate is not None:
+            training["optimiser"]["learning_rate"] = architecture.learning_rate
+        return training
 
     @cached_property
     def suite_hash(self) -> str:
@@ -205,6 +216,7 @@ def resolve_suite(
                 decoder,
                 table.latent_dim or file.scan.latent_dim,
                 table.protocol or file.scan.protocol,
+                table.learning_rate,
             )
             for i, (encoder, decoder, table) in enumerate(
                 zip(parts["encoders"], parts["decoders"], file.architectures, strict=True)

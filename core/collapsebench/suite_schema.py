@@ -220,6 +220,9 @@ class ArchitectureTable(Section):
     protocol: Protocol | None = Field(
         default=None, description="order of training of this architecture, instead of scan.protocol"
     )
+    learning_rate: PositiveFloat | None = Field(
+        default=None, description="learning rate of this architecture, instead of training.optimiser.learning_rate"
+    )
 
 
 class SuiteFile(Section):

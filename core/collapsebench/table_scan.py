@@ -155,7 +155,7 @@ def _suite(title: str, dataset: dict[str, Any]) -> dict[str, Any]:
         "training": {"max_updates": 1},
         "datasets": [dataset],
         "architectures": [
-            {"id": "linear", "encoder": {"use": "linear", "log_variance_bias": -4.0}, "decoder": {"use": "linear"}},
+            {"id": "linear", "encoder": {"use": "linear"}, "decoder": {"use": "linear"}},
             {"id": "mlp", "encoder": {"use": "mlp"}, "decoder": {"use": "mlp"}},
         ],
     }

@@ -254,3 +254,13 @@ def test_differences_are_none_for_equals_and_swap_with_their_arguments() -> None
 def test_an_error_is_one_line_with_its_type_unless_it_is_one_of_ours() -> None:
     assert error_text(ValueError("two\n  lines")) == "ValueError: two lines"
     assert error_text(StoreError("says what\nto do")) == "says what to do"
+
+
+def test_an_architecture_s_own_learning_rate_changes_its_keys_and_no_other(tmp_path: Path) -> None:
+    text = SUITE.replace("[[architectures]]", "[[architectures]]\nlearning_rate = 0.7", 1)
+    plans = [planned(tmp_path / name, content) for name, content in (("plain", SUITE), ("own", text))]
+    keys = [{(cell.architecture, cell.seed): cell.key for cell in plan.cells} for plan in plans]
+    changed = {architecture for architecture, seed in keys[0] if keys[0][architecture, seed] != keys[1][architecture, seed]}
+    assert changed == {plans[0].suite.architectures[0].id}
+    rates = {c.architecture: c.description["training"]["optimiser"]["learning_rate"] for c in plans[1].cells}
+    assert rates[plans[0].suite.architectures[0].id] == 0.7
