@@ -63,6 +63,7 @@ CHANGES = {
     "architectures.mlp.encoder.width=16": {"encoder.parameters.width"},
     "architectures.mlp.decoder.depth=2": {"decoder.parameters.depth"},
     "architectures.mlp.latent_dim=2": {"latent_dim"},
+    "architectures.mlp.learning_rate=0.7": {"training.optimiser.learning_rate"},
     "scan.latent_dim=2": {"latent_dim"},
     "scan.temperatures.count=5": {"temperatures"},
     "split_seed=1": {"dataset.split_seed", "dataset.data"},
@@ -254,13 +255,3 @@ def test_differences_are_none_for_equals_and_swap_with_their_arguments() -> None
 def test_an_error_is_one_line_with_its_type_unless_it_is_one_of_ours() -> None:
     assert error_text(ValueError("two\n  lines")) == "ValueError: two lines"
     assert error_text(StoreError("says what\nto do")) == "says what to do"
-
-
-def test_an_architecture_s_own_learning_rate_changes_its_keys_and_no_other(tmp_path: Path) -> None:
-    text = SUITE.replace("[[architectures]]", "[[architectures]]\nlearning_rate = 0.7", 1)
-    plans = [planned(tmp_path / name, content) for name, content in (("plain", SUITE), ("own", text))]
-    keys = [{(cell.architecture, cell.seed): cell.key for cell in plan.cells} for plan in plans]
-    changed = {architecture for architecture, seed in keys[0] if keys[0][architecture, seed] != keys[1][architecture, seed]}
-    assert changed == {plans[0].suite.architectures[0].id}
-    rates = {c.architecture: c.description["training"]["optimiser"]["learning_rate"] for c in plans[1].cells}
-    assert rates[plans[0].suite.architectures[0].id] == 0.7
