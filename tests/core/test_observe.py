@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench import observe
 from collapsebench.components import SPLITS, Data, Observable, Parameters, Split
 from collapsebench.data import standardise
 from collapsebench.errors import PluginError
@@ -44,32 +43,29 @@ def weighted():
     return standardise(Data(**splits, feature_names=tuple("abcd")), "weighted")
 
 
-def test_the_chunks_of_a_split_are_its_rows_in_order_each_once(gaussian, make_samples, monkeypatch):
-    monkeypatch.setattr(observe, "_VALUES_AT_ONCE", 32 * 50)
-    chunks = list(make_samples(gaussian).chunks())
+def test_the_chunks_of_a_split_are_its_rows_in_order_each_once(gaussian, make_samples):
+    chunks = list(make_samples(gaussian, values_at_once=32 * 50).chunks())
     assert [len(x) for x, _ in chunks] == [50] * 10 + [12]
     assert np.array_equal(torch.cat([x for x, _ in chunks]).numpy(), gaussian.splits["train"].values)
 
 
-def test_a_larger_footprint_makes_smaller_chunks_and_more_replicas_too(gaussian, make_samples, monkeypatch):
-    monkeypatch.setattr(observe, "_VALUES_AT_ONCE", 32 * 400)
-
+def test_a_larger_footprint_makes_smaller_chunks_and_more_replicas_too(gaussian, make_samples):
     def largest(replicas, footprint):
-        return max(len(x) for x, _ in make_samples(gaussian, replicas=replicas).chunks(footprint))
+        samples = make_samples(gaussian, replicas=replicas, values_at_once=32 * 400)
+        return max(len(x) for x, _ in samples.chunks(footprint))
 
     assert largest(1, 1) == 400
     assert largest(4, 1) == largest(1, 4) == 100
     assert largest(1000, 1000) == 8
 
 
-def test_weights_are_those_of_the_rows_and_sum_to_one_over_the_split(weighted, make_samples, monkeypatch):
-    monkeypatch.setattr(observe, "_VALUES_AT_ONCE", 32 * 30)
+def test_weights_are_those_of_the_rows_and_sum_to_one_over_the_split(weighted, make_samples):
     for max_rows in (None, 40):
-        samples = make_samples(weighted, max_rows=max_rows)
+        samples = make_samples(weighted, max_rows=max_rows, values_at_once=32 * 30)
         found = torch.cat([weights for _, weights in samples.chunks()])
         assert found.sum().item() == pytest.approx(1, abs=1e-12)
     given = weighted.splits["train"].weights.astype(np.float64)
-    found = torch.cat([weights for _, weights in make_samples(weighted).chunks()]).numpy()
+    found = torch.cat([weights for _, weights in make_samples(weighted, values_at_once=32 * 30).chunks()]).numpy()
     assert found == pytest.approx(given / given.sum(), rel=1e-12)
 
 
