@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ACTIVE = 0.1
 """The signal fraction M^2 above which a latent counts as active."""
 
-TOLERANCES = (5.0, 1.0, 0.5, 0.1, 0.01, 0.001)
+TOLERANCES = (50.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.01, 0.001)
 """Tolerated shares of D(0), in per cent, for which effective dimensions are reported."""
 
 RESOLUTION = 10.0
