@@ -276,11 +276,13 @@ def _footer(results: SuiteResults) -> list[str]:
     found = origin(results)
     facts = [f"suite {results.suite} {found['suite_hash']}".rstrip(), found["versions"], found["hardware"]]
     date = [f"date {found['date']}"] if found["date"] else []
+    commands = results.provenance.get("commands")
     return [
         ranked if names else "Nothing is ranked.",
         f"{interval_method(results)}.",
         "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium.",
         "Provenance: " + ", ".join([*(fact for fact in facts if fact), *date]) + ".",
+        *([f"Repeated by: {' && '.join(commands)}"] if commands else []),
     ]
 
 
