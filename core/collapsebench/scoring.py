@@ -44,6 +44,7 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
             "seeds": list(suite.seeds),
             "split_seed": suite.split_seed,
             "preset": suite.preset,
+            "ward_tolerance": suite.training.convergence.ward_residual,
             "commands": commands(suite),
             "date": datetime.now(UTC).date().isoformat(),
         },

@@ -87,6 +87,8 @@ def test_a_published_folder_carries_its_commands_in_every_form_for_people(tmp_pa
     about = json.loads((folder / "provenance.json").read_text())["provenance"]
     run = "collapsebench run tiny.toml --set training.max_updates=16 --set scan.temperatures.count=3"
     assert about["commands"] == [run, f"{run.replace(' run ', ' publish ')} FOLDER"]
+    assert about["ward_tolerance"] == 0.01
+    assert 'data-kind="ward" data-reference="0.01"' in (folder / "index.html").read_text()
     for name in ("board.txt", "board.md", "board.html", "index.html"):
         text = " ".join((folder / name).read_text().replace("\\", "").split())
         assert run in text
@@ -100,7 +102,9 @@ def test_a_published_folder_carries_its_commands_in_every_form_for_people(tmp_pa
 def test_a_folder_that_was_published_without_commands_still_opens_and_names_none(tmp_path):
     suite = write_suite(tmp_path)
     results = collapsebench.run(suite, store=tmp_path / "store", overrides=QUICK).results
-    old = replace(results, provenance={k: v for k, v in results.provenance.items() if k != "commands"})
+    old = replace(
+        results, provenance={k: v for k, v in results.provenance.items() if k not in ("commands", "ward_tolerance")}
+    )
     write_everything(old, tmp_path / "old")
     assert read_bundle(tmp_path / "old").provenance == old.provenance
     collapsebench.publish(tmp_path / "old", tmp_path / "again")
