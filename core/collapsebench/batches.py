@@ -37,19 +37,19 @@ class Batches:
         self._x = torch.from_numpy(split.values).to(self._device, self._dtype)
         self._weights = None if split.weights is None else torch.from_numpy(split.weights).to(self._device, self._dtype)
         rows = len(self._x)
-        self._size = rows if isinstance(batch_size, str) else min(batch_size, rows)
+        self.size = rows if isinstance(batch_size, str) else min(batch_size, rows)
         self._seeds, self._latent_dim, self._noisy = list(seeds), latent_dim, noisy
         self._epoch: tuple[int, Tensor] | None = None
 
     def draw(self, update: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return (x, noise or None, weights or None) of an update, counted from zero."""
         noise = self._noise(update) if self._noisy else None
-        if self._size == len(self._x):
+        if self.size == len(self._x):
             return self._x, noise, self._weights
-        per_epoch = len(self._x) // self._size
+        per_epoch = len(self._x) // self.size
         order = self._order(update // per_epoch)
-        start = update % per_epoch * self._size
-        rows = order[:, start : start + self._size]
+        start = update % per_epoch * self.size
+        rows = order[:, start : start + self.size]
         return self._x[rows], noise, None if self._weights is None else self._weights[rows]
 
     def _order(self, epoch: int) -> Tensor:
@@ -65,7 +65,7 @@ class Batches:
         return self._epoch[1]
 
     def _noise(self, update: int) -> Tensor:
-        shape = (self._size, self._latent_dim)
+        shape = (self.size, self._latent_dim)
         device = self._device if self._device.type == "cuda" else torch.device("cpu")
         draws = [
             torch.randn(

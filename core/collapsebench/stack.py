@@ -66,7 +66,7 @@ class Stack:
         if by_kernel and (device.type != "cpu" or dtype != torch.float32):
             raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
         self.template = with_chains(plain) if by_kernel else plain
-        self.objective, self.linear, self.path = objective, linear, path
+        self.plain, self.objective, self.linear, self.path = plain, objective, linear, path
         self.why_not_compiled = ""
         self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
         self._groups: SideBySide | None = None

@@ -138,6 +138,10 @@ class Training(Section):
         lt=1,
         description="share of the budget over which beta rises from a tenth to its value",
     )
+    settle_latents: bool = Field(
+        default=True,
+        description="bring latents to E mu = 0, E mu^2 + E sigma^2 = 1 at each check; reconstructions stay",
+    )
     checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between two checkpoints")
 
 

@@ -23,11 +23,13 @@ from collapsebench.checkpoint import read_checkpoint, write_checkpoint
 from collapsebench.components import Progress
 from collapsebench.data import Standardised
 from collapsebench.equilibrium import Equilibrium, measure_equilibrium
+from collapsebench.objective import Objective
 from collapsebench.observe import VALUES_AT_ONCE, SplitSamples
 from collapsebench.optimise import Adam, Preconditioned, StackOptimiser
 from collapsebench.process import returned_memory
 from collapsebench.stack import Stack, StackModel, Tensors
 from collapsebench.suite_schema import EvaluationSettings, Training
+from collapsebench.symmetry import Symmetry, find_symmetry
 
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 _SCREEN_ROWS = 4096
@@ -101,12 +103,14 @@ class Trainer:
         self.temperatures, self.latent_dim = np.asarray(temperatures), latent_dim
         self.batches = Batches(data, seeds, training.batch_size, latent_dim, stack, noisy=not stack.linear)
         self.optimiser = make_optimiser(training)
+        self.symmetry = self._find_symmetry() if training.settle_latents else None
         self.alive = np.arange(len(stack))
         self.finished: Tensors = {
             name: torch.zeros_like(value, device="cpu") for name, value in stack.weights().items()
         }
         self.track = _Track.of(len(stack))
         self.update = 0
+        self._check_every = max(1, training.max_updates // training.convergence.checks)
         self.values_at_once = VALUES_AT_ONCE
         self._loss_sum = torch.zeros(len(stack), device=stack.device, dtype=torch.float32)
         self._loss_count = 0
@@ -116,12 +120,11 @@ class Trainer:
         if controls.checkpoint is not None and controls.checkpoint.exists():
             self.restore(controls.checkpoint)
         budget = self.training.max_updates
-        check_every = max(1, budget // self.training.convergence.checks)
         clock = saved = time.monotonic()
         started_at = self.update
         while self.update < budget and len(self.alive):
             self.advance()
-            if self.update % check_every == 0 or self.update == budget:
+            if self.update % self._check_every == 0 or self.update == budget:
                 with returned_memory():
                     self.check(final=self.update == budget)
                 elapsed = max(time.monotonic() - clock, 1e-9)
@@ -189,11 +192,19 @@ class Trainer:
             self.track.marks[self.alive[place]] = mark
         if leaving.any():
             self._retire(leaving)
+        if self.symmetry is not None and self._rows(final) is None and len(self.alive):
+            self.symmetry.settle(self.stack.parameters, found.mean[~leaving], found.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
 
+    def _find_symmetry(self) -> Symmetry | None:
+        """Return the symmetries of the latents, if the objective has them too: a penalty on the weights breaks them."""
+        if type(self.stack.objective).penalty is not Objective.penalty:
+            return None
+        return find_symmetry(self.stack.plain, self.stack.shape, self.latent_dim)
+
     def measure(self, *, everything: bool, stack: Stack | None = None) -> Equilibrium:
-        """Measure both conditions of equilibrium, on a sample of the rows unless everything is asked for."""
+        """Measure both conditions of equilibrium: on every row, or on a sample where that would outlast training."""
         stack = stack or self.stack
         samples = SplitSamples(
             self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
@@ -206,8 +217,8 @@ class Trainer:
             stack.template.train()
 
     def _rows(self, everything: bool) -> int | None:
-        rows = len(self.data.splits["train"].values)
-        return None if everything or rows <= 4 * _SCREEN_ROWS else _SCREEN_ROWS
+        rows, trained = len(self.data.splits["train"].values), self.batches.size * self._check_every
+        return None if everything or rows <= max(4 * _SCREEN_ROWS, trained) else _SCREEN_ROWS
 
     def _is_stable(self, found: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
         return found.is_stable(

@@ -20,7 +20,11 @@ from collapsebench.suite import load_suite
 from collapsebench.verbs import open_session, plan_jobs
 from collapsebench.waves import Piece, make_pieces, make_waves
 
-STILL = without("linear").replace("learning_rate = 1e-2", "learning_rate = 1e-30")
+STILL = (
+    without("linear")
+    .replace("learning_rate = 1e-2", "learning_rate = 1e-30")
+    .replace("max_updates = 60", "max_updates = 60\nsettle_latents = false")
+)
 MOVING = without("linear").replace("max_updates = 60", "max_updates = 12")
 
 
