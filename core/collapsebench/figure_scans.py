@@ -19,7 +19,7 @@ from collapsebench.figure_curves import (
     signal_fractions,
     truncated_distortions,
 )
-from collapsebench.figure_text import Drawing, count_of, facts, labels, name_of, omitted, where
+from collapsebench.figure_text import Drawing, count_of, facts, labels, name_of, omitted, suited, where
 from collapsebench.linear_oracle import Oracle
 from collapsebench.scaling_laws import rate_law
 from collapsebench.standings import Group
@@ -38,6 +38,7 @@ _NOTICEABLE = 1e-3
 
 def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
     """Draw M_k^2 of each rank against T, one panel per architecture."""
+    groups, unsuited = suited(groups)
     stacks = [signal_fractions(group.cells, split) for group in groups]
     shown = ranks_shown(stacks)
     if not shown:
@@ -48,7 +49,7 @@ def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
     )  # fmt: skip
     caption = (
         f"Signal fraction M² of the {shown} strongest latents, ranked at each temperature, {where(groups, split)} "
-        f"{_LINES}{dashed} {facts(groups)}"
+        f"{_LINES}{dashed} {facts(groups)}{unsuited}"
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(1, shown + 1), colours, "exact" if dashed else "")
@@ -65,6 +66,7 @@ def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
 
 def draw_truncated_distortions(groups: Sequence[Group], split: SplitName) -> Drawing:
     """Draw D_K against T for each number K of latents kept, one panel per architecture."""
+    groups, unsuited = suited(groups)
     stacks = [truncated_distortions(group.cells, split) for group in groups]
     shown = ranks_shown(stacks)
     if not shown:
@@ -72,7 +74,7 @@ def draw_truncated_distortions(groups: Sequence[Group], split: SplitName) -> Dra
     dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(groups, split) else ""
     caption = (
         f"Normalised distortion D_K with the K strongest latents kept at their posterior mean and the others at 0, "
-        f"K = 0 to {shown - 1}, {where(groups, split)} {_LINES}{dashed} {facts(groups)}"
+        f"K = 0 to {shown - 1}, {where(groups, split)} {_LINES}{dashed} {facts(groups)}{unsuited}"
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(shown), colours, "exact" if dashed else "")
@@ -95,6 +97,7 @@ def draw_moments(groups: Sequence[Group], split: SplitName) -> Drawing:
         "signal_fraction": lambda solution: solution.signal_fraction,
         "log_variance": lambda solution: np.log(solution.posterior_variance),
     }
+    groups, unsuited = suited(groups)
     rows = [[ranked_moments(group.cells, split, quantity) for quantity in quantities] for group in groups]
     shown = ranks_shown([stack for row in rows for stack in row])
     if not shown:
@@ -104,7 +107,7 @@ def draw_moments(groups: Sequence[Group], split: SplitName) -> Drawing:
         f"Second moment of the posterior mean, signal fraction and mean logarithm of the posterior variance of the "
         f"{shown} strongest latents, ranked at each temperature, {where(groups, split)} {_LINES} Ticks below zero in "
         f"the middle: thresholds T_c of the fixed-exponent fit M_k² = [1 − T/T_c]₊, geometric mean over runs."
-        f"{dashed} {facts(groups)}"
+        f"{dashed} {facts(groups)}{unsuited}"
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(1, shown + 1), colours, "exact" if dashed else "")
@@ -130,6 +133,7 @@ def draw_posterior_scales(groups: Sequence[Group], split: SplitName) -> Drawing:
         "posterior_scale": lambda solution: solution.mean_square + solution.posterior_variance,
         "jensen_gap": lambda solution: np.zeros_like(solution.mean_square),
     }
+    groups, unsuited = suited(groups)
     rows = [[ranked_moments(group.cells, split, quantity) for quantity in quantities] for group in groups]
     shown = ranks_shown([stack for row in rows for stack in row])
     if not shown:
@@ -140,6 +144,7 @@ def draw_posterior_scales(groups: Sequence[Group], split: SplitName) -> Drawing:
         f"train split and, for a linear decoder, J = 0"
         + (f" and the exact A² on the {split} split. " if split != "train" and _has_exact(groups, split) else ". ")
         + facts(groups)
+        + unsuited
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(1, shown + 1), colours, "theory")
@@ -161,6 +166,7 @@ def draw_posterior_scales(groups: Sequence[Group], split: SplitName) -> Drawing:
 
 def draw_rate_overlays(groups: Sequence[Group], split: SplitName) -> Drawing:
     """Draw R_k against T / utility_k, over the law of one mode, one panel per architecture."""
+    groups, unsuited = suited(groups)
     pairs = [rates_and_utilities(group.cells, split) for group in groups]
     stacks = [rates for rates, _ in pairs]
     if all(stack.reason for stack in stacks):
@@ -170,7 +176,7 @@ def draw_rate_overlays(groups: Sequence[Group], split: SplitName) -> Drawing:
     caption = (
         f"Rate R_k of each rank k against temperature over utility D(k−1) − D(k), {where(groups, split)} Only ranks "
         f"whose utility is at least ten times the lowest temperature, at most the first {count_of(RANKS, 'rank')}; one "
-        f"line a run, nothing is fitted. Dashed: the law of one mode, [−½ log(T/utility)]₊. {facts(groups)}"
+        f"line a run, nothing is fitted. Dashed: the law of one mode, [−½ log(T/utility)]₊. {facts(groups)}{unsuited}"
     )
     colours = style.rank_colours(last)
     handles = _rank_handles(range(1, last + 1), colours, "law")

@@ -50,6 +50,14 @@ def facts(groups: Sequence[Group]) -> str:
     )
 
 
+def suited(groups: Sequence[Group]) -> tuple[list[Group], str]:
+    """Return the architectures that are meant for the data, each worth a panel, and a sentence on the others."""
+    others = [group.architecture for group in groups if group.is_unsuited]
+    if not others or len(others) == len(groups):
+        return list(groups), ""
+    return [group for group in groups if not group.is_unsuited], f" Not meant for these data: {', '.join(others)}."
+
+
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is due."""
     return f"{number} {noun}{'s' * (number != 1)}"

@@ -68,7 +68,7 @@ def draw_figures(
     splits: Mapping[str, SplitName] | None = None,
     kinds: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Draw figures as SVG and PNG into a folder, with `captions.json`: file stem -> caption; return the paths.
+    """Draw figures as PDF and PNG into a folder, with `captions.json`: file stem -> caption; return the paths.
 
     splits: figure -> split, where it should differ from `SPLIT_OF`. kinds: the figures to draw, by default all that
     `SPLIT_OF` names. A figure with nothing to draw is left out; its caption says why. The same results give the same

@@ -270,17 +270,19 @@ def _footer(results: SuiteResults) -> list[str]:
     names = ", ".join(f"{metric}/{score.name}" for metric, score in ranking)
     ranked = (
         f"Ranked by {names}; a range of ranks is a tie: together the ranges cover the true ranks with "
-        f"{100 * CONFIDENCE:g} % confidence (differences in mean rank, paired by dataset and seed, Bonferroni over all "
-        "pairs)."
+        f"{100 * CONFIDENCE:g} % confidence (differences in mean rank, paired by dataset and seed, over all pairs "
+        "together)."
     )
     found = origin(results)
     facts = [f"suite {results.suite} {found['suite_hash']}".rstrip(), found["versions"], found["hardware"]]
     date = [f"date {found['date']}"] if found["date"] else []
+    commands = results.provenance.get("commands")
     return [
         ranked if names else "Nothing is ranked.",
         f"{interval_method(results)}.",
         "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium.",
         "Provenance: " + ", ".join([*(fact for fact in facts if fact), *date]) + ".",
+        *([f"Repeated by: {' && '.join(commands)}"] if commands else []),
     ]
 
 

@@ -209,7 +209,11 @@ def ended(results: SuiteResults) -> str:
 
 def provenance_facts(results: SuiteResults) -> list[tuple[str, str]]:
     """Return where the results come from, name by name."""
-    return [(name.replace("_", " "), _text(value)) for name, value in results.provenance.items() if _text(value)]
+    return [
+        (name.replace("_", " "), _text(value))
+        for name, value in results.provenance.items()
+        if name != "commands" and _text(value)
+    ]
 
 
 def dataset_facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:

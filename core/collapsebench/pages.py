@@ -63,6 +63,8 @@ def suite_page(results: SuiteResults, runs: Runs, files: Sequence[str]) -> str:
         several_objectives=len({cell.objective for cell in results.cells}) > 1,
         ended=ended(results),
         provenance=provenance_facts(results),
+        ward_tolerance=results.provenance.get("ward_tolerance", ""),
+        commands=results.provenance.get("commands", []),
         datasets=[{"name": name, "facts": dataset_facts(about)} for name, about in results.datasets.items()],
         files=[quote(name) for name in files],
         exactness=exactness(results),

@@ -24,12 +24,19 @@ CONFIDENCE = 0.95
 WHOLE = 1 / 6
 """The least variance granted to the difference of two whole numbers, since rounding hides up to 1/12 of each."""
 
-ENOUGH = 16
+ENOUGH = 20
 """Blocks, each a dataset with a seed, from which on ranks alone decide. Fewer can all agree by luck, or nearly: then
 they have hardly any spread, and intervals made of it cover too little (docs/statistics.md)."""
 
 ROUNDOFF = 1e-12
 """A standard error below this share of the largest difference is none: the differences are all the same."""
+
+PER_ARCHITECTURE = 4
+"""Degrees of freedom for every architecture, blocks less datasets, from which on their covariance is known well enough
+to say how large the largest t of all pairs may be; with fewer, each pair has its share of the doubt."""
+
+_DRAWS = 4000
+"""Draws of the bootstrap: the level of its quantile is off by a third of a per cent, standard error."""
 
 _DECIMALS = 9
 """Decimals that differences of mean ranks are rounded to: they are fractions, and a tie must be an exact zero."""
@@ -109,15 +116,17 @@ def paired_ranks(
     and seed each score ranks the architectures, equal values sharing their mean rank; the mean over scores is the rank
     of that block. Two architectures are tied unless both hold:
 
-    1. the t-interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, at
-       1 - (1 - confidence) / pairs, so that all pairs hold together.
+    1. the t-interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, and so wide
+       that all pairs hold together: by the bootstrap of the largest t of all pairs; where blocks are too few for that
+       (`ENOUGH`, `PER_ARCHITECTURE`), at 1 - (1 - confidence) / pairs each.
     2. with fewer than `ENOUGH` blocks, which may all agree by luck: flipping the signs of the blocks' differences in
        all ways gives one as large in at most (1 - confidence) / pairs of them. With so few blocks that none of the ways
        is that rare, more scores must differ in that direction than in the other, each by its own t-interval over seeds,
        at 1 - (1 - confidence) / (pairs * datasets * scores).
 
     Sources: ranks from simultaneous intervals of all differences: Al Mohamad, Goeman and van Zwet 2022; Mogstad,
-    Romano, Shaikh and Wilhelm 2024. The level of each: Dunn 1961. Flipped signs: Fisher 1935.
+    Romano, Shaikh and Wilhelm 2024. The largest t: Romano and Wolf 2005. The level of each: Dunn 1961. Flipped signs:
+    Fisher 1935.
     """
     sign = np.where(np.asarray(higher, dtype=np.bool_), -1.0, 1.0)
     costs = [np.asarray(values, dtype=np.float64) * sign for values in datasets]
@@ -148,25 +157,61 @@ def _decided(
     blocks = sum(part.shape[1] for part in parts)
     mean, error, df = stratified_mean(parts)
     chance = (1 - confidence) / first.size
-    half = stats.t.ppf(1 - chance / 2, df) * error
-    lead = np.where(np.abs(mean.round(_DECIMALS)) > half, np.sign(mean), 0.0)
+    together = blocks >= ENOUGH and blocks - len(parts) >= PER_ARCHITECTURE * len(costs[0])
+    quantile = _largest_t(parts, confidence) if together else stats.t.ppf(1 - chance / 2, df)
+    lead = np.where(np.abs(mean.round(_DECIMALS)) > quantile * error, np.sign(mean), 0.0)
     if blocks >= ENOUGH:
         return lead
     if 2.0 ** (1 - blocks) <= chance:
         weighted = np.concatenate([part / part.shape[1] for part in parts], axis=1)
-        return np.where(_share_as_large(weighted) <= chance, lead, 0.0)
+        found = np.flatnonzero(lead)
+        lead[found] *= _share_as_large(weighted[found]) <= chance
+        return lead
     level = chance / (len(costs) * costs[0].shape[2])
     votes = sum(_votes(cost[second], cost[first], level) for cost in costs)
     return np.where(np.sign(votes) == lead, lead, 0.0)
 
 
+def _largest_t(parts: Sequence[Floats], confidence: float) -> float:
+    """Return the quantile of the largest |t| over all pairs if all mean ranks were equal; `(pair, seed)` each.
+
+    By parametric bootstrap: in every dataset normal ranks with the covariance that its seeds show, from which all t are
+    made anew, errors included. That pairs share architectures is thus taken into account, and that each has an error of
+    its own.
+    """
+    # In sorted order the same datasets meet the same draws, whichever comes first.
+    apart = sorted((part - part.mean(axis=1, keepdims=True) for part in parts), key=_spread)
+    mean = np.zeros((len(parts[0]), _DRAWS))
+    variance = np.zeros_like(mean)
+    for place, part in enumerate(apart):
+        seeds = part.shape[1]
+        drawn = (part @ _normal(place, seeds)).reshape(len(part), seeds, _DRAWS)
+        # Of n seeds, one direction is their mean and n - 1 are their spread.
+        mean += drawn[:, 0] / np.sqrt(seeds * (seeds - 1))
+        variance += (drawn[:, 1:] ** 2).sum(axis=1) / (seeds * (seeds - 1) ** 2)
+    error = np.sqrt(variance)
+    t = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > ROUNDOFF)
+    return float(np.quantile(t.max(axis=0), confidence, method="higher"))
+
+
+def _spread(part: Floats) -> list[float]:
+    """Return what sorts datasets whatever the order of the architectures: the spread of every pair, sorted."""
+    return sorted((part**2).sum(axis=1).round(_DECIMALS).tolist())
+
+
+@lru_cache(maxsize=64)
+def _normal(place: int, seeds: int) -> Floats:
+    """Return standard normal numbers, the same every time, `(seeds, seeds * draws)`."""
+    return np.random.default_rng((place, seeds)).standard_normal((seeds, seeds * _DRAWS))
+
+
 def _share_as_large(blocks: Floats) -> Floats:
     """Return per pair the share of all ways to flip signs whose sum is at least as large; `(pair, block)`."""
-    totals = np.abs(blocks @ _signs(blocks.shape[1]))
-    return np.asarray((totals >= totals[:, :1] - 10.0**-_DECIMALS).mean(axis=1))
+    totals = (np.abs(pair @ _signs(len(pair))) for pair in blocks)
+    return np.array([(total >= total[0] - 10.0**-_DECIMALS).mean() for total in totals], dtype=np.float64)
 
 
-@lru_cache(maxsize=ENOUGH)
+@lru_cache(maxsize=2)
 def _signs(blocks: int) -> Floats:
     """Return all signs of blocks, up to a common one, `(blocks, 2^(blocks - 1))`; the first column is all +1."""
     ways = np.arange(2 ** (blocks - 1))

@@ -16,7 +16,7 @@ from collapsebench.data import Standardised
 from collapsebench.errors import PluginError, StoreError, unknown
 from collapsebench.execute import observable_name, observe_cells
 from collapsebench.planning import Cell, Plan, create, error_text, used
-from collapsebench.provenance import provenance
+from collapsebench.provenance import commands, provenance
 from collapsebench.registry import Registry
 from collapsebench.results import CellResult, SuiteResults
 from collapsebench.store import FINISHED, CellRecord, Store
@@ -44,6 +44,8 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
             "seeds": list(suite.seeds),
             "split_seed": suite.split_seed,
             "preset": suite.preset,
+            "ward_tolerance": suite.training.convergence.ward_residual,
+            "commands": commands(suite),
             "date": datetime.now(UTC).date().isoformat(),
         },
         datasets={id: {**data.about, "left_out": list(data.left_out)} for id, data in plan.data.items()},

@@ -91,7 +91,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite with everything resolved. path: its file, if any, which is no part of its identity."""
+    """A suite with everything resolved.
+
+    path: its file, if any. overrides: `dotted.path=value` each, what was changed on top of the file and the preset, the
+    seeds included. None of the three that say how it was called is part of its identity.
+    """
 
     id: str
     title: str
@@ -109,12 +113,13 @@ class Suite:
     executor: Reference
     preset: str | None = None
     path: Path | None = None
+    overrides: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the resolved suite as JSON values, temperatures spelt out."""
         sections = ("scan", "training", "evaluation", "compute")
         description = {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
-        for name in ("path", "preset", *sections):
+        for name in ("path", "preset", "overrides", *sections):
             del description[name]
         for name in ("metrics", "datasets", "architectures", "objectives"):
             description[name] = [_without_places(asdict(item)) for item in getattr(self, name)]
@@ -227,6 +232,7 @@ def resolve_suite(
         executor=parts["executor"][0],
         preset=preset,
         path=path,
+        overrides=(*overrides, *([] if seeds is None else [f"seeds={seeds if isinstance(seeds, int) else [*seeds]}"])),
     )
 
 

@@ -104,7 +104,7 @@ def test_the_manifest_names_every_file_and_files_of_before_are_gone(results, pub
     write_everything(one, folder)
     listed = set(json.loads((folder / "manifest.json").read_text()))
     assert {*digests(folder)} == {*listed, "manifest.json", "notes.txt"}
-    assert not list(folder.glob("figures/*.svg"))
+    assert not list(folder.glob("figures/*.pdf"))
     assert read_bundle(folder).cells[0].reason == results.cells[2].reason
 
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from collapsebench import SPLITS, Measurement, Pca, oracle
 from collapsebench.figure_curves import rank_distortions, signal_fractions, thresholds_and_utilities
-from collapsebench.figure_style import rank_colours
+from collapsebench.figure_style import in_colours, rank_colours
 from collapsebench.figures import SPLIT_OF, draw_figures
 from collapsebench.results import CellResult, SuiteResults
 
@@ -103,7 +104,7 @@ def captions(folder):
 def test_every_figure_of_every_dataset_is_there_in_both_formats_and_has_a_caption(drawn):
     folder, paths = drawn
     stems = {f"{kind}-{dataset}" for kind in SPLITS_OF for dataset in SPECTRA}
-    assert {path.name for path in paths} == {f"{s}.{f}" for s in stems for f in ("svg", "png")} | {"captions.json"}
+    assert {path.name for path in paths} == {f"{s}.{f}" for s in stems for f in ("pdf", "png")} | {"captions.json"}
     assert set(folder.iterdir()) == set(paths)
     assert set(captions(folder)) == stems
 
@@ -146,6 +147,29 @@ def test_where_nothing_was_measured_figures_are_left_out_and_the_reason_is_said(
     assert all("mlp: nothing was measured: failed (out of patience)" in text for text in captions(tmp_path).values())
 
 
+def test_an_architecture_that_is_not_meant_for_the_data_gets_no_panel_and_is_named(results, tmp_path):
+    conv = replace(cell("power-law", "mlp", 0, "skipped", reason="no images"), architecture="conv")
+    with_it, without = (suite([results.cells[0], *others]) for others in ([conv], []))
+    sizes = []
+    for name, made in (("with", with_it), ("without", without)):
+        draw(made, tmp_path / name)
+        with Image.open(tmp_path / name / "signal-fraction-power-law.png") as picture:
+            sizes.append(picture.width)
+    assert sizes[0] == sizes[1]
+    caption = captions(tmp_path / "with")["signal-fraction-power-law"]
+    assert caption == captions(tmp_path / "without")["signal-fraction-power-law"] + " Not meant for these data: conv."
+
+
+def test_a_picture_in_256_colours_keeps_its_frequent_colours_as_they_are_and_the_others_nearly(tmp_path):
+    rng = np.random.default_rng(0)
+    exact = np.full((200, 200, 3), 255, dtype=np.uint8)
+    exact[:60], exact[60:80] = 242, (230, 230, 230)
+    exact[100:] = rng.choice(np.linspace(0, 255, 12).astype(np.uint8), size=(100, 200, 3))
+    found = np.asarray(in_colours(Image.fromarray(exact)).convert("RGB"))
+    assert (found[:100] == exact[:100]).all()
+    assert np.abs(found.astype(int) - exact).max() <= 48
+
+
 def test_where_every_replica_diverged_figures_are_left_out_and_the_reason_is_said(tmp_path):
     lost = cell("gap", "linear", 0, "diverged", measurement=measurement(SPECTRA["gap"], diverged=range(17)))
     assert len(draw(suite([lost]), tmp_path)) == 1
@@ -157,7 +181,7 @@ def test_a_figure_whose_observable_no_metric_asked_for_is_left_out_alone(results
     tables = {name: table for name, table in measured.tables.items() if name != "truncated-distortion"}
     bare = replace(results.cells[0], measurement=replace(measured, tables=tables))
     names = {path.name for path in draw(suite([bare]), tmp_path)}
-    assert names == {"signal-fraction-power-law.svg", "signal-fraction-power-law.png", "captions.json"}
+    assert names == {"signal-fraction-power-law.pdf", "signal-fraction-power-law.png", "captions.json"}
     assert "no metric of the suite asked for" in captions(tmp_path)["rank-distortion-power-law"]
 
 

@@ -104,7 +104,7 @@ def drawn(results, tmp_path_factory):
 def test_every_further_figure_is_there_in_both_formats_with_what_its_reader_must_know(drawn):
     folder, paths = drawn
     stems = {f"{kind}-data" for kind in FURTHER}
-    assert {path.name for path in paths} == {f"{s}.{f}" for s in stems for f in ("svg", "png")} | {"captions.json"}
+    assert {path.name for path in paths} == {f"{s}.{f}" for s in stems for f in ("pdf", "png")} | {"captions.json"}
     for kind in FURTHER:
         caption = captions(folder)[f"{kind}-data"]
         assert "17 temperatures from 1 to 0.0001" in caption

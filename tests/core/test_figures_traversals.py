@@ -66,7 +66,7 @@ def test_components_have_the_sign_of_the_latent_beside_them():
 def test_pictures_are_drawn_for_images_of_every_shape_and_repeat_to_the_byte(shape, tmp_path):
     results = suite(cell(scan=images(shape)), cell("mlp", scan=images(shape, 1.0)))
     first, second = (draw_figures(results, tmp_path / name, kinds=["traversals"]) for name in "ab")
-    assert [path.name for path in first] == ["traversals-data.svg", "traversals-data.png", "captions.json"]
+    assert [path.name for path in first] == ["traversals-data.pdf", "traversals-data.png", "captions.json"]
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
     caption = captions(tmp_path / "a")["traversals-data"]
     assert "-3 to 3 prior standard deviations" in caption

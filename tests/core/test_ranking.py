@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import collapsebench.ranking as ranking
 from collapsebench.ranking import paired_ranks, stratified_mean, t_interval
 
 
@@ -115,7 +116,7 @@ def coverage(truth, repetitions, seed=0, **options):
 
 def test_rank_intervals_of_equal_architectures_cover_at_their_nominal_rate():
     assert coverage([0, 0], 1000) == pytest.approx(0.95, abs=0.02)
-    assert coverage([0, 0, 0, 0, 0], 1000) == pytest.approx(0.95, abs=0.02)
+    assert coverage([0, 0, 0, 0, 0], 400) == pytest.approx(0.95, abs=0.02)
 
 
 def test_rank_intervals_of_a_known_order_cover_at_least_at_their_nominal_rate_and_decide_it():
@@ -139,12 +140,14 @@ def test_rank_intervals_of_a_known_order_cover_at_least_at_their_nominal_rate_an
 def test_rank_intervals_of_equal_architectures_cover_at_their_nominal_rate_whatever_their_number_and_spread(
     truth, options
 ):
-    assert coverage(truth, 3000, seed=1, **options) == pytest.approx(0.95, abs=0.02)
+    assert coverage(truth, 2000, seed=1, **options) == pytest.approx(0.95, abs=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", [[0, 0.2, 0.4, 0.6, 0.8], [0, 0, 0.5, 0.5, 0.5], [0, 0.01, 0.02, 1, 5]])
-@pytest.mark.parametrize(("datasets", "seeds"), [(10, 5), (1, 3), (2, 3), (3, 3), (1, 10)])
+@pytest.mark.parametrize(
+    ("datasets", "seeds"), [(10, 5), (1, 3), (2, 3), (3, 3), (1, 10), (4, 4), (1, 16), (1, 20), (2, 10)]
+)
 def test_rank_intervals_never_cover_less_than_they_say(truth, datasets, seeds):
     assert coverage(truth, 1000, seed=2, datasets=datasets, seeds=seeds) > 0.93
     assert coverage(np.zeros(len(truth)), 1000, seed=2, datasets=datasets, seeds=seeds) > 0.93
@@ -197,6 +200,22 @@ def test_ranks_do_not_depend_on_the_order_or_the_unit_of_scores():
     assert paired_ranks([part[::-1] for part in drawn], [False]) == found[::-1]
     assert paired_ranks([-1000 * part for part in drawn], [True]) == found
     assert paired_ranks(drawn[::-1], [False]) == found
+
+
+def test_ranks_by_the_largest_t_of_all_pairs_do_not_depend_on_the_order_and_decide_more_than_pair_by_pair(monkeypatch):
+    rng = np.random.default_rng(10)
+    decided = []
+    for _ in range(40):
+        drawn = simulated(rng, [0, 0, 0.3, 0.6, 0.9])
+        found = paired_ranks(drawn, [False])
+        assert paired_ranks([part[::-1] for part in drawn], [False]) == found[::-1]
+        assert [rank.text for rank in paired_ranks(drawn[::-1], [False])] == [rank.text for rank in found]
+        with monkeypatch.context() as patched:
+            patched.setattr(ranking, "PER_ARCHITECTURE", math.inf)
+            alone = paired_ranks(drawn, [False])
+        assert all(a.best <= r.best and r.worst <= a.worst for r, a in zip(found, alone, strict=True))
+        decided.append([sum(rank.worst - rank.best for rank in ranks) for ranks in (alone, found)])
+    assert np.subtract(*np.transpose(decided)).sum() > 0
 
 
 def test_one_architecture_alone_is_first():

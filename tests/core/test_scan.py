@@ -83,7 +83,7 @@ def test_the_flow_s_outputs_and_the_scan_s_own_tables_lie_in_the_store(found: Ta
     assert found.folder == store / "suites" / "scan-frame"
     for name in (
         "board.csv", "scan.txt", "tables/latent-spectrum.csv", "tables/kept-latents.csv", "tables/required-rank.csv",
-        "figures/signal-fraction-frame.svg", "figures/rank-distortion-frame.png",
+        "figures/signal-fraction-frame.pdf", "figures/rank-distortion-frame.png",
     ):  # fmt: skip
         assert (found.folder / name).is_file(), name
     read = pd.read_csv(found.folder / "tables" / "latent-spectrum.csv")

@@ -66,11 +66,11 @@ const FIGURES = {
   },
   ward: {
     x: { name: "temperature T", short: "T", log: true }, y: { name: "Ward residual", short: "residual", log: true, floor: 0 },
-    points: (run) => pairs(run.t, run.ward), level: 0.01,
+    points: (run) => pairs(run.t, run.ward), level: true,
   },
   edge: {
     x: { name: "temperature T", short: "T", log: true }, y: { name: "residual edge / T", short: "edge/T", log: true, floor: 0 },
-    points: (run) => pairs(run.t, run.edge), level: 1,
+    points: (run) => pairs(run.t, run.edge), level: true,
   },
 };
 
@@ -195,9 +195,9 @@ class Scans {
       if (kind.law) panel.lines.push(...kind.law(points).map((part) => this.reference(part)));
       if (!kind.panels && kind.reference)
         panel.lines.push(...kind.reference(this.scan).map((part) => this.reference(part.filter((p) => within(p[2])))));
-      if (kind.level) {
-        const x = points.map((point) => point[0]);
-        panel.lines.push(this.reference([[Math.min(...x), kind.level], [Math.max(...x), kind.level]]));
+      if (kind.level && figure.dataset.reference) {
+        const x = points.map((point) => point[0]), level = Number(figure.dataset.reference);
+        panel.lines.push(this.reference([[Math.min(...x), level], [Math.max(...x), level]]));
       }
     }
     return all;
