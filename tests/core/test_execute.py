@@ -250,10 +250,10 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
     assert choose_path(plan, NAMES, "cpu", load_registry()) == ("fused", "")
 
     def broken(*arguments: Any) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("no such layer")
 
     monkeypatch.setattr(paths, "build_stack", broken)
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "fused: ZeroDivisionError: no such layer")
 
 
 @pytest.fixture
@@ -273,7 +273,9 @@ def convolutions(tmp_path: Path) -> Plan:
 
 def test_what_the_kernel_does_not_cover_is_measured_along_every_path(convolutions: Plan) -> None:
     path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
-    found = re.fullmatch(r"measured with 6 replicas on \d+ threads, ms per replica-update: (.*)", reason)
+    found = re.fullmatch(
+        r"fused: the encoder .*; measured with 6 replicas on \d+ threads, ms per replica-update: (.*)", reason
+    )
     assert found is not None
     paths = [part.split()[0] for part in found[1].split(", ")]
     assert sorted(paths) == ["batched", "chained", "grouped", "one-by-one", "side-by-side"]
