@@ -8,26 +8,32 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from collapsebench.assembly import make_trainer
 from collapsebench.bench_pythae import pythae_epoch
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
-from collapsebench.kernel import KernelError
 from collapsebench.pairs import build_pair
+from collapsebench.paths import find_path
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack
-from collapsebench.suite_schema import EvaluationSettings, Training
+from collapsebench.stack import Computation
+from collapsebench.suite_schema import ComputeSettings, EvaluationSettings, Training
 from collapsebench.train import Trainer
+from collapsebench.waves import Piece
 
+Parts = tuple[str, Mapping[str, Any]]
+Floats = NDArray[np.float64]
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
+_PUBLISHED: Parts = ("mlp", {"depth": DEPTH, "width": WIDTH})
 _SECONDS, _SIDE, _EPOCH = 0.3, 2048, 20
 
 
@@ -82,14 +88,9 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     place = torch.device(device)
     data = bench_data()
     pair = bench_pair(registry)
-    general = bench_trainer(registry, data, pair, replicas, place, "batched")
-    path: Computation = "fused"
-    reason = ""
-    try:
-        trainer = bench_trainer(registry, data, pair, replicas, place, path)
-    except KernelError as error:
-        path, reason = "batched", str(error)
-        trainer = bench_trainer(registry, data, pair, replicas, place, path)
+    job = bench_job(_PUBLISHED, np.logspace(0, -6, replicas), LATENTS, _training(), device)
+    path, reason = find_path(job, data, registry, ComputeSettings())
+    trainer, general = (trainer_of(job, data, registry, way) for way in (path, "batched"))
     plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
     theirs = pythae_epoch(data.splits["train"].values[: _EPOCH * BATCH], pair, LATENTS, BATCH)
     if place.type != "cpu":
@@ -169,32 +170,52 @@ def bench_data(rows: int = ROWS) -> Standardised:
 
 def bench_pair(registry: Registry, width: int = WIDTH) -> nn.ModuleDict:
     """Return the published pair of networks, or one of another width."""
-    parameters = {"depth": DEPTH, "width": width}
-    encoder = registry.get("encoder", "mlp").create(parameters)
-    return build_pair(encoder, registry.get("decoder", "mlp").create(parameters), (INPUTS,), LATENTS, 0)
+    use, parameters = _PUBLISHED[0], {**_PUBLISHED[1], "width": width}
+    encoder = registry.get("encoder", use).create(parameters)
+    return build_pair(encoder, registry.get("decoder", use).create(parameters), (INPUTS,), LATENTS, 0)
+
+
+def bench_job(
+    parts: Parts, temperatures: Floats, latent_dim: int, training: Training, device: str = "cpu"
+) -> dict[str, Any]:
+    """Return what a job of one seed says of its stack, but for its path.
+
+    parts: the id of an encoder, which is that of a decoder too, and the parameters of both.
+    """
+    coder = {"use": parts[0], "parameters": dict(parts[1])}
+    return {
+        "encoder": coder,
+        "decoder": coder,
+        "objective": {"use": "beta-vae", "parameters": {}},
+        "latent_dim": latent_dim,
+        "cells": [{"seed": 0}],
+        "temperatures": temperatures.tolist(),
+        "device": device,
+        "precision": "float32",
+        "training": training.model_dump(mode="json"),
+        "evaluation": EvaluationSettings().model_dump(mode="json"),
+    }
+
+
+def trainer_of(job: Mapping[str, Any], data: Standardised, registry: Registry, path: Computation) -> Trainer:
+    """Return a trainer of the whole job, computed along a path."""
+    return make_trainer({**job, "path": path}, Piece(0, tuple(range(len(job["temperatures"])))), data, registry)
 
 
 def bench_trainer(
-    registry: Registry, data: Standardised, pair: nn.ModuleDict, replicas: int, device: torch.device, path: Computation
-) -> Trainer:
-    """Return a stack of copies of a pair at temperatures from 1 to 1e-6, with plain Adam."""
-    temperatures = np.logspace(0, -6, replicas)
-    stack = Stack(
-        [pair],
-        registry.get("objective", "beta-vae").create(),
-        torch.tensor(temperatures * data.total_variance),
-        torch.zeros(replicas, dtype=torch.long),
-        data.total_variance,
-        data.shape,
-        linear=False,
-        path=path,
-        device=device,
-        dtype=torch.float32,
-    )
-    training = Training.model_validate(
+    registry: Registry, data: Standardised, replicas: int, width: int = WIDTH, device: str = "cpu"
+) -> tuple[Trainer, Computation]:
+    """Return a stack of the published network, with plain Adam, along the path that a run takes, and that path."""
+    parts = (_PUBLISHED[0], {**_PUBLISHED[1], "width": width})
+    job = bench_job(parts, np.logspace(0, -6, replicas), LATENTS, _training(), device)
+    path, _ = find_path(job, data, registry, ComputeSettings())
+    return trainer_of(job, data, registry, path), path
+
+
+def _training() -> Training:
+    return Training.model_validate(
         {"optimiser": {"use": "adam"}, "batch_size": BATCH, "max_updates": 10**9, "schedule": "constant"}
     )
-    return Trainer(stack, data, list(temperatures), (0,), LATENTS, training, EvaluationSettings())
 
 
 def plain_loop(

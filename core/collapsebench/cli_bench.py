@@ -155,6 +155,7 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
     bound = ", at least: Adam had not got there" if found.is_lower_bound else ""
     return {
         "linear, speedup": _spread(found.equilibrium_speedup_linear) + bound,
+        "linear, path of both": _path(found.path, found.why_this_path),
         "linear, target": f"mean |M^2 - theory| < {found.tolerance}",
         "linear, ours": f"{found.ours.setting}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
         "linear, Adam": f"{found.adam.setting}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, error "
@@ -162,6 +163,10 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
         "linear, search": f"{sum(run.setting.optimiser == 'adam' for run in found.search)} settings of Adam, "
         f"{sum(run.setting.optimiser != 'adam' for run in found.search)} of ours",
     }
+
+
+def _path(path: str, reason: str) -> str:
+    return f"{path}: {reason}" if reason else path
 
 
 def _mlp_rows(found: MlpEquilibrium) -> Rows:
@@ -173,6 +178,7 @@ def _mlp_rows(found: MlpEquilibrium) -> Rows:
         "mlp, by temperature": each,
         "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s, best learning rate by temperature",
         "mlp, ours": str(found.ours),
+        "mlp, path of both": _path(found.path, found.why_this_path),
     }
 
 
@@ -195,7 +201,8 @@ def growth(repeats: int, device: str, quick: bool, as_json: bool, out: Path | No
 def _growth_rows(found: Growth) -> Rows:
     pairs = zip(found.values, found.update_ms, strict=True)
     rows = {f"{found.what} {value}": _spread(spread) for value, spread in pairs}
-    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}"}
+    paths = ", ".join(dict.fromkeys(found.paths))
+    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}", f"{found.what}, path": paths}
 
 
 def _spread(spread: Spread) -> str:

@@ -124,12 +124,17 @@ def _measured_path(
 
 
 def _that_fit(
-    content: Mapping[str, Any], data: Standardised, registry: Registry, compute: ComputeSettings, wanted: int, times: int
+    content: Mapping[str, Any],
+    data: Standardised,
+    registry: Registry,
+    compute: ComputeSettings,
+    wanted: int,
+    times: int,
 ) -> int:
     """Return how many of the wanted replicas each of several stacks may have so that they fit into memory at once."""
     found = _footprint(content, data, registry, "batched")
     left = room(content["device"], as_bytes(compute.memory_limit) if compute.memory_limit else None)
-    return wanted if found is None else found.most(left / times, wanted)
+    return wanted if found is None else found.most(left / stacks, wanted)
 
 
 def predict_memory(plan: Plan, names: Names, device: str, path: Computation, registry: Registry) -> Footprint | None:
