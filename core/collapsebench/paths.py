@@ -129,7 +129,7 @@ def _that_fit(
     registry: Registry,
     compute: ComputeSettings,
     wanted: int,
-    times: int,
+    stacks: int,
 ) -> int:
     """Return how many of the wanted replicas each of several stacks may have so that they fit into memory at once."""
     found = _footprint(content, data, registry, "batched")
