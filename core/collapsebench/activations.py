@@ -15,6 +15,7 @@ class Activation:
     parameter: float = 0.0
 
 
+NONE = Activation()
 _PLAIN: dict[type[nn.Module] | type[None], int] = {nn.SiLU: 1, nn.ReLU: 2, nn.Tanh: 3, nn.Sigmoid: 9}
 _GELU = {"none": 4, "tanh": 5}
 _TORCH_THRESHOLD = 20.0  # beyond it PyTorch's Softplus is the identity, which it is there within float32 anyway

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from collapsebench.activations import Activation, activation_of
+from collapsebench.activations import NONE, Activation, activation_of
 from collapsebench.heads import GaussianHead
 from collapsebench.kernel import Chain, KernelError, load_kernel, remember_signature
 
@@ -136,8 +136,8 @@ def _run(
     floats = (ctypes.c_float * len(layout.kinds))(*(activation.parameter for activation in layout.activations))
     rows = x.shape[1]
     chain = Chain(
-        len(saved), rows, len(layout.kinds), rows * sizes[0] if len(x) > 1 else 0, saved.shape[1], *longs, floats, x.data_ptr(),
-        _addresses(weights), _addresses(biases), saved.data_ptr(), layout.split,
+        len(saved), rows, len(layout.kinds), rows * sizes[0] if len(x) > 1 else 0, saved.shape[1], *longs, floats,
+        x.data_ptr(), _addresses(weights), _addresses(biases), saved.data_ptr(), layout.split,
         *map(_address, (y, y_rest, grad_y, grad_y_rest, grad_x)), _addresses(grad_weights), _addresses(grad_biases),
     )  # fmt: skip
     if load_kernel().chain_run(ctypes.byref(chain)):
@@ -225,7 +225,7 @@ def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = 
         both = (head.mean, head.log_variance)
         parts += [torch.cat([m.weight for m in both]), torch.cat([m.bias for m in both])]
     layers = len(parts) // 2
-    activations += [Activation()] * (layers - len(activations))
+    activations += [NONE] * (layers - len(activations))
     width = next(part for part in reversed(parts) if part is not None).shape[0]
     split = width if head is None else head.mean.out_features
     stacked = [None if part is None else part.unsqueeze(0) for part in parts]

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from collapsebench.activations import Activation, activation_of
+from collapsebench.activations import NONE, Activation, activation_of
 from collapsebench.chains import is_hooked
 from collapsebench.heads import GaussianHead
 from collapsebench.kernel import KernelError
@@ -31,7 +31,7 @@ class Step:
     """One step. sources: the steps whose values it takes, INPUT for that of its network.
 
     names: of its modules, two if it is two affine maps side by side. epsilon: of a norm. slot, adds: where its value's
-    gradient is gathered, and what becomes of a source's: 0 written there, 1 added, 2 it stays, the place being the same.
+    gradient is gathered, and what becomes of a source's: 0 written, 1 added, 2 left, the place being the same.
     """
 
     what: What
@@ -39,7 +39,7 @@ class Step:
     inputs: int
     outputs: int
     names: tuple[str, ...] = ()
-    activation: Activation = Activation()
+    activation: Activation = NONE
     epsilon: float = 0.0
     slot: int = 0
     adds: tuple[int, ...] = (0, 0)
@@ -241,11 +241,11 @@ def _packed(steps: Sequence[Step], ends: Sequence[int], offset: int) -> list[Ste
         step = steps[number - offset]
         source = step.sources[0]
         before = packed[places[source] - offset] if source >= 0 else None
-        if step.what == "activation" and before is not None and before.what == "affine" and users[source] == 1:
-            if not before.activation.kind:
-                packed[places[source] - offset] = replace(before, activation=step.activation)
-                places[number] = places[source]
-                continue
+        bare = before is not None and before.what == "affine" and not before.activation.kind
+        if before is not None and bare and step.what == "activation" and users[source] == 1:
+            packed[places[source] - offset] = replace(before, activation=step.activation)
+            places[number] = places[source]
+            continue
         places[number] = offset + len(packed)
         packed.append(replace(step, sources=tuple(places[source] for source in step.sources)))
     return packed

@@ -133,7 +133,8 @@ def test_activations_at_the_ends_of_the_range_and_within_it_are_those_of_pytorch
     assert torch.allclose(y[0], expected, rtol=1e-6, atol=1e-6)
     (slope,) = torch.autograd.grad(y.sum(), x)
     (wanted,) = torch.autograd.grad(expected.sum(), reference)
-    assert torch.allclose(slope[0], wanted, rtol=1e-5, atol=1e-6)
+    sound = wanted.isfinite()  # PyTorch's own GELU has none at 1e30
+    assert torch.allclose(slope[0][sound], wanted[sound], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shared", [True, False])
