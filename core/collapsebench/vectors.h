@@ -166,7 +166,7 @@ INLINE lanes value_of(long kind, float parameter, lanes a, lanes *slope) {
     if (kind == GELU_TANH) {
         lanes near = choose(a < 50.0f, choose(a > -50.0f, a, all(-50.0f)), all(50.0f)), square = near * near;
         lanes e = exponential(-1.59576912f * near * (1.0f + 0.044715f * square)), s = 1.0f / (1.0f + e), h = a * s;
-        *slope = s + h * (e * s) * 1.59576912f * (1.0f + 0.134145f * square);
+        *slope = s + near * s * (e * s) * 1.59576912f * (1.0f + 0.134145f * square);
         return h;
     }
     if (kind == ELU) {
