@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from collapsebench.assembly import make_trainer
+from collapsebench.bench_foreign import FOREIGN, NAME, registry_with_foreign
 from collapsebench.bench_pythae import pythae_epoch
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.pairs import build_pair
 from collapsebench.paths import find_path
 from collapsebench.process import keep_freed_memory
-from collapsebench.registry import Registry, load_registry
+from collapsebench.registry import Registry
 from collapsebench.stack import Computation
 from collapsebench.suite_schema import ComputeSettings, EvaluationSettings, Training
 from collapsebench.train import Trainer
@@ -62,6 +63,8 @@ class Throughput:
     and sample, over matrix_gflops, the rate of a large square float32 product of PyTorch measured in the same run;
     onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: an update of
     pythae's own trainer on the CPU over replica_update_ms; None where it was not measured, why_no_pythae says why.
+    third_party: a realistic pair that knows nothing of stacks, of about as many weights (`bench_foreign.py`);
+    third_party_share: its throughput over that of the fast path, along the path that a run chooses for it.
     """
 
     replicas: int
@@ -79,18 +82,26 @@ class Throughput:
     pythae_update_ms: Spread | None
     speedup_over_pythae: Spread | None
     why_no_pythae: str
+    third_party: str
+    third_party_path: str
+    why_third_party_path: str
+    third_party_update_ms: Spread
+    third_party_share: Spread
 
 
 def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") -> Throughput:
     """Time a stack against a plain loop and against the matrix peak, in turn, `repeats` times."""
     keep_freed_memory()
-    registry = load_registry()
+    registry = registry_with_foreign()
     place = torch.device(device)
     data = bench_data()
     pair = bench_pair(registry)
     job = bench_job(_PUBLISHED, np.logspace(0, -6, replicas), LATENTS, _training(), device)
     path, reason = find_path(job, data, registry, ComputeSettings())
     trainer, general = (trainer_of(job, data, registry, way) for way in (path, "batched"))
+    stranger = bench_job((FOREIGN, {}), np.logspace(0, -6, replicas), LATENTS, _training(), device)
+    strange_path, why_strange = find_path(stranger, data, registry, ComputeSettings())
+    foreign = trainer_of(stranger, data, registry, strange_path)
     plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
     theirs = pythae_epoch(data.splits["train"].values[: _EPOCH * BATCH], pair, LATENTS, BATCH)
     if place.type != "cpu":
@@ -103,6 +114,7 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
         one = milliseconds(plain, place)
         many = milliseconds(trainer.advance, place) / replicas
         unaware = milliseconds(general.advance, place) / replicas
+        strange = milliseconds(foreign.advance, place) / replicas
         gflops = _gflops(lambda: square @ square, place)
         found = {
             "stack": many,
@@ -110,6 +122,8 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
             "plain": one,
             "speedup": one / many,
             "general speedup": one / unaware,
+            "foreign": strange,
+            "foreign share": many / strange,
             "gflops": gflops,
             "share": work / (many * 1e6) / gflops,
             **({} if product is None else {"onednn": _gflops(product, place)}),
@@ -134,6 +148,11 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
         pythae_update_ms=spread.get("pythae"),
         speedup_over_pythae=spread.get("speedup over pythae"),
         why_no_pythae=theirs if isinstance(theirs, str) else "",
+        third_party=NAME,
+        third_party_path=strange_path,
+        why_third_party_path=why_strange,
+        third_party_update_ms=spread["foreign"],
+        third_party_share=spread["foreign share"],
     )
 
 

@@ -61,12 +61,15 @@ def _throughput_rows(found: Throughput) -> Rows:
         "update of pythae's trainer, ms": found.pythae_update_ms,
         "speedup over the plain loop": found.speedup_over_plain_loop,
         "the same through torch.func": found.general_speedup_over_plain_loop,
+        f"third party ({found.third_party_path}), ms": found.third_party_update_ms,
+        "third party over the fast path": found.third_party_share,
         "speedup over pythae": found.speedup_over_pythae,
         "share of the matrix peak": found.share_of_matrix_peak,
         "matrix peak (PyTorch), GFLOP/s": found.matrix_gflops,
         "matrix peak (oneDNN), GFLOP/s": found.onednn_gflops,
     }
     texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
+    texts["third party"] = found.third_party
     texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
     return texts | ({"no compiled kernel": found.why_this_path} if found.why_this_path else {})
 

@@ -34,6 +34,8 @@ def test_throughput_tells_every_key_and_writes_the_command_and_the_hardware(tmp_
     found = json.loads(done.stdout)
     for key in ("replica_update_ms", "speedup_over_plain_loop", "share_of_matrix_peak"):
         assert found[key]["low"] <= found[key]["median"] <= found[key]["high"]
+    assert found["third_party_path"] == "fused"
+    assert found["third_party_share"]["median"] > 0
     assert (found["speedup_over_pythae"] is None) == bool(found["why_no_pythae"])
     assert json.loads((tmp_path / "out" / "throughput.json").read_text()) == found
     page = (tmp_path / "out" / "throughput.md").read_text()

@@ -121,20 +121,19 @@ def test_values_that_are_not_finite_stay_with_their_replica_and_are_not_hidden(n
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_at_the_ends_of_the_range_and_within_it_are_those_of_pytorch(name):
+def test_activations_at_the_ends_of_the_range_and_within_it_are_those_of_pytorch_in_float64(name):
     ends = torch.tensor([-1e30, -200.0, -88.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 88.0, 200.0, 1e30])
     values = torch.cat([ends, torch.linspace(-12, 12, 1001)])[:, None]
     activation = ACTIVATIONS[name]()
     layout = Layout((activation_of(activation),), 1)
     x = values[None].clone().requires_grad_()
     y, _, _ = StackedChain.apply(layout, x, torch.ones(1, 1, 1), torch.zeros(1, 1))
-    reference = values.clone().requires_grad_()
+    reference = values.double().requires_grad_()
     expected = activation(reference)
-    assert torch.allclose(y[0], expected, rtol=1e-6, atol=1e-6)
+    assert torch.allclose(y[0].double(), expected, rtol=1e-6, atol=1e-6)
     (slope,) = torch.autograd.grad(y.sum(), x)
     (wanted,) = torch.autograd.grad(expected.sum(), reference)
-    sound = wanted.isfinite()  # PyTorch's own GELU has none at 1e30
-    assert torch.allclose(slope[0][sound], wanted[sound], rtol=1e-5, atol=1e-6)
+    assert torch.allclose(slope[0].double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shared", [True, False])
