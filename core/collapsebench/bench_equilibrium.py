@@ -194,7 +194,7 @@ def bench_mlp_equilibrium(
     data: Standardised | None = None,
     temperatures: int = 11,
     updates: int = 10_000,
-    rates: Sequence[float] = (3e-4, 1e-3, 3e-3),
+    rates: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2),
     our_rate: float = 0.01,
     budgets: Sequence[int] = (1_000, 2_000, 4_000),
     rows: int = 50_000,
