@@ -12,6 +12,7 @@ from collapsebench import calibrate
 from collapsebench.assembly import build_stack, create_used, make_trainer
 from collapsebench.chains import covers
 from collapsebench.data import Standardised
+from collapsebench.errors import UnsuitableError
 from collapsebench.kernel import KernelError
 from collapsebench.memory import Footprint, footprint, room
 from collapsebench.memory_size import as_bytes
@@ -55,6 +56,8 @@ def find_path(
             reason = why_not(stack, content["latent_dim"])
         except KernelError as error:
             reason = f"{path}: {error}"
+        except UnsuitableError:
+            return "one-by-one", ""  # nothing will be computed
         except Exception as error:
             return "one-by-one", f"{path}: {error_text(error)}"
         if reason is None:
