@@ -8,26 +8,33 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from collapsebench.assembly import make_trainer
+from collapsebench.bench_foreign import FOREIGN, NAME, registry_with_foreign
 from collapsebench.bench_pythae import pythae_epoch
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
-from collapsebench.kernel import KernelError
 from collapsebench.pairs import build_pair
+from collapsebench.paths import find_path
 from collapsebench.process import keep_freed_memory
-from collapsebench.registry import Registry, load_registry
-from collapsebench.stack import Computation, Stack
-from collapsebench.suite_schema import EvaluationSettings, Training
+from collapsebench.registry import Registry
+from collapsebench.stack import Computation
+from collapsebench.suite_schema import ComputeSettings, EvaluationSettings, Training
 from collapsebench.train import Trainer
+from collapsebench.waves import Piece
 
+Parts = tuple[str, Mapping[str, Any]]
+Floats = NDArray[np.float64]
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
+_PUBLISHED: Parts = ("mlp", {"depth": DEPTH, "width": WIDTH})
 _SECONDS, _SIDE, _EPOCH = 0.3, 2048, 20
 
 
@@ -56,6 +63,8 @@ class Throughput:
     and sample, over matrix_gflops, the rate of a large square float32 product of PyTorch measured in the same run;
     onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: an update of
     pythae's own trainer on the CPU over replica_update_ms; None where it was not measured, why_no_pythae says why.
+    third_party: a realistic pair that knows nothing of stacks, of about as many weights (`bench_foreign.py`);
+    third_party_share: its throughput over that of the fast path, along the path that a run chooses for it.
     """
 
     replicas: int
@@ -73,23 +82,26 @@ class Throughput:
     pythae_update_ms: Spread | None
     speedup_over_pythae: Spread | None
     why_no_pythae: str
+    third_party: str
+    third_party_path: str
+    why_third_party_path: str
+    third_party_update_ms: Spread
+    third_party_share: Spread
 
 
 def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") -> Throughput:
     """Time a stack against a plain loop and against the matrix peak, in turn, `repeats` times."""
     keep_freed_memory()
-    registry = load_registry()
+    registry = registry_with_foreign()
     place = torch.device(device)
     data = bench_data()
     pair = bench_pair(registry)
-    general = bench_trainer(registry, data, pair, replicas, place, "batched")
-    path: Computation = "fused"
-    reason = ""
-    try:
-        trainer = bench_trainer(registry, data, pair, replicas, place, path)
-    except KernelError as error:
-        path, reason = "batched", str(error)
-        trainer = bench_trainer(registry, data, pair, replicas, place, path)
+    job = bench_job(_PUBLISHED, np.logspace(0, -6, replicas), LATENTS, _training(), device)
+    path, reason = find_path(job, data, registry, ComputeSettings())
+    trainer, general = (trainer_of(job, data, registry, way) for way in (path, "batched"))
+    stranger = bench_job((FOREIGN, {}), np.logspace(0, -6, replicas), LATENTS, _training(), device)
+    strange_path, why_strange = find_path(stranger, data, registry, ComputeSettings())
+    foreign = trainer_of(stranger, data, registry, strange_path)
     plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
     theirs = pythae_epoch(data.splits["train"].values[: _EPOCH * BATCH], pair, LATENTS, BATCH)
     if place.type != "cpu":
@@ -102,6 +114,7 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
         one = milliseconds(plain, place)
         many = milliseconds(trainer.advance, place) / replicas
         unaware = milliseconds(general.advance, place) / replicas
+        strange = milliseconds(foreign.advance, place) / replicas
         gflops = _gflops(lambda: square @ square, place)
         found = {
             "stack": many,
@@ -109,6 +122,8 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
             "plain": one,
             "speedup": one / many,
             "general speedup": one / unaware,
+            "foreign": strange,
+            "foreign share": many / strange,
             "gflops": gflops,
             "share": work / (many * 1e6) / gflops,
             **({} if product is None else {"onednn": _gflops(product, place)}),
@@ -133,6 +148,11 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
         pythae_update_ms=spread.get("pythae"),
         speedup_over_pythae=spread.get("speedup over pythae"),
         why_no_pythae=theirs if isinstance(theirs, str) else "",
+        third_party=NAME,
+        third_party_path=strange_path,
+        why_third_party_path=why_strange,
+        third_party_update_ms=spread["foreign"],
+        third_party_share=spread["foreign share"],
     )
 
 
@@ -169,32 +189,52 @@ def bench_data(rows: int = ROWS) -> Standardised:
 
 def bench_pair(registry: Registry, width: int = WIDTH) -> nn.ModuleDict:
     """Return the published pair of networks, or one of another width."""
-    parameters = {"depth": DEPTH, "width": width}
-    encoder = registry.get("encoder", "mlp").create(parameters)
-    return build_pair(encoder, registry.get("decoder", "mlp").create(parameters), (INPUTS,), LATENTS, 0)
+    use, parameters = _PUBLISHED[0], {**_PUBLISHED[1], "width": width}
+    encoder = registry.get("encoder", use).create(parameters)
+    return build_pair(encoder, registry.get("decoder", use).create(parameters), (INPUTS,), LATENTS, 0)
+
+
+def bench_job(
+    parts: Parts, temperatures: Floats, latent_dim: int, training: Training, device: str = "cpu"
+) -> dict[str, Any]:
+    """Return what a job of one seed says of its stack, but for its path.
+
+    parts: the id of an encoder, which is that of a decoder too, and the parameters of both.
+    """
+    coder = {"use": parts[0], "parameters": dict(parts[1])}
+    return {
+        "encoder": coder,
+        "decoder": coder,
+        "objective": {"use": "beta-vae", "parameters": {}},
+        "latent_dim": latent_dim,
+        "cells": [{"seed": 0}],
+        "temperatures": temperatures.tolist(),
+        "device": device,
+        "precision": "float32",
+        "training": training.model_dump(mode="json"),
+        "evaluation": EvaluationSettings().model_dump(mode="json"),
+    }
+
+
+def trainer_of(job: Mapping[str, Any], data: Standardised, registry: Registry, path: Computation) -> Trainer:
+    """Return a trainer of the whole job, computed along a path."""
+    return make_trainer({**job, "path": path}, Piece(0, tuple(range(len(job["temperatures"])))), data, registry)
 
 
 def bench_trainer(
-    registry: Registry, data: Standardised, pair: nn.ModuleDict, replicas: int, device: torch.device, path: Computation
-) -> Trainer:
-    """Return a stack of copies of a pair at temperatures from 1 to 1e-6, with plain Adam."""
-    temperatures = np.logspace(0, -6, replicas)
-    stack = Stack(
-        [pair],
-        registry.get("objective", "beta-vae").create(),
-        torch.tensor(temperatures * data.total_variance),
-        torch.zeros(replicas, dtype=torch.long),
-        data.total_variance,
-        data.shape,
-        linear=False,
-        path=path,
-        device=device,
-        dtype=torch.float32,
-    )
-    training = Training.model_validate(
+    registry: Registry, data: Standardised, replicas: int, width: int = WIDTH, device: str = "cpu"
+) -> tuple[Trainer, Computation]:
+    """Return a stack of the published network, with plain Adam, along the path that a run takes, and that path."""
+    parts = (_PUBLISHED[0], {**_PUBLISHED[1], "width": width})
+    job = bench_job(parts, np.logspace(0, -6, replicas), LATENTS, _training(), device)
+    path, _ = find_path(job, data, registry, ComputeSettings())
+    return trainer_of(job, data, registry, path), path
+
+
+def _training() -> Training:
+    return Training.model_validate(
         {"optimiser": {"use": "adam"}, "batch_size": BATCH, "max_updates": 10**9, "schedule": "constant"}
     )
-    return Trainer(stack, data, list(temperatures), (0,), LATENTS, training, EvaluationSettings())
 
 
 def plain_loop(

@@ -13,22 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from collapsebench.bench import Spread
-from collapsebench.components import Data, Kind, Split
+from collapsebench.bench import Floats, Parts, Spread, bench_job, trainer_of
+from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
-from collapsebench.kernel import KernelError
 from collapsebench.linear_oracle import oracle
-from collapsebench.pairs import build_pair
+from collapsebench.paths import find_path
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import load_registry
-from collapsebench.stack import Computation, Stack
-from collapsebench.suite_schema import EvaluationSettings, Training
+from collapsebench.stack import Computation
+from collapsebench.suite_schema import ComputeSettings, Training
 from collapsebench.train import Trainer
 
-Floats = NDArray[np.float64]
 SPECTRUM = (
     0.521846, 0.255571, 0.072220, 0.055175, 0.028966, 0.023592, 0.017553, 0.012215, 0.005980, 0.003593, 0.001617,
     0.000912, 0.000268, 0.000181, 0.000163, 0.000118, 2.58e-05, 5.52e-06, 0.0,
@@ -36,7 +32,6 @@ SPECTRUM = (
 """Normalised PCA spectrum of the 19 variables of WorldClim 1.4 at 10 arc-minutes, unweighted, as measured here."""
 TOLERANCE = 0.005
 _LOOKS = 40
-_CODERS: tuple[Kind, Kind] = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,17 @@ class Setting:
                 "schedule": self.schedule, "max_updates": self.budget, "batch_size": batch_size,
             }
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What both contenders share: the network, its temperatures, batches, and how a stack of it is computed."""
+
+    parts: Parts
+    temperatures: Floats
+    batch_size: int | str
+    path: Computation
+    why_this_path: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class LinearEquilibrium:
     ours: Run
     adam: Run
     search: tuple[Run, ...]
+    path: str
+    why_this_path: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class MlpEquilibrium:
 
     equilibrium_speedup_mlp: their geometric mean over temperatures. worst: the smallest of them. objective: what Adam
     left, over V / 2, the best of its learning rates. A temperature that we never reach counts with our whole time.
+    path: how the stacks of both are computed, as a run would.
     """
 
     equilibrium_speedup_mlp: float
@@ -103,6 +112,8 @@ class MlpEquilibrium:
     adam_updates: int
     adam_seconds: float
     ours: Setting
+    path: str
+    why_this_path: str
 
 
 def exact_data(spectrum: Sequence[float] | None = None, covariance: Floats | None = None) -> Standardised:
@@ -124,27 +135,31 @@ def bench_linear_equilibrium(
     repeats: int = 3,
     patience: float = 40.0,
     rates: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2),
+    our_rates: Sequence[float] = (0.05, 0.1, 0.2),
     budgets: Sequence[int] = (500, 1000, 2000, 4000),
     say: Callable[[str], None] = lambda text: None,
 ) -> LinearEquilibrium:
-    """Search both optimisers, then run the best of each in turn.
+    """Search both optimisers on the very target, twelve settings each, then run the best of each in turn.
 
-    Ours: learning rates 0.05 and 0.1 with cosine decay over each of `budgets`. Adam is stopped after `patience` times
+    Ours: `our_rates` with cosine decay over each of `budgets`. Adam: `rates`, and is stopped after `patience` times
     our time; its schedules: constant, and cosine decay over the updates that fit into a quarter and the whole of it.
     """
     keep_freed_memory()
     data, grid = exact_data(covariance=covariance), np.logspace(0, -6, temperatures)
     target = oracle(data.second_moments["train"], grid, data.shape[0]).signal_fraction
 
+    contest = _contest(data, ("linear", {}), grid, "full")
+    say(f"both are computed {contest.path}{contest.why_this_path and f': {contest.why_this_path}'}")
+
     def run(setting: Setting, limit: float) -> Run:
-        found = _run_linear(data, grid, target, setting, limit)
+        found = _run_linear(data, contest, target, setting, limit)
         say(f"{setting}: {found.seconds:.2f} s, error {found.error:.4f}{'' if found.reached else ', not reached'}")
         return found
 
-    ours = [run(Setting("preconditioned", rate, "cosine", n), math.inf) for n in budgets for rate in (0.05, 0.1)]
+    ours = [run(Setting("preconditioned", rate, "cosine", n), math.inf) for n in budgets for rate in our_rates]
     best = _best(ours)
     limit = patience * best.seconds
-    probe = _run_linear(data, grid, target, Setting("adam", rates[0], "constant", 200), math.inf)
+    probe = _run_linear(data, contest, target, Setting("adam", rates[0], "constant", 200), math.inf)
     fit = max(400, int(limit / probe.seconds * probe.updates))
     plans = [("constant", 10 * fit), ("cosine", fit // 4), ("cosine", fit)]
     theirs = [run(Setting("adam", rate, schedule, n), limit) for rate in rates for schedule, n in plans]
@@ -152,7 +167,10 @@ def bench_linear_equilibrium(
     pairs = [(run(best.setting, math.inf), run(adam.setting, limit)) for _ in range(repeats)]
     ratios = [adams.seconds / mine.seconds for mine, adams in pairs]
     bound = not all(adams.reached for _, adams in pairs)
-    return LinearEquilibrium(Spread.of(ratios), bound, TOLERANCE, pairs[0][0], pairs[0][1], (*ours, *theirs))
+    return LinearEquilibrium(
+        Spread.of(ratios), bound, TOLERANCE, pairs[0][0], pairs[0][1], (*ours, *theirs), contest.path,
+        contest.why_this_path,
+    )  # fmt: skip
 
 
 def _best(runs: Sequence[Run]) -> Run:
@@ -160,8 +178,8 @@ def _best(runs: Sequence[Run]) -> Run:
     return min(runs, key=lambda run: (not run.reached, run.seconds if run.reached else run.error))
 
 
-def _run_linear(data: Standardised, grid: Floats, target: Floats, setting: Setting, limit: float) -> Run:
-    trainer = _trainer(data, ("linear", {}), grid, data.shape[0], setting, "full")
+def _run_linear(data: Standardised, contest: Contest, target: Floats, setting: Setting, limit: float) -> Run:
+    trainer = _trainer(data, contest, setting)
     every, seconds, error = max(1, setting.budget // (4 * _LOOKS)), 0.0, math.inf
     while trainer.update < setting.budget and seconds < limit:
         seconds += _advance(trainer, min(every, setting.budget - trainer.update))
@@ -176,7 +194,7 @@ def bench_mlp_equilibrium(
     data: Standardised | None = None,
     temperatures: int = 11,
     updates: int = 10_000,
-    rates: Sequence[float] = (3e-4, 1e-3, 3e-3),
+    rates: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2),
     our_rate: float = 0.01,
     budgets: Sequence[int] = (1_000, 2_000, 4_000),
     rows: int = 50_000,
@@ -189,11 +207,11 @@ def bench_mlp_equilibrium(
     """
     keep_freed_memory()
     data, grid = data or _gaussian(rows), np.logspace(0, -5, temperatures)
-    parts = ("mlp", {"depth": 2, "width": 64})
-    latents = min(32, math.prod(data.shape))
+    contest = _contest(data, ("mlp", {"depth": 2, "width": 64}), grid, 256)
+    say(f"both are computed {contest.path}{contest.why_this_path and f': {contest.why_this_path}'}")
     found, times = [], []
     for rate in rates:
-        trainer = _trainer(data, parts, grid, latents, Setting("adam", rate, "cosine", updates), 256)
+        trainer = _trainer(data, contest, Setting("adam", rate, "cosine", updates))
         times.append(_advance(trainer, updates))
         found.append(_objective(trainer))
         say(f"adam at {rate:g}: {times[-1]:.1f} s")
@@ -202,7 +220,7 @@ def bench_mlp_equilibrium(
     candidates = []
     for budget in budgets:
         setting = Setting("preconditioned", our_rate, "cosine", budget)
-        reached = _first_times(_trainer(data, parts, grid, latents, setting, 256), target)
+        reached = _first_times(_trainer(data, contest, setting), target)
         speedups = seconds / np.abs(reached)
         missed = int((reached < 0).sum())
         candidates.append((missed, -float(np.log(speedups).mean()), setting, speedups))
@@ -211,6 +229,7 @@ def bench_mlp_equilibrium(
     return MlpEquilibrium(
         math.exp(-negative), float(speedups.min()), missed, tuple(grid), tuple(speedups), tuple(target),
         tuple(rates[index] for index in chosen), updates, seconds, setting,
+        contest.path, contest.why_this_path,
     )  # fmt: skip
 
 
@@ -248,33 +267,17 @@ def _gaussian(rows: int) -> Standardised:
     return standardise(Data(Split(sample), part, part, feature_names=names), "bench")
 
 
-def _trainer(
-    data: Standardised,
-    part: tuple[str, dict[str, Any]],
-    grid: Floats,
-    latent_dim: int,
-    setting: Setting,
-    batch_size: int | str,
-) -> Trainer:
-    registry = load_registry()
-    encoder, decoder = (registry.get(kind, part[0]).create(part[1]) for kind in _CODERS)
+def _trainer(data: Standardised, contest: Contest, setting: Setting) -> Trainer:
+    job = _job(data, contest.parts, contest.temperatures, setting.training(contest.batch_size))
+    return trainer_of(job, data, load_registry(), contest.path)
 
-    def stack(path: Computation) -> Stack:
-        return Stack(
-            [build_pair(encoder, decoder, data.shape, latent_dim, 0)],
-            registry.get("objective", "beta-vae").create(),
-            torch.tensor(grid * data.total_variance),
-            torch.zeros(len(grid), dtype=torch.long),
-            data.total_variance,
-            data.shape,
-            linear=decoder.linear,
-            path=path,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-        )
 
-    try:
-        built = stack("chained")
-    except KernelError:
-        built = stack("batched")
-    return Trainer(built, data, list(grid), (0,), latent_dim, setting.training(batch_size), EvaluationSettings())
+def _job(data: Standardised, parts: Parts, temperatures: Floats, training: Training) -> dict[str, Any]:
+    return bench_job(parts, temperatures, min(32, math.prod(data.shape)), training)
+
+
+def _contest(data: Standardised, parts: Parts, temperatures: Floats, batch_size: int | str) -> Contest:
+    """Choose the path as a run does."""
+    training = Setting("adam", 1e-3, "constant", 1000).training(batch_size)
+    path, reason = find_path(_job(data, parts, temperatures, training), data, load_registry(), ComputeSettings())
+    return Contest(parts, temperatures, batch_size, path, reason)

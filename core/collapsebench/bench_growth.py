@@ -7,24 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from collapsebench.bench import ROWS, WIDTH, Spread, bench_data, bench_pair, bench_trainer, milliseconds
-from collapsebench.kernel import KernelError
+from collapsebench.bench import ROWS, WIDTH, Spread, bench_data, bench_trainer, milliseconds
 from collapsebench.process import keep_freed_memory
 from collapsebench.registry import load_registry
-from collapsebench.train import Trainer
 
 
 @dataclass(frozen=True)
 class Growth:
     """The cost of a replica's update at several values of what grows.
 
-    exponent: the slope of log update_ms over log value; 0 is no growth, 1 linear, 2 quadratic.
+    exponent: the slope of log update_ms over log value; 0 is no growth, 1 linear, 2 quadratic. paths: how each was
+    computed, as a run would.
     """
 
     what: str
     values: tuple[int, ...]
     update_ms: tuple[Spread, ...]
     exponent: float
+    paths: tuple[str, ...]
 
 
 def bench_growth(
@@ -46,7 +46,11 @@ def bench_growth(
 
 
 def _growth(what: str, cases: list[tuple[int, int, int]], repeats: int, device: torch.device) -> Growth:
-    trainers = [_trainer(*case, device) for case in cases]
+    registry = load_registry()
+    trainers, paths = zip(
+        *(bench_trainer(registry, bench_data(rows), replicas, width, device.type) for replicas, width, rows in cases),
+        strict=True,
+    )
     columns: list[list[float]] = [[] for _ in cases]
     for _ in range(repeats):
         for column, trainer, (replicas, _, _) in zip(columns, trainers, cases, strict=True):
@@ -56,13 +60,4 @@ def _growth(what: str, cases: list[tuple[int, int, int]], repeats: int, device: 
     spreads = tuple(map(Spread.of, columns))
     logarithms = np.log(np.array([values, [spread.median for spread in spreads]], dtype=np.float64))
     exponent = float(np.polyfit(logarithms[0], logarithms[1], 1)[0]) if len(values) > 1 else 0.0
-    return Growth(what, values, spreads, exponent)
-
-
-def _trainer(replicas: int, width: int, rows: int, device: torch.device) -> Trainer:
-    registry, data = load_registry(), bench_data(rows)
-    pair = bench_pair(registry, width)
-    try:
-        return bench_trainer(registry, data, pair, replicas, device, "chained")
-    except KernelError:
-        return bench_trainer(registry, data, pair, replicas, device, "batched")
+    return Growth(what, values, spreads, exponent, tuple(paths))

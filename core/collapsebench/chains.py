@@ -18,24 +18,29 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from collapsebench.activations import NONE, Activation, activation_of
 from collapsebench.heads import GaussianHead
 from collapsebench.kernel import Chain, KernelError, load_kernel, remember_signature
 
-ACTIVATIONS: dict[type[nn.Module], int] = {nn.SiLU: 1, nn.ReLU: 2, nn.Tanh: 3}
 _MOST_LAYERS = 64
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a chain is apart from its parameters.
+    """What a chain is apart from its weights.
 
-    kinds: per layer the activation's number; 0, for none, only in the last. split: how many columns of the result the
-    first part has, the second having the others.
+    activations: per layer; none only after the last. split: how many columns of the result the first part has, the
+    second having the others.
     """
 
-    kinds: tuple[int, ...]
+    activations: tuple[Activation, ...]
     split: int
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Per layer the activation's number."""
+        return tuple(activation.kind for activation in self.activations)
 
 
 class StackedChain(torch.autograd.Function):
@@ -128,10 +133,11 @@ def _run(
 ) -> None:
     sizes = _sizes(weights)
     longs = [(ctypes.c_long * len(values))(*values) for values in (sizes, layout.kinds)]
+    floats = (ctypes.c_float * len(layout.kinds))(*(activation.parameter for activation in layout.activations))
     rows = x.shape[1]
     chain = Chain(
-        len(saved), rows, len(layout.kinds), rows * sizes[0] if len(x) > 1 else 0, saved.shape[1], *longs, x.data_ptr(),
-        _addresses(weights), _addresses(biases), saved.data_ptr(), layout.split,
+        len(saved), rows, len(layout.kinds), rows * sizes[0] if len(x) > 1 else 0, saved.shape[1], *longs, floats,
+        x.data_ptr(), _addresses(weights), _addresses(biases), saved.data_ptr(), layout.split,
         *map(_address, (y, y_rest, grad_y, grad_y_rest, grad_x)), _addresses(grad_weights), _addresses(grad_biases),
     )  # fmt: skip
     if load_kernel().chain_run(ctypes.byref(chain)):
@@ -206,24 +212,24 @@ def is_hooked(module: nn.Module) -> bool:
 def _continues(module: nn.Module, run: Sequence[nn.Module]) -> bool:
     """Whether a module extends a run: an affine map after nothing or an activation, an activation after a map."""
     if run and _is_affine(run[-1]):
-        return type(module) in ACTIVATIONS and not is_hooked(module)
+        return activation_of(module) is not None and not is_hooked(module)
     return _is_affine(module)
 
 
 def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = None) -> Any:
     """Return what a run of modules makes of a value; with a head at its end, mean and log-variance."""
     affine = [module for module in run if isinstance(module, nn.Linear)]
-    kinds = [ACTIVATIONS[type(module)] for module in run if not isinstance(module, nn.Linear)]
+    activations = [found for module in run if (found := activation_of(module))]
     parts: list[Tensor | None] = [part for module in affine for part in (module.weight, module.bias)]
     if head is not None:
         both = (head.mean, head.log_variance)
         parts += [torch.cat([m.weight for m in both]), torch.cat([m.bias for m in both])]
     layers = len(parts) // 2
-    kinds += [0] * (layers - len(kinds))
+    activations += [NONE] * (layers - len(activations))
     width = next(part for part in reversed(parts) if part is not None).shape[0]
     split = width if head is None else head.mean.out_features
     stacked = [None if part is None else part.unsqueeze(0) for part in parts]
-    layout, flat = Layout(tuple(kinds), split), value.reshape(1, -1, value.shape[-1])
+    layout, flat = Layout(tuple(activations), split), value.reshape(1, -1, value.shape[-1])
     results = StackedChain.apply(layout, flat, *stacked)  # type: ignore[no-untyped-call]
     y, rest = (result.reshape(*value.shape[:-1], result.shape[-1]) for result in results[:2])
     return y if head is None else (y, rest)

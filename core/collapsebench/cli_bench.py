@@ -61,12 +61,15 @@ def _throughput_rows(found: Throughput) -> Rows:
         "update of pythae's trainer, ms": found.pythae_update_ms,
         "speedup over the plain loop": found.speedup_over_plain_loop,
         "the same through torch.func": found.general_speedup_over_plain_loop,
+        f"third party ({found.third_party_path}), ms": found.third_party_update_ms,
+        "third party over the fast path": found.third_party_share,
         "speedup over pythae": found.speedup_over_pythae,
         "share of the matrix peak": found.share_of_matrix_peak,
         "matrix peak (PyTorch), GFLOP/s": found.matrix_gflops,
         "matrix peak (oneDNN), GFLOP/s": found.onednn_gflops,
     }
     texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
+    texts["third party"] = found.third_party
     texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
     return texts | ({"no compiled kernel": found.why_this_path} if found.why_this_path else {})
 
@@ -155,6 +158,7 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
     bound = ", at least: Adam had not got there" if found.is_lower_bound else ""
     return {
         "linear, speedup": _spread(found.equilibrium_speedup_linear) + bound,
+        "linear, path of both": _path(found.path, found.why_this_path),
         "linear, target": f"mean |M^2 - theory| < {found.tolerance}",
         "linear, ours": f"{found.ours.setting}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
         "linear, Adam": f"{found.adam.setting}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, error "
@@ -162,6 +166,10 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
         "linear, search": f"{sum(run.setting.optimiser == 'adam' for run in found.search)} settings of Adam, "
         f"{sum(run.setting.optimiser != 'adam' for run in found.search)} of ours",
     }
+
+
+def _path(path: str, reason: str) -> str:
+    return f"{path}: {reason}" if reason else path
 
 
 def _mlp_rows(found: MlpEquilibrium) -> Rows:
@@ -173,6 +181,7 @@ def _mlp_rows(found: MlpEquilibrium) -> Rows:
         "mlp, by temperature": each,
         "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s, best learning rate by temperature",
         "mlp, ours": str(found.ours),
+        "mlp, path of both": _path(found.path, found.why_this_path),
     }
 
 
@@ -195,7 +204,8 @@ def growth(repeats: int, device: str, quick: bool, as_json: bool, out: Path | No
 def _growth_rows(found: Growth) -> Rows:
     pairs = zip(found.values, found.update_ms, strict=True)
     rows = {f"{found.what} {value}": _spread(spread) for value, spread in pairs}
-    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}"}
+    paths = ", ".join(dict.fromkeys(found.paths))
+    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}", f"{found.what}, path": paths}
 
 
 def _spread(spread: Spread) -> str:

@@ -1,48 +1,29 @@
 """The loss of a whole encoder and decoder and its gradient in one pass of the compiled kernel.
 
-It takes pairs that consist of nothing but affine maps and activations in a row, with two affine heads at the encoder's
-end, whoever wrote them, and objectives whose loss is affine in distortion and rates. What a pair computes is read from
-its trace (`torch.fx`), and the numbers are tried against those of one model at a time before they are used.
+It takes pairs that consist of nothing but affine maps, activations, sums and layer norms, with two affine heads at the
+encoder's end, whoever wrote them, and objectives whose loss is affine in distortion and rates. What a pair computes is
+read from its trace (`steps.py`), and the numbers are tried against those of one model at a time before they are used.
 """
 
 from __future__ import annotations
 
 import ctypes
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import vmap
-from torch.nn import functional
 
-from collapsebench.chains import ACTIVATIONS, is_hooked
-from collapsebench.heads import GaussianHead
-from collapsebench.kernel import KernelError, Map, Pair, load_kernel
+from collapsebench import steps
+from collapsebench.kernel import KernelError, Pair, Step, load_kernel
 from collapsebench.objective import Objective
+from collapsebench.steps import read_pair
 
 Tensors = dict[str, Tensor]
-_FUNCTIONS: dict[Any, type[nn.Module]] = {
-    functional.silu: nn.SiLU,
-    functional.relu: nn.ReLU,
-    torch.relu: nn.ReLU,
-    functional.tanh: nn.Tanh,
-    torch.tanh: nn.Tanh,
-}
+_Two = ctypes.c_void_p * 2
 _PROBES = ((0.0, 1.0), (1e-6, 1e-6), (1e-3, 10.0), (1.0, 1e-3), (30.0, 0.1), (1e4, 1e3))
 _TIMES = (0.0, 0.1, 0.35, 0.7, 1.0)
-
-
-@dataclass(frozen=True)
-class Affine:
-    """One affine map, or two side by side: the names of its modules, its sizes, and the activation that follows."""
-
-    names: tuple[str, ...]
-    inputs: int
-    outputs: int
-    kind: int = 0
 
 
 class FusedPair:
@@ -53,12 +34,12 @@ class FusedPair:
     ) -> None:
         load_kernel()
         check_affine(objective, parameters)
-        encoder, decoder = _maps(pair, features)
-        self._maps, self._encoder_maps = [*encoder, *decoder], len(encoder)
-        known = {f"{name}.{part}" for affine in self._maps for name in affine.names for part in ("weight", "bias")}
+        self._program, self._features = read_pair(pair, features), features
+        names = [name for step in self._program.steps for name in step.names]
+        known = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
         if other := sorted(set(parameters) - known):
-            raise KernelError(f"{other[0]} belongs to no affine map of the pair")
-        used = {name: pair.get_submodule(name) for affine in self._maps for name in affine.names}
+            raise KernelError(f"{other[0]} belongs to no map of the pair")
+        used = {name: pair.get_submodule(name) for name in names}
         taken = {f"{name}.{part}" for name, module in used.items() for part in ("weight", "bias") if _has(module, part)}
         if shared := sorted(taken - set(parameters)):
             raise KernelError(f"{shared[0]} is not a parameter of its own")
@@ -79,14 +60,16 @@ class FusedPair:
         `(r,)`, as `prices_of` returns them.
         """
         gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
-        maps = (Map * len(self._maps))(*(self._map(affine, parameters, gradients) for affine in self._maps))
+        program = self._program
+        taken = (Step * len(program.steps))(*(self._step(step, parameters, gradients) for step in program.steps))
         x, noise = x.flatten(2).contiguous(), noise.contiguous()
         weights = None if weights is None else (weights / weights.shape[-1]).contiguous()
         batch = (ctypes.c_long * len(seeds))(*seeds.tolist())
         losses = torch.empty(len(seeds), dtype=torch.float64)
         error, rate, constant = (price.detach().contiguous() for price in prices)
         call = Pair(
-            len(seeds), x.shape[1], noise.shape[2], self._encoder_maps, len(maps), maps, batch,
+            len(seeds), x.shape[1], self._features, noise.shape[2], program.encoder_steps, len(taken), program.slots,
+            program.latent_slot, taken, batch,
             _stride(x), _stride(noise), 0 if weights is None else _stride(weights),
             x.data_ptr(), noise.data_ptr(), None if weights is None else weights.data_ptr(),
             error.data_ptr(), rate.data_ptr(), losses.data_ptr(),
@@ -95,14 +78,18 @@ class FusedPair:
             raise MemoryError("no memory for the scratch space of a pair")
         return losses.to(constant.dtype) + constant, gradients
 
-    def _map(self, affine: Affine, parameters: Tensors, gradients: Tensors) -> Map:
-        def addresses(tensors: Tensors, part: str) -> list[int | None]:
-            found = [tensors.get(f"{name}.{part}") for name in affine.names]
-            return [None if tensor is None else tensor.data_ptr() for tensor in found] + [None] * (2 - len(found))
+    def _step(self, step: steps.Step, parameters: Tensors, gradients: Tensors) -> Step:
+        def addresses(tensors: Tensors, part: str) -> Any:
+            found = [tensors.get(f"{name}.{part}") for name in step.names]
+            return (_Two)(*(None if tensor is None else tensor.data_ptr() for tensor in found))
 
         values = [addresses(tensors, part) for tensors in (parameters, gradients) for part in ("weight", "bias")]
-        pointers = [(ctypes.c_void_p * 2)(*found) for found in values]
-        return Map(affine.inputs, affine.outputs, len(affine.names), affine.kind, *pointers)
+        parameter = step.epsilon if step.what == "norm" else step.activation.parameter
+        sources, adds = (ctypes.c_long * 2)(*step.sources), (ctypes.c_long * 2)(*step.adds)
+        return Step(
+            steps.WHATS.index(step.what), step.inputs, step.outputs, max(1, len(step.names)), step.activation.kind,
+            parameter, sources, adds, step.slot, *values,
+        )  # fmt: skip
 
 
 def _has(module: nn.Module, part: str) -> bool:
@@ -152,64 +139,3 @@ def check_affine(objective: Objective[Any], parameters: Mapping[str, Tensor], la
         expected = paid[:, None] * distortion + nats @ rate.T + constant[:, None]
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-9):
             raise KernelError("the objective declares its loss affine in distortion and rates, and it is not")
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is GaussianHead or super().is_leaf_module(m, module_qualified_name)
-
-
-def _read(module: nn.Module, name: str, features: int) -> list[tuple[Affine, ...]]:
-    """Return, for each result of a module, the affine maps that lead to it; KernelError if it does anything else."""
-    if any(is_hooked(part) for part in module.modules()):
-        raise KernelError(f"a module of the {name} carries hooks")
-    try:
-        nodes = list(_Tracer().trace(module).nodes)
-    except Exception as error:
-        raise KernelError(f"the {name} cannot be traced: {type(error).__name__}") from error
-    values: dict[Any, Any] = {nodes[0]: ()}
-    for node in nodes[1:-1]:
-        before = values.get(node.args[0]) if node.args else None  # a parameter of its own, say, depends on nothing
-        part = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        values[node] = _value(node, part, before, f"{name}.{node.target}", features)
-        if values[node] is None or set(node.kwargs) - {"inplace"}:
-            raise KernelError(f"the {name} does more than affine maps and activations in a row: {node}")
-    result = nodes[-1].args[0]
-    if isinstance(result, tuple):
-        return [values[node] for node in result]
-    return values[result] if isinstance(values[result], list) else [values[result]]
-
-
-def _value(node: fx.Node, part: nn.Module | None, before: Any, name: str, features: int) -> Any:
-    """Return the maps that lead to a node, given those that lead to its input; for a head, both of its results."""
-    if node.op == "call_function" and node.target is operator.getitem and isinstance(before, list):
-        return before[int(node.args[1])]  # type: ignore[arg-type]
-    if not isinstance(before, tuple):
-        return None
-    if node.op == "call_method" and node.target == "flatten" and node.args[1:] == (1,):
-        return before
-    width = before[-1].outputs if before else features
-    if type(part) is nn.Linear and part.in_features == width:
-        return (*before, Affine((name,), width, part.out_features))
-    if type(part) is GaussianHead and part.mean.in_features == width:
-        return [
-            (*before, Affine((f"{name}.{end}",), width, part.mean.out_features)) for end in ("mean", "log_variance")
-        ]
-    activation = _FUNCTIONS.get(node.target) if node.op == "call_function" else type(part)
-    if activation in ACTIVATIONS and before and before[-1].kind == 0:
-        return (*before[:-1], replace(before[-1], kind=ACTIVATIONS[activation]))
-    return before if type(part) in (nn.Flatten, nn.Unflatten, nn.Identity) else None
-
-
-def _maps(pair: nn.ModuleDict, features: int) -> tuple[list[Affine], list[Affine]]:
-    """Return the maps of encoder and decoder; the encoder's last is the pair of its heads."""
-    ends = _read(pair["encoder"], "encoder", features)
-    if len(ends) != 2 or not ends[0] or ends[0][:-1] != ends[1][:-1] or any(end[-1].kind for end in ends):
-        raise KernelError("the encoder does not end in two affine heads")
-    mean, log_variance = (end[-1] for end in ends)
-    encoder = [*ends[0][:-1], replace(mean, names=(*mean.names, *log_variance.names))]
-    decoder = [affine for end in _read(pair["decoder"], "decoder", mean.outputs) for affine in end]
-    names = [name for affine in (*encoder, *decoder) for name in affine.names]
-    if len(set(names)) < len(names) or not decoder:
-        raise KernelError("a map is used twice, or the decoder has none")
-    return encoder, decoder

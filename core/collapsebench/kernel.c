@@ -14,6 +14,7 @@ typedef struct {
     long saved_stride;                    /* floats that one replica's saved pre-activations take */
     const long *sizes;                    /* layers + 1 */
     const long *activations;              /* layers */
+    const float *parameters;              /* of the activations */
     const float *x;
     const float *const *weights;          /* per layer (replicas, out, in) */
     const float *const *biases;           /* per layer (replicas, out), or null */
@@ -58,7 +59,7 @@ static void forward_replica(const Chain *chain, long r, float *memory) {
             } else {
                 float *a = saved + first * padded;
                 product(rows, padded, in, input, input_row, 1, turned, padded, a, padded, bias, 0);
-                activate(chain->activations[l], rows * padded, a, hidden, NULL);
+                activate(chain->activations[l], chain->parameters[l], rows * padded, a, hidden, NULL);
                 saved += chain->rows * padded;
                 input = hidden;
             }
@@ -93,7 +94,8 @@ static void backward_replica(const Chain *chain, long r, float *memory) {
         if (chain->activations[layers - 1] != IDENTITY) {
             long padded = chain_padded(last);
             saved -= chain->rows * padded;
-            activate(chain->activations[layers - 1], rows * padded, saved + first * padded, input, slope);
+            activate(chain->activations[layers - 1], chain->parameters[layers - 1], rows * padded,
+                     saved + first * padded, input, slope);
             multiply(rows * padded, g, slope);
         }
         for (long l = layers - 1; l >= 0; l--) {
@@ -101,7 +103,8 @@ static void backward_replica(const Chain *chain, long r, float *memory) {
             long padded_in = chain_padded(in), padded_out = chain_padded(out);
             if (l) {
                 saved -= chain->rows * padded_in;
-                activate(chain->activations[l - 1], rows * padded_in, saved + first * padded_in, input, slope);
+                activate(chain->activations[l - 1], chain->parameters[l - 1], rows * padded_in,
+                         saved + first * padded_in, input, slope);
             } else
                 pad_rows(rows, in, chain->x + r * chain->x_stride + first * in, input);
             product(out, padded_in, rows, g, 1, padded_out, input, padded_in, grad_weights[l], padded_in,

@@ -36,6 +36,7 @@ class Chain(ctypes.Structure):
     _fields_ = [
         *((name, _Long) for name in ("replicas", "rows", "layers", "x_stride", "saved_stride")),
         *((name, ctypes.POINTER(_Long)) for name in ("sizes", "activations")),
+        ("parameters", ctypes.POINTER(ctypes.c_float)),
         ("x", _Pointer),
         *((name, ctypes.POINTER(_Pointer)) for name in ("weights", "biases")),
         ("saved", _Pointer),
@@ -45,11 +46,14 @@ class Chain(ctypes.Structure):
     ]
 
 
-class Map(ctypes.Structure):
-    """An affine map, or two side by side, as in `pair.c`."""
+class Step(ctypes.Structure):
+    """A step of a pair, as in `pair.c`."""
 
     _fields_ = [
-        *((name, _Long) for name in ("inputs", "outputs", "parts", "kind")),
+        *((name, _Long) for name in ("what", "inputs", "outputs", "parts", "kind")),
+        ("parameter", ctypes.c_float),
+        *((name, _Long * 2) for name in ("sources", "adds")),
+        ("slot", _Long),
         *((name, _Pointer * 2) for name in ("weight", "bias", "weight_gradient", "bias_gradient")),
     ]
 
@@ -58,8 +62,9 @@ class Pair(ctypes.Structure):
     """The argument of `pair_run`, field by field as in `pair.c`."""
 
     _fields_ = [
-        *((name, _Long) for name in ("replicas", "rows", "latents", "encoder_maps", "maps")),
-        ("map", ctypes.POINTER(Map)),
+        *((name, _Long) for name in ("replicas", "rows", "features", "latents", "encoder_steps", "steps")),
+        *((name, _Long) for name in ("slots", "latent_slot")),
+        ("step", ctypes.POINTER(Step)),
         ("batch", ctypes.POINTER(_Long)),
         *((name, _Long) for name in ("x_stride", "noise_stride", "weight_stride")),
         *((name, _Pointer) for name in ("x", "noise", "weight", "error_price", "rate_price", "loss")),

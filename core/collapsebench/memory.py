@@ -68,6 +68,10 @@ class Footprint:
         )
         return self.data + int(max(peaks))
 
+    def on_cores(self, count: int) -> Footprint:
+        """Return it with what a replica after the other shares, its activations, held once on each core instead."""
+        return replace(self, update=replace(self.update, shared=count * self.update.shared))
+
     def most(self, room: float, wanted: int) -> int:
         """Return how many of the wanted replicas fit into so many bytes, one at least."""
         fit = range(1, wanted + 1)

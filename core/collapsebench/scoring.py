@@ -13,7 +13,7 @@ import torch
 
 from collapsebench.components import Evaluation, Measurement, Metric
 from collapsebench.data import Standardised
-from collapsebench.errors import PluginError, StoreError, unknown
+from collapsebench.errors import PluginError, StoreError, blaming, unknown
 from collapsebench.execute import observable_name, observe_cells
 from collapsebench.planning import Cell, Plan, create, error_text, used
 from collapsebench.provenance import commands, provenance
@@ -161,11 +161,15 @@ def _cell_result(
         status = plan.failures[cell.dataset][0] if cell.dataset in plan.failures else cell.status
         return CellResult(cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, status, reason)
     tables, failures = _read_tables(plan.suite, store, record, observables, failures)
-    measurement = measurement_of(plan.suite, cell, data, tables, registry)
-    opposite = counterpart(plan, cell)
-    if opposite is not None and opposite.record is not None and opposite.record.status in FINISHED:
-        other, _ = _read_tables(plan.suite, store, opposite.record, observables, {})
-        measurement = replace(measurement, counterpart=measurement_of(plan.suite, opposite, data, other, registry))
+    try:
+        measurement = measurement_of(plan.suite, cell, data, tables, registry)
+        opposite = counterpart(plan, cell)
+        if opposite is not None and opposite.record is not None and opposite.record.status in FINISHED:
+            other, _ = _read_tables(plan.suite, store, opposite.record, observables, {})
+            measurement = replace(measurement, counterpart=measurement_of(plan.suite, opposite, data, other, registry))
+    except Exception as error:
+        reason = f"trained, but cannot be scored: {error_text(error)}"
+        return CellResult(record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, "failed", reason)
     evaluations: dict[str, Evaluation] = {}
     metric_failures: dict[str, str] = {}
     for id, metric in metrics.items():
@@ -230,7 +234,10 @@ def measurement_of(
     decoder = create(registry, architecture.decoder)
     objective = create(registry, objective_reference)
     temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
-    foretold = objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
+    with blaming(f"objective '{objective_reference.qualified}': prediction"):
+        foretold = (
+            objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
+        )
     if foretold is not None and not foretold.any_encoder and not create(registry, architecture.encoder).linear:
         foretold = None
     return Measurement(

@@ -25,7 +25,7 @@ typedef float lanes __attribute__((vector_size(VECTOR * sizeof(float)), aligned(
 typedef int whole __attribute__((vector_size(VECTOR * sizeof(int)), aligned(4), may_alias));
 
 enum { TILE = 256, MOST_LAYERS = 64 };
-enum { IDENTITY, SILU, RELU, TANH };
+enum { IDENTITY, SILU, RELU, TANH, GELU, GELU_TANH, ELU, SOFTPLUS, LEAKY_RELU, SIGMOID };   /* activations.py */
 
 /* The row length that `size` floats are padded to. */
 INLINE long padded_to(long size) { return (size + VECTOR - 1) / VECTOR * VECTOR; }
@@ -124,7 +124,29 @@ INLINE lanes exponential(lanes x) {
 
 INLINE lanes sigmoid(lanes x) { return 1.0f / (1.0f + exponential(-x)); }
 
-INLINE lanes value_of(long kind, lanes a, lanes *slope) {
+/* log(1 + u) for u in [0, 1]: 2 artanh(s) with s = u / (2 + u) <= 1/3, whose series is summed to s^15. */
+INLINE lanes log_one_plus(lanes u) {
+    lanes s = u / (2.0f + u), square = s * s, sum = all(1.0f / 15.0f);
+    for (int n = 13; n > 0; n -= 2) sum = sum * square + 1.0f / (float)n;
+    return 2.0f * s * sum;
+}
+
+/* The normal distribution function, with its density. 1 - erf(x) = p(t) e^(-x^2), t = 1 / (1 + 0.3275911 x), within
+ * 1.5e-7 for x >= 0: Abramowitz and Stegun 1964, 7.1.26. */
+INLINE lanes normal_share(lanes a, lanes *density) {
+    lanes bell = exponential(-0.5f * a * a);
+    lanes t = 1.0f / (1.0f + 0.231641888f * choose(a < 0.0f, -a, a));
+    lanes p = all(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    lanes tail = 0.5f * p * t * bell;
+    *density = 0.398942280f * bell;
+    return choose(a < 0.0f, tail, 1.0f - tail);
+}
+
+INLINE lanes value_of(long kind, float parameter, lanes a, lanes *slope) {
     if (kind == SILU) {
         lanes s = sigmoid(a), h = a * s;
         *slope = s + h * (1.0f - s);
@@ -136,6 +158,35 @@ INLINE lanes value_of(long kind, lanes a, lanes *slope) {
         *slope = 1.0f - t * t;
         return t;
     }
+    if (kind == GELU) {
+        lanes density, share = normal_share(a, &density);
+        *slope = share + a * density;
+        return a * share;
+    }
+    if (kind == GELU_TANH) {
+        lanes near = choose(a < 50.0f, choose(a > -50.0f, a, all(-50.0f)), all(50.0f)), square = near * near;
+        lanes e = exponential(-1.59576912f * near * (1.0f + 0.044715f * square)), s = 1.0f / (1.0f + e), h = a * s;
+        *slope = s + near * s * (e * s) * 1.59576912f * (1.0f + 0.134145f * square);
+        return h;
+    }
+    if (kind == ELU) {
+        lanes grown = parameter * exponential(choose(a < 0.0f, a, all(0.0f)));
+        *slope = choose(a <= 0.0f, grown, all(1.0f));
+        return choose(a <= 0.0f, grown - parameter, a);
+    }
+    if (kind == SOFTPLUS) {
+        *slope = sigmoid(a);
+        return choose(a <= 0.0f, all(0.0f), a) + log_one_plus(exponential(choose(a < 0.0f, a, -a)));
+    }
+    if (kind == LEAKY_RELU) {
+        *slope = choose(a <= 0.0f, all(parameter), all(1.0f));
+        return choose(a <= 0.0f, parameter * a, a);
+    }
+    if (kind == SIGMOID) {
+        lanes s = choose(a == a, sigmoid(a), a);
+        *slope = s * (1.0f - s);
+        return s;
+    }
     *slope = choose(a <= 0.0f, all(0.0f), all(1.0f));
     return choose(a <= 0.0f, all(0.0f), a);
 }
@@ -143,16 +194,22 @@ INLINE lanes value_of(long kind, lanes a, lanes *slope) {
 #define ACTIVATE(KIND)                                                                                           \
     if (kind == KIND)                                                                                            \
         for (long i = 0; i < count; i += VECTOR) {                                                               \
-            lanes slope, value = value_of(KIND, *(const lanes *)(a + i), &slope);                                \
+            lanes slope, value = value_of(KIND, parameter, *(const lanes *)(a + i), &slope);                     \
             *(lanes *)(h + i) = value;                                                                           \
             if (d) *(lanes *)(d + i) = slope;                                                                    \
         }
 
 /* h = f(a); where d is not null, d = f'(a). count: a multiple of VECTOR. h may be a. */
-static void activate(long kind, long count, const float *a, float *h, float *d) {
+static void activate(long kind, float parameter, long count, const float *a, float *h, float *d) {
     ACTIVATE(SILU)
     ACTIVATE(RELU)
     ACTIVATE(TANH)
+    ACTIVATE(GELU)
+    ACTIVATE(GELU_TANH)
+    ACTIVATE(ELU)
+    ACTIVATE(SOFTPLUS)
+    ACTIVATE(LEAKY_RELU)
+    ACTIVATE(SIGMOID)
 }
 
 /* Copy the first `count` floats of every row. */

@@ -34,6 +34,8 @@ def test_throughput_tells_every_key_and_writes_the_command_and_the_hardware(tmp_
     found = json.loads(done.stdout)
     for key in ("replica_update_ms", "speedup_over_plain_loop", "share_of_matrix_peak"):
         assert found[key]["low"] <= found[key]["median"] <= found[key]["high"]
+    assert found["third_party_path"] == "fused"
+    assert found["third_party_share"]["median"] > 0
     assert (found["speedup_over_pythae"] is None) == bool(found["why_no_pythae"])
     assert json.loads((tmp_path / "out" / "throughput.json").read_text()) == found
     page = (tmp_path / "out" / "throughput.md").read_text()
@@ -50,6 +52,7 @@ def test_growth_has_a_spread_for_every_value_and_an_exponent() -> None:
     for each in found.values():
         assert len(each["values"]) == len(each["update_ms"]) == 2
         assert np.isfinite(each["exponent"])
+        assert each["paths"] == ["fused", "fused"]
 
 
 def test_exact_data_have_exactly_the_covariance_asked_for() -> None:
@@ -70,14 +73,15 @@ def test_the_linear_benchmark_reaches_the_oracle_and_states_its_search() -> None
     said: list[str] = []
     covariance = np.diag([3.0, 1.5, 0.5])
     found = bench_linear_equilibrium(
-        covariance, 3, repeats=1, patience=2.0, rates=(1e-2,), budgets=(300,), say=said.append
+        covariance, 3, repeats=1, patience=2.0, rates=(1e-2,), our_rates=(0.05, 0.1), budgets=(300,), say=said.append
     )
     assert found.ours.reached
     assert found.ours.error < found.tolerance
     assert found.equilibrium_speedup_linear.median == pytest.approx(found.adam.seconds / found.ours.seconds)
     assert found.is_lower_bound == (not found.adam.reached)
     assert len(found.search) == 2 + 3
-    assert len(said) == len(found.search) + 2
+    assert said[0] == f"both are computed {found.path}"
+    assert len(said) == 1 + len(found.search) + 2
 
 
 def test_the_mlp_benchmark_counts_what_is_never_reached_and_gives_the_worst_beside_the_mean() -> None:
@@ -86,3 +90,8 @@ def test_the_mlp_benchmark_counts_what_is_never_reached_and_gives_the_worst_besi
     assert found.worst == min(found.speedups) <= found.equilibrium_speedup_mlp <= max(found.speedups)
     assert 0 <= found.not_reached <= 2
     assert len(found.objective) == len(found.adam_rates) == 2
+
+
+def test_both_contenders_are_computed_as_a_run_would_compute_them() -> None:
+    mlp = bench_mlp_equilibrium(budgets=(4,), temperatures=2, updates=4, rates=(1e-3,), rows=512)
+    assert (mlp.path, mlp.why_this_path) == ("fused", "")

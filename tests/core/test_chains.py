@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from collapsebench import kernel
+from collapsebench.activations import activation_of
 from collapsebench.chains import Layout, StackedChain, with_chains
 from collapsebench.heads import GaussianHead
 from collapsebench.kernel import KernelError
@@ -19,7 +20,10 @@ from collapsebench.posterior import StackedPosterior
 from collapsebench.stack import why_not
 from collapsebench.train import Controls
 
-ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS = {
+    "silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "gelu-tanh": lambda: nn.GELU("tanh"),
+    "elu": lambda: nn.ELU(0.7), "softplus": nn.Softplus, "leaky-relu": lambda: nn.LeakyReLU(0.2), "sigmoid": nn.Sigmoid,
+}  # fmt: skip
 REPLICAS = 5
 
 
@@ -116,17 +120,20 @@ def test_values_that_are_not_finite_stay_with_their_replica_and_are_not_hidden(n
     assert torch.isnan(found[0][1]).all()
 
 
-def test_activations_at_the_ends_of_the_range_are_those_of_pytorch():
-    values = torch.tensor([-1e30, -200.0, -88.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 88.0, 200.0, 1e30])[:, None]
-    for kind, activation in enumerate((nn.SiLU(), nn.ReLU(), nn.Tanh()), start=1):
-        x = values[None].clone().requires_grad_()
-        y, _, _ = StackedChain.apply(Layout((kind,), 1), x, torch.ones(1, 1, 1), torch.zeros(1, 1))
-        reference = values.clone().requires_grad_()
-        expected = activation(reference)
-        assert torch.allclose(y[0], expected, rtol=1e-6, atol=1e-6)
-        (slope,) = torch.autograd.grad(y.sum(), x)
-        (wanted,) = torch.autograd.grad(expected.sum(), reference)
-        assert torch.allclose(slope[0], wanted, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_at_the_ends_of_the_range_and_within_it_are_those_of_pytorch_in_float64(name):
+    ends = torch.tensor([-1e30, -200.0, -88.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 88.0, 200.0, 1e30])
+    values = torch.cat([ends, torch.linspace(-12, 12, 1001)])[:, None]
+    activation = ACTIVATIONS[name]()
+    layout = Layout((activation_of(activation),), 1)
+    x = values[None].clone().requires_grad_()
+    y, _, _ = StackedChain.apply(layout, x, torch.ones(1, 1, 1), torch.zeros(1, 1))
+    reference = values.double().requires_grad_()
+    expected = activation(reference)
+    assert torch.allclose(y[0].double(), expected, rtol=1e-6, atol=1e-6)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    (wanted,) = torch.autograd.grad(expected.sum(), reference)
+    assert torch.allclose(slope[0].double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -250,10 +250,10 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
     assert choose_path(plan, NAMES, "cpu", load_registry()) == ("fused", "")
 
     def broken(*arguments: Any) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("no such layer")
 
     monkeypatch.setattr(paths, "build_stack", broken)
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "fused: ZeroDivisionError: no such layer")
 
 
 @pytest.fixture
@@ -273,7 +273,9 @@ def convolutions(tmp_path: Path) -> Plan:
 
 def test_what_the_kernel_does_not_cover_is_measured_along_every_path(convolutions: Plan) -> None:
     path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
-    found = re.fullmatch(r"measured with 6 replicas on \d+ threads, ms per replica-update: (.*)", reason)
+    found = re.fullmatch(
+        r"fused: the encoder .*; measured with 6 replicas on \d+ threads, ms per replica-update: (.*)", reason
+    )
     assert found is not None
     paths = [part.split()[0] for part in found[1].split(", ")]
     assert sorted(paths) == ["batched", "chained", "grouped", "one-by-one", "side-by-side"]
@@ -284,6 +286,47 @@ def test_the_path_that_was_measured_fastest_is_taken(convolutions: Plan, monkeyp
     monkeypatch.setattr(paths.calibrate, "time_paths", lambda stacks, x, noise: {"grouped": 2.0, "chained": 2.1})
     path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
     assert (path, reason.endswith("grouped 2, chained 2.1")) == ("grouped", True)
+
+
+def test_a_path_that_fails_when_measured_is_left_out_with_its_reason(
+    convolutions: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = paths.build_stack
+
+    def some(content: dict[str, Any], *arguments: Any) -> Any:
+        if content["path"] == "grouped":
+            raise MemoryError("no room")
+        return build(content, *arguments)
+
+    monkeypatch.setattr(paths, "build_stack", some)
+    path, reason = choose_path(convolutions, ("gaussian", "conv", "beta-vae"), "cpu", load_registry())
+    assert path != "grouped"
+    assert reason.endswith("; grouped: MemoryError: no room")
+
+
+def test_calibration_takes_no_more_replicas_than_memory_holds_on_every_path(
+    convolutions: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("gaussian", "conv", "beta-vae")
+    found = paths.predict_memory(convolutions, names, "cpu", "batched", load_registry())
+    assert found is not None
+    monkeypatch.setattr(paths, "room", lambda device, limit: 5 * found.bytes(2))
+    _, reason = choose_path(convolutions, names, "cpu", load_registry())
+    assert "measured with 2 replicas" in reason
+
+
+def test_the_memory_of_one_replica_on_each_core_counts_the_activations_of_every_core(convolutions: Plan) -> None:
+    names = ("gaussian", "conv", "beta-vae")
+    found = []
+    for threads in (1, 3):
+        compute = convolutions.suite.compute.model_copy(update={"threads": threads})
+        plan = replace(convolutions, suite=replace(convolutions.suite, compute=compute))
+        found.append(paths.predict_memory(plan, names, "cpu", "side-by-side", load_registry()))
+    alone, three = found
+    assert alone is not None
+    assert three is not None
+    assert three.update.shared == 3 * alone.update.shared > 0
+    assert (three.update.each, three.check) == (alone.update.each, alone.check)
 
 
 def test_an_observable_s_name_changes_with_what_decides_its_numbers_only() -> None:

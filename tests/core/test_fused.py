@@ -17,6 +17,7 @@ from collapsebench.kernel import KernelError
 from collapsebench.stack import why_not
 from collapsebench.train import Controls
 
+ACTIVATIONS = ("silu", "relu", "tanh", "gelu", "elu", "softplus")
 BY_PASSES = ("fused", "batched")
 MLP = {"encoder": ("mlp", {"depth": 2, "width": 12}), "decoder": ("mlp", {"depth": 2, "width": 12})}
 
@@ -52,7 +53,7 @@ def test_loss_and_gradient_are_those_of_torch_func(gaussian, make_stack, batch, 
     assert_same(*both(make_stack, gaussian, [0.5, 0.05, 1e-3], batch, **parts))
 
 
-@pytest.mark.parametrize("activation", ["silu", "relu", "tanh"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("latent_dim", [1, 8, 19])
 def test_every_activation_and_any_number_of_latents(gaussian, make_stack, activation, latent_dim):
     layers = {"depth": 3, "width": 12, "activation": activation}
@@ -126,6 +127,66 @@ class Plain(nn.Module):
         return self.mean(h), self.spread(h)
 
 
+class Block(nn.Module):
+    """A residual block as transformers have them."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, h):
+        return h + self.dropout(self.down(functional.gelu(self.up(self.norm(h)))))
+
+
+class Blocks(nn.Module):
+    """Residual blocks with layer norms, and one map for both heads."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__()
+        self.first, self.blocks = nn.Linear(features, 9), nn.Sequential(Block(9), Block(9))
+        self.norm, self.head = nn.LayerNorm(9, elementwise_affine=False), nn.Linear(9, 2 * latent_dim)
+
+    def forward(self, x):
+        h = self.norm(self.blocks(self.first(x.reshape(x.size(0), -1))))
+        return self.head(h).chunk(2, dim=-1)
+
+
+class Functional(Plain):
+    """Every activation as a function or a method, its result used twice, the sum in place, no bias anywhere."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__(features, latent_dim)
+        self.third = nn.Linear(6, 6, bias=False)
+
+    def forward(self, x):
+        h = functional.elu(self.first(x.view(x.shape[0], -1)), alpha=0.5)
+        h = functional.leaky_relu(self.second(functional.softplus(h)), 0.2).sigmoid()
+        g = h + torch.tanh(functional.gelu(h, approximate="tanh"))
+        g += functional.dropout(self.third(h), 0.3, training=False)
+        mean, log_variance = self.mean(g), self.spread(g)
+        return mean, log_variance
+
+
+class Normed(nn.Module):
+    """Layer norm of the input itself, whose gradient nobody needs, and after an activation that is no zero at zero."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(features), nn.Linear(features, 5), nn.Softplus(), nn.LayerNorm(5, bias=False), nn.Identity()
+        )
+        self.head = GaussianHead(5, latent_dim)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)))
+
+
+class Dropping(Plain):
+    def forward(self, x):
+        return super().forward(functional.dropout(x, 0.5))
+
+
 class Doubled(Plain):
     def forward(self, x):
         mean, log_variance = super().forward(x)
@@ -196,17 +257,53 @@ def encoder_of(module):
     return Foreign(Parameters())
 
 
-@pytest.mark.parametrize("module", [Plain, Swapped])
+@pytest.mark.parametrize("module", [Plain, Swapped, Blocks, Functional, Normed])
 def test_a_foreign_module_of_affine_maps_takes_it_too(gaussian, make_stack, module):
     parts = {"encoder": encoder_of(module), "decoder": MLP["decoder"]}
     assert_same(*both(make_stack, gaussian, [0.3, 0.01], 40, **parts))
     assert why_not(make_stack(gaussian, [0.3, 0.1], path="fused", **parts), 8) is None
 
 
+class Ends(nn.Module):
+    """A decoder of residual blocks that takes its input up again at the end, and ends in an activation."""
+
+    def __init__(self, latent_dim, features, activation):
+        super().__init__()
+        self.block, self.out = Block(latent_dim), nn.Linear(latent_dim, features)
+        self.again, self.activation = nn.Linear(latent_dim, features), activation
+
+    def forward(self, z):
+        return self.activation(self.out(self.block(z)) + self.again(z))
+
+
+def decoder_of(build):
+    class Foreign(Decoder[Parameters]):
+        def build(self, latent_dim, shape):
+            return build(latent_dim, int(np.prod(shape)))
+
+    return Foreign(Parameters())
+
+
+@pytest.mark.parametrize("activation", [nn.Softplus(), nn.GELU("tanh"), nn.Sigmoid(), nn.Identity()])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_foreign_decoder_whose_latents_are_used_twice(gaussian, make_stack, activation, weighted):
+    decoder = decoder_of(lambda latent_dim, features: Ends(latent_dim, features, activation))
+    parts = {"encoder": encoder_of(Blocks), "decoder": decoder, "seeds": (0, 1)}
+    assert_same(*both(make_stack, gaussian, [0.3, 0.01], 200, weighted=weighted, shared=False, latent_dim=5, **parts))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_shipped_residual_networks_take_it_with_every_activation(gaussian, make_stack, activation):
+    layers = {"depth": 2, "width": 12, "activation": activation}
+    parts = {"encoder": ("residual-mlp", layers), "decoder": ("residual-mlp", layers)}
+    assert_same(*both(make_stack, gaussian, [0.3, 0.01], 100, **parts))
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
         (Doubled, "does more than"),
+        (Dropping, "does more than"),
         (Scaled, "does more than"),
         (Branching, "cannot be traced"),
         (Twice, "used twice"),

@@ -19,6 +19,7 @@ from collapsebench.results import CellResult, SuiteResults
 from collapsebench.scoring import default_ranking, score_plan
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite import load_suite
+from collapsebench_objectives.beta_vae import BetaVae
 
 QUICK = ("training.max_updates=16", "scan.temperatures.count=3")
 WEIGHTS, OBSERVABLES = "cells/*/*/weights.safetensors", "cells/*/*/observables/*"
@@ -108,6 +109,21 @@ def test_a_failed_cell_is_a_row_with_the_first_line_of_its_reason(folder: Path) 
     found = cell(results, "linear", 0)
     assert (found.status, found.reason) == ("failed", "ValueError: no such layer")
     assert [one.status for one in results.cells].count("ok") == 3
+
+
+def test_a_prediction_that_fails_is_a_row_with_the_reason_and_leaves_the_others_their_scores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise ZeroDivisionError("no such law")
+
+    monkeypatch.setattr(BetaVae, "prediction", broken)
+    results = scored(folder)
+    found = cell(results, "linear", 0)
+    assert found.status == "failed"
+    assert found.reason.startswith("trained, but cannot be scored: objective 'beta-vae': prediction: ZeroDivisionError")
+    assert cell(results, "mlp", 0).status == "ok"  # its decoder is not linear: nothing is predicted
+    assert cell(results, "mlp", 0).evaluations
 
 
 def test_damaged_weights_are_a_row_with_the_reason_and_no_number(folder: Path) -> None:
