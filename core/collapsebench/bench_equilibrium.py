@@ -6,6 +6,7 @@ until a replica's objective is what Adam leaves after its whole budget, temperat
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ SPECTRUM = (
 """Normalised PCA spectrum of the 19 variables of WorldClim 1.4 at 10 arc-minutes, unweighted, as measured here."""
 TOLERANCE = 0.005
 _LOOKS = 40
+_CHECKS = 10
 
 
 @dataclass(frozen=True)
@@ -195,15 +197,16 @@ def bench_mlp_equilibrium(
     temperatures: int = 11,
     updates: int = 10_000,
     rates: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2),
-    our_rate: float = 0.01,
+    our_rates: Sequence[float] = (0.005, 0.01, 0.02),
     budgets: Sequence[int] = (1_000, 2_000, 4_000),
     rows: int = 50_000,
     say: Callable[[str], None] = lambda text: None,
 ) -> MlpEquilibrium:
     """Train a 2 x 64 MLP at T from 1 to 1e-5 with Adam for its whole budget, cosine decay, at several learning rates.
 
-    The best of them at each temperature is the target. Ours: one learning rate, cosine decay over each of `budgets`;
-    the budget with the largest geometric mean that reaches all is reported, at all temperatures.
+    The best of them at each temperature is the target. Ours: as a suite runs it, latents settled at ten checks, whose
+    time counts; each of `our_rates` with cosine decay over each of `budgets`. The setting that misses fewest
+    temperatures, of these the one with the largest geometric mean, is reported, at all temperatures.
     """
     keep_freed_memory()
     data, grid = data or _gaussian(rows), np.logspace(0, -5, temperatures)
@@ -218,8 +221,8 @@ def bench_mlp_equilibrium(
     target, seconds = np.min(found, axis=0), float(np.median(times))
     chosen = np.argmin(found, axis=0)
     candidates = []
-    for budget in budgets:
-        setting = Setting("preconditioned", our_rate, "cosine", budget)
+    for rate, budget in itertools.product(our_rates, budgets):
+        setting = Setting("preconditioned", rate, "cosine", budget)
         reached = _first_times(_trainer(data, contest, setting), target)
         speedups = seconds / np.abs(reached)
         missed = int((reached < 0).sum())
@@ -237,10 +240,22 @@ def _first_times(trainer: Trainer, target: Floats) -> Floats:
     """Return the seconds of updates until each replica's objective was met; the negative of all where it never was."""
     seconds, budget = 0.0, trainer.training.max_updates
     reached = np.full(len(target), np.nan)
-    while trainer.update < budget and np.isnan(reached).any():
+    for look in itertools.count(1):
+        if trainer.update >= budget or not np.isnan(reached).any():
+            break
         seconds += _advance(trainer, min(max(1, budget // _LOOKS), budget - trainer.update))
+        seconds += _settle(trainer) if look % (_LOOKS // _CHECKS) == 0 else 0.0
         reached[np.isnan(reached) & (_objective(trainer) <= target)] = seconds
     return np.where(np.isnan(reached), -seconds, reached)
+
+
+def _settle(trainer: Trainer) -> float:
+    """Settle the latents as a check does, and return the seconds that it took, measurement included."""
+    started = time.perf_counter()
+    if trainer.symmetry is not None:
+        found = trainer.measure(everything=True)
+        trainer.symmetry.settle(trainer.stack.parameters, found.mean, found.scale)
+    return time.perf_counter() - started
 
 
 def _objective(trainer: Trainer) -> Floats:
