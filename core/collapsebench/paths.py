@@ -12,7 +12,6 @@ from collapsebench import calibrate
 from collapsebench.assembly import build_stack, create_used, make_trainer
 from collapsebench.chains import covers
 from collapsebench.data import Standardised
-from collapsebench.errors import UnsuitableError
 from collapsebench.kernel import KernelError
 from collapsebench.memory import Footprint, footprint, room
 from collapsebench.memory_size import as_bytes
@@ -56,10 +55,8 @@ def find_path(
             reason = why_not(stack, content["latent_dim"])
         except KernelError as error:
             reason = f"{path}: {error}"
-        except UnsuitableError:
-            return "one-by-one", ""  # nothing will be computed
-        except Exception as error:
-            return "one-by-one", f"{path}: {error_text(error)}"
+        except Exception:
+            return "one-by-one", ""  # it will fail, or be skipped, and the row of each run will say why
         if reason is None:
             if asked == "auto" and device == "cpu" and path != "fused" and not _all_chained(stack):
                 path, reason = _measured_path(content, data, registry, compute, path)

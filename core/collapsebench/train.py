@@ -192,7 +192,7 @@ class Trainer:
             self.track.marks[self.alive[place]] = mark
         if leaving.any():
             self._retire(leaving)
-        if self.symmetry is not None and self._rows(final) is None and len(self.alive):
+        if self.symmetry is not None and not settling and self._rows(final) is None and len(self.alive):
             self.symmetry.settle(self.stack.parameters, found.mean[~leaving], found.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0

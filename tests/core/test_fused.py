@@ -77,8 +77,14 @@ def test_an_objective_that_changes_with_progress_is_followed(gaussian, make_stac
 
 
 def test_a_replica_has_the_same_bits_whatever_it_is_stacked_with(gaussian, make_trainer):
-    """Adam, mini-batches, 40 updates: the kernel takes a replica at a time, so not even rounding differs."""
-    training = {"optimiser": {"use": "adam", "learning_rate": 0.01}, "batch_size": 64, "max_updates": 40}
+    """Adam, mini-batches, 40 updates: the kernel takes a replica at a time, so not even rounding differs.
+
+    Latents are not settled: what a check measures is rounded with its stack.
+    """
+    training = {
+        "optimiser": {"use": "adam", "learning_rate": 0.01}, "batch_size": 64, "max_updates": 40,
+        "settle_latents": False,
+    }  # fmt: skip
     temperatures = [0.5 * 0.8**k for k in range(32)]
     whole = make_trainer(gaussian, temperatures, training=training, path="fused", **MLP).run(Controls())
     for replica in (3, 31):

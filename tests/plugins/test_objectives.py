@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -245,10 +246,9 @@ def test_every_path_ends_alike(make_short, path):
 def test_an_interrupted_run_ends_with_the_same_numbers_and_the_same_state(make_short, tmp_path):
     whole = make_short([0.3, 0.02]).run(Controls())
     checkpoint = tmp_path / "job.safetensors"
-    first = make_short([0.3, 0.02])
-    for _ in range(9):
-        first.advance()
-    first.save(checkpoint)
+    asked = itertools.count(1)
+    with pytest.raises(KeyboardInterrupt):
+        make_short([0.3, 0.02]).run(Controls(checkpoint=checkpoint, stop=lambda: next(asked) == 9))
     resumed = make_short([0.3, 0.02]).run(Controls(checkpoint=checkpoint))
     same(whole, resumed, exactly=True)
     assert whole.effective_temperatures == resumed.effective_temperatures
