@@ -59,13 +59,15 @@ class Objective(Configured[P]):
     """What a replica minimises.
 
     dial: what is turned along the grid of temperatures: "temperature" if `loss` receives beta = T V / decoder_variance,
-    else the name of what `dials` returns. has_oracle: whether the exact theory of distortion + beta rate holds for it
+    else the name of what `dials` returns. dial_is_price: whether more of it makes a nat dearer, so that `price_warm_up`
+    may start with less. has_oracle: whether the exact theory of distortion + beta rate holds for it
     at the temperatures of the grid. batchable: as for encoders. affine: whether `loss` is affine in distortion and
     rates (which lets a kernel take the gradient in one pass); verified where it is used.
     """
 
     batchable: ClassVar[bool] = True
     dial: ClassVar[str] = "temperature"
+    dial_is_price: ClassVar[bool] = True
     has_oracle: ClassVar[bool] = False
     affine: ClassVar[bool] = False
 

@@ -156,8 +156,12 @@ class Trainer:
         self.update += 1
 
     def price(self) -> float:
-        """Return the share of its dial that a replica pays at the next update: below one while the price rises."""
-        rise = self.training.price_warm_up * self.training.max_updates
+        """Return the share of its dial that a replica pays at the next update: below one while the price rises.
+
+        A dial that is no price is never turned down: less of a capacity would cost more, not less.
+        """
+        priced = self.stack.objective.dial_is_price
+        rise = self.training.price_warm_up * self.training.max_updates if priced else 0.0
         return min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * self.update / rise) if rise else 1.0
 
     def learning_rate(self) -> float:

@@ -35,6 +35,7 @@ class Capacity(Objective[CapacityParameters]):
     """
 
     dial: ClassVar[str] = "capacity"
+    dial_is_price: ClassVar[bool] = False
 
     def dials(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Floats:
         """Return the capacity of each temperature `(t,)`, nats."""

@@ -313,3 +313,10 @@ def test_a_linear_stack_on_a_power_law_of_16_modes_reaches_the_oracle(
     assert error[judged].max() < 0.02
     assert trained.marks.count("converged") >= 20
     assert "unstable" not in trained.marks
+
+
+def test_only_a_price_rises(gaussian, make_trainer):
+    """The dial of `capacity` is a capacity: the less, the more a nat costs."""
+    for use, first in (("beta-vae", 0.1), ("capacity", 1.0)):
+        trainer = make_trainer(gaussian, [0.3], objective=(use, {}), training={"price_warm_up": 0.5})
+        assert trainer.price() == pytest.approx(first)
