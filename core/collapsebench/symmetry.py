@@ -9,15 +9,16 @@ lowers the objective or leaves it, and moves no stationary point.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Tensors = dict[str, Tensor]
 Floats = NDArray[np.float64]
@@ -54,13 +55,19 @@ class Symmetry:
 
 def find_symmetry(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int) -> Symmetry | None:
     """Return where the latents of an encoder and decoder can be scaled and shifted, found by trying, or None."""
-    trial = copy.deepcopy(pair).eval()
-    device = next((parameter.device for parameter in trial.parameters()), torch.device("cpu"))
+    device = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, *shape, generator=generator).to(device)
     z, shift = (torch.randn(rows, latent_dim, generator=generator).to(device) for rows in (4, 1))
     factor = 0.5 + torch.rand(1, latent_dim, generator=generator).to(device)
-    return next((found for found in _candidates(trial, latent_dim) if _holds(trial, found, x, z, shift, factor)), None)
+    was_training = pair.training
+    pair.eval()
+    try:
+        return next(
+            (found for found in _candidates(pair, latent_dim) if _holds(pair, found, x, z, shift, factor)), None
+        )
+    finally:
+        pair.train(was_training)
 
 
 def _candidates(pair: nn.ModuleDict, latent_dim: int) -> Iterator[Symmetry]:
@@ -77,17 +84,21 @@ def _candidates(pair: nn.ModuleDict, latent_dim: int) -> Iterator[Symmetry]:
 
 @torch.no_grad()
 def _holds(pair: nn.ModuleDict, symmetry: Symmetry, x: Tensor, z: Tensor, shift: Tensor, factor: Tensor) -> bool:
-    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    before = pair.state_dict()
     dtype = before[f"{symmetry.first}.weight"].dtype
     x, z, shift, factor = (part.to(dtype) for part in (x, z, shift, factor))
     mean, log_variance = pair["encoder"](x)
     expected = (factor * (mean - shift), log_variance + 2 * factor.log(), pair["decoder"](z))
-    moved = {name: value[None].clone() for name, value in before.items()}
-    symmetry.move(moved, shift, factor)
-    pair.load_state_dict({name: value[0] for name, value in moved.items()})
-    found = (*pair["encoder"](x), pair["decoder"](factor * (z - shift)))
-    pair.load_state_dict(before)
+    stacked = {name: value[None].clone() for name, value in before.items()}
+    symmetry.move(stacked, shift, factor)
+    moved = {name: value[0] for name, value in stacked.items()}
+    found = (*_call(pair, "encoder", moved, x), _call(pair, "decoder", moved, factor * (z - shift)))
     return all(
         torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(1 + theirs.abs().max()))
         for ours, theirs in zip(found, expected, strict=True)
     )
+
+
+def _call(pair: nn.ModuleDict, part: str, state: Tensors, value: Tensor) -> Any:
+    own = {name.removeprefix(f"{part}."): tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
+    return functional_call(pair[part], own, (value,))
