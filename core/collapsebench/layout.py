@@ -282,7 +282,7 @@ def _footer(results: SuiteResults) -> list[str]:
         f"{interval_method(results)}.",
         "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium.",
         "Provenance: " + ", ".join([*(fact for fact in facts if fact), *date]) + ".",
-        *([f"Repeated by: {' && '.join(commands)}"] if commands else []),
+        *([f"Repeated by: {', then '.join(commands)}"] if commands else []),
     ]
 
 
