@@ -151,11 +151,13 @@ def _stack(stack: PlannedStack) -> dict[str, Any]:
 
 
 def _show_plan(session: Session, *, as_json: bool) -> None:
-    from collapsebench.planned_stacks import plan_stacks
+    from collapsebench.planned_stacks import plan_stacks, seconds_at_most
 
     current = _plan(session)
     suite = session.suite
-    stacks = list(plan_stacks(current, session.store, session.device, session.registry).values())
+    planned = plan_stacks(current, session.store, session.device, session.registry)
+    seconds = seconds_at_most(current, session.store, planned, session.device, session.registry)
+    stacks = list(planned.values())
     rows = _rows(session, current)
     missing = len(current.missing)
     replicas = missing * len(suite.scan.temperatures)
@@ -168,6 +170,7 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
         "to_train": missing,
         "replicas": replicas,
         "updates_at_most": replicas * suite.training.max_updates,
+        "seconds_at_most": seconds,
     }
     if as_json:
         failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
@@ -187,6 +190,21 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     click.echo(
         f"\n{summary['cells']} cells, {missing} to train: {replicas} replicas, at most {suite.training.max_updates} "
         f"updates each, on {session.device}. Nothing was written."
+    )
+    if seconds:
+        click.echo(
+            f"Training takes {_duration(seconds)} at most if all else is quiet, by a few updates of "
+            "each scan; checks and scores come on top."
+        )
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
     )
 
 

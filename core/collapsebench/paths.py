@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from collapsebench.stack import Computation, Stack, why_not
 from collapsebench.suite_schema import ComputeSettings
 from collapsebench.train import Trainer
 from collapsebench.waves import Piece
+
+_TIMED = 4
 
 
 def choose_path(plan: Plan, names: Names, device: str, registry: Registry) -> tuple[Computation, str]:
@@ -141,6 +144,33 @@ def predict_memory(plan: Plan, names: Names, device: str, path: Computation, reg
     """Return what a scan's stacks take on a path, or None where not even a small one can be trained."""
     with calibrate.on_threads(plan.suite.compute.threads):
         return _footprint(_as_job(plan, names, device), plan.data[names[0]], registry, path)
+
+
+def predict_seconds(
+    plan: Plan, names: Names, device: str, path: Computation, registry: Registry, replicas: int
+) -> float | None:
+    """Return the seconds of an update of one replica, timed on a few of a stack of so many; checks are not counted.
+
+    None where not even that can be trained.
+    """
+    content = {**_few(_as_job(plan, names, device), replicas), "path": path}
+    try:
+        with calibrate.on_threads(plan.suite.compute.threads):
+            trainer = make_trainer(content, Piece(0, tuple(range(replicas))), plan.data[names[0]], registry)
+            trainer.advance()
+            _wait_for(device)
+            started = time.perf_counter()
+            for _ in range(_TIMED):
+                trainer.advance()
+            _wait_for(device)
+    except Exception:  # what cannot be trained has its error reported by the job
+        return None
+    return (time.perf_counter() - started) / (_TIMED * replicas)
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _footprint(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from collapsebench.memory import Footprint, room
 from collapsebench.memory_size import as_bytes, bytes_text
-from collapsebench.paths import choose_path, predict_memory
+from collapsebench.paths import choose_path, predict_memory, predict_seconds
 from collapsebench.planning import Names, Plan, adopted_keys, waves_of
 from collapsebench.registry import Registry
+from collapsebench.stack import Computation
 from collapsebench.store import Store
+
+_TIMED_REPLICAS = 64
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class PlannedStack:
     """
 
     name: str
-    path: str
+    path: Computation
     why: str
     wanted: int
     most: Callable[[int], int]
@@ -71,3 +74,20 @@ def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> di
         name = "/".join(names)
         stacks[names] = PlannedStack(name, path, why, wanted, most, found.bytes if found else None, left)
     return stacks
+
+
+def seconds_at_most(
+    plan: Plan, store: Store, stacks: Mapping[Names, PlannedStack], device: str, registry: Registry
+) -> float | None:
+    """Return the seconds that training takes if every new replica needs its whole budget; None if none can be timed."""
+    frozen, scan = adopted_keys(plan, store), plan.suite.scan
+    total = 0.0
+    for names, stack in stacks.items():
+        cells = [
+            cell
+            for cell in plan.missing
+            if cell.key not in frozen and (cell.dataset, cell.architecture, cell.objective) == names
+        ]
+        each = predict_seconds(plan, names, device, stack.path, registry, min(_TIMED_REPLICAS, stack.replicas))
+        total += (each or 0.0) * len(cells) * len(scan.temperatures) * plan.suite.training.max_updates
+    return total or None

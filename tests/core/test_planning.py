@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import TINY, write_suite
+from flow import TINY, invoke, write_suite
 
+from collapsebench import planned_stacks
 from collapsebench.errors import StoreError
+from collapsebench.paths import predict_seconds
 from collapsebench.planning import Cell, Plan, describe, differences, error_text, key_of, make_jobs, make_plan, nearest
 from collapsebench.registry import load_registry
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite import Suite, load_suite
+from collapsebench.verbs import open_session
 
 WORLDCLIM = TINY + '[[datasets]]\nuse = "worldclim"\n'
 PATHS = {("gaussian", name, "beta-vae"): (True, "") for name in ("linear", "mlp")}
@@ -255,3 +258,26 @@ def test_differences_are_none_for_equals_and_swap_with_their_arguments() -> None
 def test_an_error_is_one_line_with_its_type_unless_it_is_one_of_ours() -> None:
     assert error_text(ValueError("two\n  lines")) == "ValueError: two lines"
     assert error_text(StoreError("says what\nto do")) == "says what to do"
+
+
+def test_a_plan_says_how_long_training_takes_at_most(tmp_path, monkeypatch):
+    """Seconds of an update of a replica, times replicas, times the budget; a scan that cannot be timed counts none."""
+    monkeypatch.setattr(
+        planned_stacks, "predict_seconds", lambda plan, names, *rest: None if names[1] == "linear" else 0.5
+    )
+    shown = invoke("plan", write_suite(tmp_path), "--store", tmp_path / "store", "--json")
+    said = json.loads(shown.output)
+    timed = [row for row in said["plan"] if "/mlp/" in row["cell"]]
+    budget = said["updates_at_most"] / said["replicas"]
+    temperatures = said["replicas"] / said["to_train"]
+    assert said["seconds_at_most"] == pytest.approx(0.5 * len(timed) * temperatures * budget)
+
+
+def test_the_seconds_of_an_update_are_timed_on_a_stack_as_it_would_be_trained(tmp_path):
+    session = open_session(write_suite(tmp_path), store=tmp_path / "store")
+    planned = make_plan(session.suite, session.store, session.registry)
+    names = ("gaussian", "mlp", "beta-vae")
+    found = predict_seconds(planned, names, "cpu", "fused", session.registry, 4)
+    assert found is not None
+    assert 0 < found < 1
+    assert predict_seconds(planned, names, "meta", "fused", session.registry, 4) is None
