@@ -13,7 +13,7 @@ from collapsebench.data import Standardised
 from collapsebench.errors import blaming
 from collapsebench.pairs import build_pair
 from collapsebench.registry import Registry
-from collapsebench.stack import Stack
+from collapsebench.stack import Computation, Stack
 from collapsebench.suite import EvaluationSettings, Training
 from collapsebench.train import Trainer
 from collapsebench.waves import Piece
@@ -72,3 +72,8 @@ def make_trainer(content: Mapping[str, Any], piece: Piece, data: Standardised, r
         Training.model_validate({**content["training"], **warm}),
         EvaluationSettings.model_validate(content["evaluation"]),
     )
+
+
+def trainer_of(job: Mapping[str, Any], data: Standardised, registry: Registry, path: Computation) -> Trainer:
+    """Return a trainer of the whole of a job of one cell, computed along a path."""
+    return make_trainer({**job, "path": path}, Piece(0, tuple(range(len(job["temperatures"])))), data, registry)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from collapsebench.assembly import make_trainer
+from collapsebench.assembly import trainer_of
 from collapsebench.bench_foreign import FOREIGN, NAME, registry_with_foreign
 from collapsebench.bench_pythae import pythae_epoch
 from collapsebench.components import Data, Split
@@ -29,7 +29,6 @@ from collapsebench.registry import Registry
 from collapsebench.stack import Computation
 from collapsebench.suite_schema import ComputeSettings, EvaluationSettings, Training
 from collapsebench.train import Trainer
-from collapsebench.waves import Piece
 
 Parts = tuple[str, Mapping[str, Any]]
 Floats = NDArray[np.float64]
@@ -214,11 +213,6 @@ def bench_job(
         "training": training.model_dump(mode="json"),
         "evaluation": EvaluationSettings().model_dump(mode="json"),
     }
-
-
-def trainer_of(job: Mapping[str, Any], data: Standardised, registry: Registry, path: Computation) -> Trainer:
-    """Return a trainer of the whole job, computed along a path."""
-    return make_trainer({**job, "path": path}, Piece(0, tuple(range(len(job["temperatures"])))), data, registry)
 
 
 def bench_trainer(

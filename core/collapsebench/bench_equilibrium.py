@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from collapsebench.bench import Floats, Parts, Spread, bench_job, trainer_of
+from collapsebench.assembly import trainer_of
+from collapsebench.bench import Floats, Parts, Spread, bench_job
 from collapsebench.components import Data, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.linear_oracle import oracle
@@ -240,9 +241,9 @@ def _first_times(trainer: Trainer, target: Floats) -> Floats:
     """Return the seconds of updates until each replica's objective was met; the negative of all where it never was."""
     seconds, budget = 0.0, trainer.training.max_updates
     reached = np.full(len(target), np.nan)
-    for look in itertools.count(1):
-        if trainer.update >= budget or not np.isnan(reached).any():
-            break
+    look = 0
+    while trainer.update < budget and np.isnan(reached).any():
+        look += 1
         seconds += _advance(trainer, min(max(1, budget // _LOOKS), budget - trainer.update))
         seconds += _settle(trainer) if look % (_LOOKS // _CHECKS) == 0 else 0.0
         reached[np.isnan(reached) & (_objective(trainer) <= target)] = seconds

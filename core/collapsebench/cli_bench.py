@@ -71,7 +71,7 @@ def _throughput_rows(found: Throughput) -> Rows:
     texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
     texts["third party"] = found.third_party
     texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
-    return texts | ({"no compiled kernel": found.why_this_path} if found.why_this_path else {})
+    return texts | ({"why this path": found.why_this_path} if found.why_this_path else {})
 
 
 def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, out: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from collapsebench import calibrate
-from collapsebench.assembly import build_stack, create_used, make_trainer
+from collapsebench.assembly import build_stack, create_used, trainer_of
 from collapsebench.chains import covers
 from collapsebench.data import Standardised
 from collapsebench.kernel import KernelError
@@ -21,7 +21,6 @@ from collapsebench.registry import Registry
 from collapsebench.stack import Computation, Stack, why_not
 from collapsebench.suite_schema import ComputeSettings
 from collapsebench.train import Trainer
-from collapsebench.waves import Piece
 
 _TIMED = 4
 
@@ -153,10 +152,10 @@ def predict_seconds(
 
     None where not even that can be trained.
     """
-    content = {**_few(_as_job(plan, names, device), replicas), "path": path}
+    content = _few(_as_job(plan, names, device), replicas)
     try:
         with calibrate.on_threads(plan.suite.compute.threads):
-            trainer = make_trainer(content, Piece(0, tuple(range(replicas))), plan.data[names[0]], registry)
+            trainer = trainer_of(content, plan.data[names[0]], registry, path)
             trainer.advance()
             _wait_for(device)
             started = time.perf_counter()
@@ -181,8 +180,7 @@ def _footprint(
     def make(replicas: int, data: Standardised, changes: Mapping[str, Any]) -> Trainer:
         training = {**own, **changes, "optimiser": dict(own["optimiser"])}
         training["optimiser"] |= {"refresh_every": 1} if "refresh_every" in training["optimiser"] else {}
-        job = {**_few(content, replicas), "path": path, "training": training}
-        return make_trainer(job, Piece(0, tuple(range(replicas))), data, registry)
+        return trainer_of({**_few(content, replicas), "training": training}, data, registry, path)
 
     width, workers = max(4 * latent_dim, math.prod(data.shape)), torch.get_num_threads()
     try:
