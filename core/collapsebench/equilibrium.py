@@ -12,6 +12,7 @@ Source: Hirn 2026, arXiv 2605.22691 and 2608.10599.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from collapsebench.components import Model, Samples
 
 Floats = NDArray[np.float64]
 _DENSE = 128
+_WINDOW = 1.25
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ class Equilibrium:
         """Return whether no spare latent is held at the prior above its threshold `(r,)`."""
         spare = (self.signal_fraction <= active_threshold).any(axis=1)
         return ~spare | (self.residual_edge <= (1 + tolerance) * temperatures)
+
+
+def signal_drift(history: Sequence[tuple[int, Sequence[float]]]) -> float | None:
+    """Return the largest drift of a latent's signal fraction, per e-fold of updates, or None if it is too early.
+
+    history: (update, signal fractions `(k,)`) of every check, in order. The drift is the slope of the least-squares
+    line of M^2 over ln(update), through the checks of the last quarter of an e-fold and the one before them.
+    """
+    updates = np.array([update for update, _ in history], dtype=np.float64)
+    before = np.flatnonzero((updates > 0) & (updates <= updates[-1] / _WINDOW))
+    if not len(before):
+        return None
+    fractions = np.array([entry for _, entry in history[before[-1] :]])
+    time = np.log(updates[before[-1] :])
+    time -= time.mean()
+    return float(np.abs(time @ fractions).max() / (time @ time))
 
 
 class _Sums:

@@ -273,6 +273,12 @@ class Stack:
         other.keep(replicas)
         return other
 
+    def with_parameters(self, parameters: Tensors) -> Stack:
+        """Return a stack of the same replicas with other parameters; this one is unchanged."""
+        other = copy.copy(self)
+        other.parameters = parameters
+        return other
+
     @torch.no_grad()
     def weights(self) -> Tensors:
         """Return everything that was or may have been changed by training, `(r, ...)` each."""

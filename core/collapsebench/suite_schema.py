@@ -142,6 +142,12 @@ class Training(Section):
         default=True,
         description="bring latents to E mu = 0, E mu^2 + E sigma^2 = 1 at each check; reconstructions stay",
     )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the updates so far over which the weights that are judged and kept are averaged",
+    )
     checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between two checkpoints")
 
 

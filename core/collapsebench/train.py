@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from collapsebench.average import Average
 from collapsebench.batches import Batches
 from collapsebench.checkpoint import read_checkpoint, write_checkpoint
 from collapsebench.components import Progress
 from collapsebench.data import Standardised
-from collapsebench.equilibrium import Equilibrium, measure_equilibrium
+from collapsebench.equilibrium import Equilibrium, measure_equilibrium, signal_drift
 from collapsebench.objective import Objective
 from collapsebench.observe import VALUES_AT_ONCE, SplitSamples
 from collapsebench.optimise import Adam, Preconditioned, StackOptimiser
@@ -31,6 +32,7 @@ from collapsebench.stack import Stack, StackModel, Tensors
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.symmetry import Symmetry, find_symmetry
 
+Floats = NDArray[np.float64]
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 _SCREEN_ROWS = 4096
 _FIRST_PRICE = 0.1
@@ -109,6 +111,7 @@ class Trainer:
             name: torch.zeros_like(value, device="cpu") for name, value in stack.weights().items()
         }
         self.track = _Track.of(len(stack))
+        self.average = Average(stack.parameters, training.average) if training.average else None
         self.update = 0
         self._check_every = max(1, training.max_updates // training.convergence.checks)
         self.values_at_once = VALUES_AT_ONCE
@@ -154,6 +157,8 @@ class Trainer:
         self._loss_sum += losses
         self._loss_count += 1
         self.update += 1
+        if self.average is not None:
+            self.average.add(self.stack.parameters, self.update)
 
     def price(self) -> float:
         """Return the share of its dial that a replica pays at the next update: below one while the price rises.
@@ -172,20 +177,24 @@ class Trainer:
         return float(training.optimiser.learning_rate) * rise * (fall if training.schedule == "cosine" else 1.0)
 
     def check(self, *, final: bool) -> None:
-        """Judge every replica in the stack; retire those that have settled, all of them at the end of the budget."""
+        """Judge every replica in the stack; retire those that have settled, all of them at the end of the budget.
+
+        What is judged, and left behind, are the averaged weights where there is an average.
+        """
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
         rising = (self.price() < 1.0 or settling) and not final
-        found = self.measure(everything=final)
-        stable = self._is_stable(found, self.stack)
+        judged = self.judged()
+        found = self.measure(everything=final, stack=judged)
+        stable = self._is_stable(found, judged)
         calm = np.zeros(len(self.alive), dtype=bool) if rising else self._is_calm(found, losses)
         slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
         tolerance = self.training.convergence.ward_residual
         candidate = stable & calm & (found.ward_residual <= tolerance + slack)
         finite = np.isfinite(losses) & np.isfinite(found.ward_residual)
         if slack and candidate.any():
-            candidate = self._confirm(candidate)
-        self._record(found, losses)
+            candidate = self._confirm(candidate, judged)
+        self._record(found, losses, judged)
         leaving = candidate | ~finite | final
         for place in np.flatnonzero(leaving):
             mark: Mark = "budget" if stable[place] else "unstable"
@@ -195,11 +204,24 @@ class Trainer:
                 mark = "diverged"
             self.track.marks[self.alive[place]] = mark
         if leaving.any():
-            self._retire(leaving)
+            self._retire(leaving, judged)
         if self.symmetry is not None and not settling and self._rows(final) is None and len(self.alive):
-            self.symmetry.settle(self.stack.parameters, found.mean[~leaving], found.scale[~leaving])
+            self.settle(self.symmetry, found.mean[~leaving], found.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
+
+    def judged(self) -> Stack:
+        """Return the stack as it is judged: with averaged weights, where there is an average."""
+        return self.stack if self.average is None else self.stack.with_parameters(self.average.weights)
+
+    def settle(self, symmetry: Symmetry, mean: Floats, scale: Floats) -> None:
+        """Bring the latents to E mu = 0 and E mu^2 + E sigma^2 = 1, given both as judged `(r, k)`.
+
+        The average moves with the weights that it averages, by the same symmetry.
+        """
+        symmetry.settle(self.stack.parameters, mean, scale)
+        if self.average is not None:
+            symmetry.settle(self.average.weights, mean, scale)
 
     def _find_symmetry(self) -> Symmetry | None:
         """Return the symmetries of the latents, if the objective has them too: a penalty on the weights breaks them."""
@@ -229,7 +251,7 @@ class Trainer:
             stack.effective_temperatures(), self.training.convergence.edge_tolerance, self.evaluation.active_threshold
         )
 
-    def _is_calm(self, found: Equilibrium, losses: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _is_calm(self, found: Equilibrium, losses: Floats) -> NDArray[np.bool_]:
         """Whether the signal fractions have stopped drifting and the loss has stopped falling."""
         settings = self.training.convergence
         patience = settings.patience * self.training.max_updates
@@ -237,22 +259,20 @@ class Trainer:
         for place, replica in enumerate(self.alive):
             history = self.track.fractions[replica]
             now = found.signal_fraction[place]
-            earlier = [entry for entry in history if 0 < entry[0] <= self.update / 1.25]
-            if earlier:
-                then, fractions = earlier[-1]
-                drift = float(np.abs(now - np.array(fractions)).max()) / math.log(self.update / then)
+            history.append((self.update, [float(value) for value in now]))
+            drift = signal_drift(history)
+            if drift is not None:
                 waited = self.update - self.track.best_update[replica] >= patience
                 calm[place] = drift <= settings.drift and waited
-            history.append((self.update, [float(value) for value in now]))
             best = self.track.best[replica]
             if len(history) == 1 or losses[place] < best - settings.relative_tolerance * abs(best):
                 self.track.best[replica], self.track.best_update[replica] = float(losses[place]), self.update
         return calm
 
-    def _confirm(self, candidate: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _confirm(self, candidate: NDArray[np.bool_], judged: Stack) -> NDArray[np.bool_]:
         """Measure the candidates on every row of the train split."""
         places = torch.from_numpy(np.flatnonzero(candidate)).to(self.stack.device)
-        alone = self.stack.select(places)
+        alone = judged.select(places)
         alive, self.alive = self.alive, self.alive[candidate]
         try:
             found = self.measure(everything=True, stack=alone)
@@ -263,8 +283,8 @@ class Trainer:
         confirmed[candidate] = good & (found.ward_residual <= self.training.convergence.ward_residual)
         return confirmed
 
-    def _record(self, found: Equilibrium, losses: NDArray[np.float64]) -> None:
-        effective = self.stack.effective_temperatures()
+    def _record(self, found: Equilibrium, losses: Floats, judged: Stack) -> None:
+        effective = judged.effective_temperatures()
         for place, replica in enumerate(self.alive):
             self.track.updates[replica] = self.update
             self.track.losses[replica] = float(losses[place])
@@ -281,17 +301,19 @@ class Trainer:
                 }
             )
 
-    def _retire(self, leaving: NDArray[np.bool_]) -> None:
+    def _retire(self, leaving: NDArray[np.bool_], judged: Stack) -> None:
         """Move replicas out of the stack and close the ranks."""
         places = np.flatnonzero(leaving)
         targets = torch.from_numpy(self.alive[places])
-        for name, value in self.stack.weights().items():
+        for name, value in judged.weights().items():
             self.finished[name][targets] = value[torch.from_numpy(places).to(value.device)].cpu()
         staying = torch.from_numpy(np.flatnonzero(~leaving)).to(self.stack.device)
         self.alive = self.alive[~leaving]
         if len(self.alive):
             self.stack.keep(staying)
             self.optimiser.keep(staying)
+            if self.average is not None:
+                self.average.keep(staying)
 
     def save(self, path: Path) -> None:
         """Write everything that `restore` needs, atomically."""
@@ -301,6 +323,8 @@ class Trainer:
             **{f"finished/{name}": value for name, value in self.finished.items()},
             "loss_sum": self._loss_sum,
         }
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
         meta = {
             "update": self.update,
             "alive": [int(replica) for replica in self.alive],
@@ -319,6 +343,8 @@ class Trainer:
         self.stack.load(_named(tensors, "weights/"))
         self.optimiser.load(_named(tensors, "optimiser/"))
         self.finished = {name: value.cpu() for name, value in _named(tensors, "finished/").items()}
+        if self.average is not None:
+            self.average.weights = _named(tensors, "average/")
         self._loss_sum = tensors["loss_sum"]
 
 

@@ -288,7 +288,7 @@ def test_confirming_on_every_row_leaves_the_stack_unchanged(gaussian, make_train
     trainer = make_trainer(gaussian, [0.3, 0.1, 0.05], training=settings())
     trainer.advance()
     weights, alive = trainer.stack.weights(), copy.copy(trainer.alive)
-    trainer._confirm(np.array([True, False, True]))
+    trainer._confirm(np.array([True, False, True]), trainer.stack)
     assert np.array_equal(trainer.alive, alive)
     assert all(torch.equal(value, weights[name]) for name, value in trainer.stack.weights().items())
 
