@@ -25,8 +25,8 @@ WHOLE = 1 / 6
 """The least variance granted to the difference of two whole numbers, since rounding hides up to 1/12 of each."""
 
 ENOUGH = 20
-"""Blocks, each a dataset with a seed, from which on ranks alone decide. Fewer can all agree by luck, or nearly: then
-they have hardly any spread, and intervals made of it cover too little (docs/statistics.md)."""
+"""Blocks, each a dataset with a seed, from which on a bootstrap may judge them. Fewer can all agree by luck, or nearly:
+then they have hardly any spread, and intervals made of it cover too little (docs/statistics.md)."""
 
 ROUNDOFF = 1e-12
 """A standard error below this share of the largest difference is none: the differences are all the same."""
@@ -37,6 +37,9 @@ to say how large the largest t of all pairs may be; with fewer, each pair has it
 
 _DRAWS = 4000
 """Draws of the bootstrap: the level of its quantile is off by a third of a per cent, standard error."""
+
+_FLIPS = 2**17
+"""Ways to flip signs that are drawn where all would be too many."""
 
 _DECIMALS = 9
 """Decimals that differences of mean ranks are rounded to: they are fractions, and a tie must be an exact zero."""
@@ -119,8 +122,9 @@ def paired_ranks(
     1. the t-interval of their difference in mean rank excludes 0: paired by block, stratified by dataset, and so wide
        that all pairs hold together: by the bootstrap of the largest t of all pairs; where blocks are too few for that
        (`ENOUGH`, `PER_ARCHITECTURE`), at 1 - (1 - confidence) / pairs each.
-    2. with fewer than `ENOUGH` blocks, which may all agree by luck: flipping the signs of the blocks' differences in
-       all ways gives one as large in at most (1 - confidence) / pairs of them. With so few blocks that none of the ways
+    2. where blocks are too few for the bootstrap, and may all agree by luck: flipping the signs of the blocks'
+       differences, in all ways or from `ENOUGH` blocks on in 2^17 drawn ones, gives one as large in at most
+       (1 - confidence) / pairs of them. With so few blocks that none of the ways
        is that rare, more scores must differ in that direction than in the other, each by its own t-interval over seeds,
        at 1 - (1 - confidence) / (pairs * datasets * scores).
 
@@ -160,7 +164,7 @@ def _decided(
     together = blocks >= ENOUGH and blocks - len(parts) >= PER_ARCHITECTURE * len(costs[0])
     quantile = _largest_t(parts, confidence) if together else stats.t.ppf(1 - chance / 2, df)
     lead = np.where(np.abs(mean.round(_DECIMALS)) > quantile * error, np.sign(mean), 0.0)
-    if blocks >= ENOUGH:
+    if together:
         return lead
     if 2.0 ** (1 - blocks) <= chance:
         weighted = np.concatenate([part / part.shape[1] for part in parts], axis=1)
@@ -206,16 +210,23 @@ def _normal(place: int, seeds: int) -> Floats:
 
 
 def _share_as_large(blocks: Floats) -> Floats:
-    """Return per pair the share of all ways to flip signs whose sum is at least as large; `(pair, block)`."""
+    """Return per pair the share of ways to flip signs whose sum is at least as large; `(pair, block)`."""
     totals = (np.abs(pair @ _signs(len(pair))) for pair in blocks)
     return np.array([(total >= total[0] - 10.0**-_DECIMALS).mean() for total in totals], dtype=np.float64)
 
 
 @lru_cache(maxsize=2)
 def _signs(blocks: int) -> Floats:
-    """Return all signs of blocks, up to a common one, `(blocks, 2^(blocks - 1))`; the first column is all +1."""
-    ways = np.arange(2 ** (blocks - 1))
-    return np.where((ways[None, :] >> np.arange(blocks)[:, None]) & 1, -1.0, 1.0)
+    """Return signs of blocks, a way to flip them in each column, the first all +1: `(blocks, ways)`.
+
+    Of fewer than `ENOUGH` blocks all ways, up to a common sign; of more, ways drawn at random, the same every time.
+    """
+    if blocks < ENOUGH:
+        ways = np.arange(2 ** (blocks - 1))
+        return np.where((ways[None, :] >> np.arange(blocks)[:, None]) & 1, -1.0, 1.0)
+    drawn = np.random.default_rng(blocks).integers(0, 2, (blocks, _FLIPS), dtype=np.int8)
+    drawn[:, 0] = 0
+    return 1.0 - 2.0 * drawn
 
 
 def _votes(worse: Floats, better: Floats, level: float) -> Floats:
