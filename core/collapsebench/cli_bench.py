@@ -13,7 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from collapsebench.bench import Spread, Throughput
-    from collapsebench.bench_equilibrium import LinearEquilibrium, MlpEquilibrium
+    from collapsebench.bench_equilibrium import LinearEquilibrium, MlpEquilibrium, Setting
     from collapsebench.bench_growth import Growth
 
 Rows = dict[str, str]
@@ -160,9 +160,9 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
         "linear, speedup": _spread(found.equilibrium_speedup_linear) + bound,
         "linear, path of both": _path(found.path, found.why_this_path),
         "linear, target": f"mean |M^2 - theory| < {found.tolerance}",
-        "linear, ours": f"{found.ours.setting}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
-        "linear, Adam": f"{found.adam.setting}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, error "
-        f"{found.adam.error:.4f}",
+        "linear, ours": f"{_setting(found.ours.setting)}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
+        "linear, Adam": f"{_setting(found.adam.setting)}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, "
+        f"error {found.adam.error:.4f}",
         "linear, search": f"{sum(run.setting.optimiser == 'adam' for run in found.search)} settings of Adam, "
         f"{sum(run.setting.optimiser != 'adam' for run in found.search)} of ours",
     }
@@ -173,16 +173,24 @@ def _path(path: str, reason: str) -> str:
 
 
 def _mlp_rows(found: MlpEquilibrium) -> Rows:
-    each = ", ".join(f"{t:.2g}: {s:.2f}" for t, s in zip(found.temperatures, found.speedups, strict=True))
+    rows = {
+        f"mlp, against Adam at {race.against}": f"{race.geometric_mean:.2f}, worst {race.worst:.2f}, not reached "
+        f"{race.not_reached} of {len(race.speedups)}, by {_setting(race.ours)}"
+        for race in found.races
+    }
+    for race in found.races:
+        each = zip(found.temperatures, race.speedups, strict=True)
+        rows[f"by temperature, {race.against}"] = ", ".join(f"{t:.2g}: {speedup:.2f}" for t, speedup in each)
     return {
-        "mlp, geometric mean": f"{found.equilibrium_speedup_mlp:.2f}",
-        "mlp, worst": f"{found.worst:.2f}",
-        "mlp, not reached": str(found.not_reached),
-        "mlp, by temperature": each,
-        "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s, best learning rate by temperature",
-        "mlp, ours": str(found.ours),
+        **rows,
+        "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s",
         "mlp, path of both": _path(found.path, found.why_this_path),
     }
+
+
+def _setting(setting: Setting) -> str:
+    average = f", average {setting.average:g}" if setting.average else ""
+    return f"{setting.optimiser} at {setting.learning_rate:g}, {setting.schedule}, {setting.budget} updates{average}"
 
 
 @bench.command()

@@ -36,18 +36,50 @@ static float clear_of(long i, long padded, float *a) {
     return sqrtf(dot(padded, row, row));
 }
 
-/* Make the n rows of a (n, padded) orthonormal, each from itself and those before it (Gram-Schmidt, repeated). */
-static void orthonormalise(long n, long padded, float *a) {
-    for (long i = 0; i < n; i++) {
-        float *row = a + i * padded;
-        float length = sqrtf(dot(padded, row, row)), left = clear_of(i, padded, a);
-        for (long j = i; !(left > 1e-6f * length && left > 0.0f) && j < i + n; j++) {   /* depends on those before */
-            memset(row, 0, padded * sizeof(float));
-            row[j % n] = 1.0f;
-            left = clear_of(i, padded, a);
-            length = 1e5f;                     /* anything longer than a tenth will do */
+/* Make row i one of unit length at a right angle to those before it, when it depends on them: from a unit vector. */
+static void replace_row(long i, long n, long padded, float *a) {
+    float *row = a + i * padded, left = 0.0f;
+    for (long j = i; left < 0.1f && j < i + n; j++) {
+        memset(row, 0, padded * sizeof(float));
+        row[j % n] = 1.0f;
+        left = clear_of(i, padded, a);
+    }
+    for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) /= left;
+}
+
+/* Make the n rows of a (n, padded) orthonormal, each from itself and those before it: Gram-Schmidt, repeated, for a
+ * few rows at a time, which are cleared of the finished ones by two products. turned (padded, padded) receives those in
+ * columns; along has place for as many rows as are taken together. */
+static void orthonormalise(long n, long padded, float *a, float *turned, float *along) {
+    enum { TOGETHER = 8 };
+    memset(turned, 0, padded * padded * sizeof(float));
+    for (long first = 0; first < n; first += TOGETHER) {
+        long count = smaller(TOGETHER, n - first), done = padded_to(first);
+        float *rows = a + first * padded;
+        for (int pass = 0; pass < 2; pass++) {
+            float before[TOGETHER];
+            for (long i = 0; i < count; i++) before[i] = sqrtf(dot(padded, rows + i * padded, rows + i * padded));
+            if (first) {
+                product(count, done, padded, rows, padded, 1, turned, padded, along, done, NULL, 0);
+                for (long i = 0; i < count * done; i++) along[i] = -along[i];
+                product(count, padded, first, along, done, 1, a, padded, rows, padded, rows, padded);
+            }
+            for (long i = 0; i < count; i++) {
+                float *row = rows + i * padded;
+                for (long j = 0; j < i; j++) {
+                    const float *other = rows + j * padded;
+                    float share = dot(padded, row, other);
+                    for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) -= share * *(const lanes *)(other + k);
+                }
+                float left = sqrtf(dot(padded, row, row));
+                if (left > 1e-6f * before[i] && left > 0.0f)
+                    for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) /= left;
+                else
+                    replace_row(first + i, n, padded, a);
+            }
         }
-        for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) /= left;
+        for (long i = 0; i < count; i++)
+            for (long k = 0; k < padded; k++) turned[k * padded + first + i] = rows[i * padded + k];
     }
 }
 
@@ -118,7 +150,7 @@ static void follow_side(const Update *update, Bench *bench, Basis *basis, int is
         if (!update->refresh) return;
     }
     power_step(update, bench, basis, side, covariance);
-    orthonormalise(side, padded, bench->next);
+    orthonormalise(side, padded, bench->next, bench->turn, bench->spare);
     if (!update->start) turn_momentum(bench, basis, is_left, m, n);
     memcpy(basis->rows, bench->next, side * padded * sizeof(float));
     turn_rows(side, side, basis->rows, padded, basis->columns, padded);

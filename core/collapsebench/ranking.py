@@ -226,7 +226,7 @@ def _signs(blocks: int) -> Floats:
         return np.where((ways[None, :] >> np.arange(blocks)[:, None]) & 1, -1.0, 1.0)
     drawn = np.random.default_rng(blocks).integers(0, 2, (blocks, _FLIPS), dtype=np.int8)
     drawn[:, 0] = 0
-    return 1.0 - 2.0 * drawn
+    return np.where(drawn == 1, -1.0, 1.0)
 
 
 def _votes(worse: Floats, better: Floats, level: float) -> Floats:

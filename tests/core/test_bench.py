@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from collapsebench.bench_equilibrium import (
     Run,
     Setting,
     _best,
+    _race,
     bench_linear_equilibrium,
     bench_mlp_equilibrium,
     exact_data,
@@ -84,12 +85,28 @@ def test_the_linear_benchmark_reaches_the_oracle_and_states_its_search() -> None
     assert len(said) == 1 + len(found.search) + 2
 
 
-def test_the_mlp_benchmark_counts_what_is_never_reached_and_gives_the_worst_beside_the_mean() -> None:
-    options: dict[str, Any] = {"temperatures": 2, "updates": 40, "rates": (1e-3,), "rows": 512}
-    found = bench_mlp_equilibrium(budgets=(40,), **options)
-    assert found.worst == min(found.speedups) <= found.equilibrium_speedup_mlp <= max(found.speedups)
-    assert 0 <= found.not_reached <= 2
-    assert len(found.objective) == len(found.adam_rates) == 2
+def test_the_mlp_benchmark_races_every_rate_of_adam_and_the_best_of_them() -> None:
+    found = bench_mlp_equilibrium(budgets=(40,), temperatures=2, updates=40, rates=(1e-3, 1e-2), rows=512)
+    assert [race.against for race in found.races] == ["0.001", "0.01", "best of these"]
+    assert found.equilibrium_speedup_mlp == found.races[0].geometric_mean
+    for race in found.races:
+        assert race.worst == min(race.speedups) <= race.geometric_mean <= max(race.speedups)
+        assert 0 <= race.not_reached <= 2
+    best = np.min([race.objective for race in found.races[:2]], axis=0)
+    assert found.races[2].objective == pytest.approx(best)
+
+
+def test_a_race_takes_the_setting_that_misses_least_and_counts_a_miss_with_its_whole_time() -> None:
+    quick, thorough = (Setting("preconditioned", 1e-2, "cosine", budget) for budget in (10, 20))
+    courses = [
+        (quick, (np.array([1.0, 2.0]), np.array([[0.5, 0.9], [0.4, 0.8]]))),
+        (thorough, (np.array([2.0, 4.0]), np.array([[0.6, 0.7], [0.5, 0.3]]))),
+    ]
+    race = _race("0.001", np.array([0.5, 0.3]), 8.0, courses)
+    assert (race.ours, race.speedups, race.not_reached) == (thorough, (2.0, 2.0), 0)
+    race = _race("0.001", np.array([0.5, 0.1]), 8.0, courses)
+    assert (race.ours, race.speedups, race.not_reached, race.worst) == (quick, (8.0, 4.0), 1, 4.0)
+    assert race.geometric_mean == pytest.approx(math.sqrt(32.0))
 
 
 def test_both_contenders_are_computed_as_a_run_would_compute_them() -> None:
