@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -174,18 +175,22 @@ def _path(path: str, reason: str) -> str:
 
 def _mlp_rows(found: MlpEquilibrium) -> Rows:
     rows = {
-        f"mlp, against Adam at {race.against}": f"{race.geometric_mean:.2f}, worst {race.worst:.2f}, not reached "
+        f"mlp, against {_rival(race.against)}": f"{race.geometric_mean:.2f}, worst {race.worst:.2f}, not reached "
         f"{race.not_reached} of {len(race.speedups)}, by {_setting(race.ours)}"
         for race in found.races
     }
     for race in found.races:
         each = zip(found.temperatures, race.speedups, strict=True)
-        rows[f"by temperature, {race.against}"] = ", ".join(f"{t:.2g}: {speedup:.2f}" for t, speedup in each)
+        rows[f"by temperature, {_rival(race.against)}"] = ", ".join(f"{t:.2g}: {speedup:.2f}" for t, speedup in each)
     return {
         **rows,
         "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s",
         "mlp, path of both": _path(found.path, found.why_this_path),
     }
+
+
+def _rival(against: str) -> str:
+    return f"Adam at {against}" if against[0].isdigit() else f"the {against}"
 
 
 def _setting(setting: Setting) -> str:
@@ -243,8 +248,9 @@ def _deliver(name: str, title: str, found: dict[str, Any], rows: Rows, *, as_jso
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        command = " ".join(["collapsebench", *_command()])
-        table = "\n".join(f"| {row} | {value.strip()} |" for row, value in rows.items())
+        command = shlex.join(["collapsebench", *_command()])
+        cells = {row: value.strip().replace("|", "\\|") for row, value in rows.items()}
+        table = "\n".join(f"| {row} | {value} |" for row, value in cells.items())
         page = f"# {name}\n\n{title}\n\n| | |\n|---|---|\n{table}\n\n{footer}\n\n`{command}`\n"
         (out / f"{name}.md").write_text(page, encoding="utf-8")
 
