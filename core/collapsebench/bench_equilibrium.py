@@ -177,8 +177,9 @@ def bench_linear_equilibrium(
     ours = [run(Setting("preconditioned", rate, "cosine", n), math.inf) for n in budgets for rate in our_rates]
     best = _best(ours)
     limit = patience * best.seconds
-    probe = _run_linear(data, contest, target, Setting("adam", rates[0], "constant", 200), math.inf)
-    fit = max(400, int(limit / probe.seconds * probe.updates))
+    fit = max(
+        400, int(limit / _advance(_trainer(data, contest, Setting("adam", rates[0], "constant", 500)), 500) * 500)
+    )
     plans = [("constant", 10 * fit), ("cosine", fit // 4), ("cosine", fit)]
     theirs = [run(Setting("adam", rate, schedule, n), limit) for rate in rates for schedule, n in plans]
     adam = _best(theirs)
@@ -234,7 +235,7 @@ def bench_mlp_equilibrium(
         times.append(_advance(trainer, updates))
         targets[f"{rate:g}"] = _objective(trainer)
         say(f"adam at {rate:g}: {times[-1]:.1f} s")
-    targets["best of these"] = np.min(list(targets.values()), axis=0)
+    targets["best of these"] = np.fmin.reduce(list(targets.values()))
     courses = []
     for rate, budget in itertools.product(our_rates, budgets):
         setting = Setting("preconditioned", rate, "cosine", budget, average)

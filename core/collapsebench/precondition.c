@@ -36,10 +36,11 @@ static float clear_of(long i, long padded, float *a) {
     return sqrtf(dot(padded, row, row));
 }
 
-/* Make row i one of unit length at a right angle to those before it, when it depends on them: from a unit vector. */
+/* Make row i one of unit length at a right angle to those before it, when it depends on them: from a unit vector. Of
+ * the n unit vectors one keeps at least 1 / sqrt(n) of its length. */
 static void replace_row(long i, long n, long padded, float *a) {
-    float *row = a + i * padded, left = 0.0f;
-    for (long j = i; left < 0.1f && j < i + n; j++) {
+    float *row = a + i * padded, left = 0.0f, enough = 0.5f / sqrtf((float)n);
+    for (long j = i; left < enough && j < i + n; j++) {
         memset(row, 0, padded * sizeof(float));
         row[j % n] = 1.0f;
         left = clear_of(i, padded, a);
@@ -47,17 +48,18 @@ static void replace_row(long i, long n, long padded, float *a) {
     for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) /= left;
 }
 
-/* Make the n rows of a (n, padded) orthonormal, each from itself and those before it: Gram-Schmidt, repeated, for a
- * few rows at a time, which are cleared of the finished ones by two products. turned (padded, padded) receives those in
- * columns; along has place for as many rows as are taken together. */
+/* Make the n rows of a (n, padded) orthonormal, each from itself and those before it: Gram-Schmidt for a few rows at a
+ * time, which are cleared of the finished ones by two products, again and again until no row loses half of its length.
+ * turned (padded, padded) receives the finished ones in columns; along has place for as many rows as are taken together. */
 static void orthonormalise(long n, long padded, float *a, float *turned, float *along) {
-    enum { TOGETHER = 8 };
+    enum { TOGETHER = 8, PASSES = 5 };
     memset(turned, 0, padded * padded * sizeof(float));
     for (long first = 0; first < n; first += TOGETHER) {
         long count = smaller(TOGETHER, n - first), done = padded_to(first);
         float *rows = a + first * padded;
-        for (int pass = 0; pass < 2; pass++) {
+        for (int pass = 0, straight = 0; pass < PASSES && !(pass > 1 && straight); pass++) {
             float before[TOGETHER];
+            straight = 1;
             for (long i = 0; i < count; i++) before[i] = sqrtf(dot(padded, rows + i * padded, rows + i * padded));
             if (first) {
                 product(count, done, padded, rows, padded, 1, turned, padded, along, done, NULL, 0);
@@ -72,6 +74,7 @@ static void orthonormalise(long n, long padded, float *a, float *turned, float *
                     for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) -= share * *(const lanes *)(other + k);
                 }
                 float left = sqrtf(dot(padded, row, row));
+                straight &= left > 0.5f * before[i];
                 if (left > 1e-6f * before[i] && left > 0.0f)
                     for (long k = 0; k < padded; k += VECTOR) *(lanes *)(row + k) /= left;
                 else

@@ -46,6 +46,8 @@ class OutOfTimeError(Exception):
 class Trained:
     """What training leaves: weights `(r, ...)` on the CPU, and per replica its mark, updates, normalised loss and
     effective temperature.
+
+    losses: the mean over the updates between the last two checks, of the weights as they were then, not averaged.
     """
 
     weights: Tensors

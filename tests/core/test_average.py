@@ -101,6 +101,7 @@ def test_what_is_judged_is_what_is_kept(gaussian, make_trainer):
 
     trainer.check = look
     trained = trainer.run(Controls())
+    assert expected
     for name, value in expected.items():
         assert torch.equal(trained.weights[name], value)
 

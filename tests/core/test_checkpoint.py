@@ -59,9 +59,10 @@ def test_a_run_stopped_by_keyboard_interrupt_and_started_again_ends_bitwise_the_
     assert_same(trainer().run(Controls(checkpoint=checkpoint)), expected)
 
 
+@pytest.mark.parametrize("average", [0.0, 0.1])
 @pytest.mark.parametrize("use", OPTIMISERS)
-def test_replicas_that_had_left_before_the_interruption_are_still_there(gaussian, make_trainer, tmp_path, use):
-    training = settings(use, batch_size="full", max_updates=400, convergence={})
+def test_replicas_that_had_left_before_the_interruption_are_still_there(gaussian, make_trainer, tmp_path, use, average):
+    training = settings(use, batch_size="full", max_updates=400, convergence={}, average=average)
 
     def trainer():
         return make_trainer(gaussian, [0.7, 0.3, 0.01], training=training)

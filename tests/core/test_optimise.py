@@ -193,6 +193,24 @@ def test_the_kernel_s_bases_are_orthonormal(monkeypatch):
         assert torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).expand_as(basis), atol=1e-5)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize(("rows", "columns"), [(65, 7), (33, 130), (250, 250)])
+def test_bases_are_orthonormal_although_gradients_have_few_directions(monkeypatch, rows, columns, noise):
+    """Gradients of rank 3, and noise: without a ridge, most directions are made of rounding."""
+    monkeypatch.setattr(optimise, "_WIDEST", 256)
+    monkeypatch.setattr(optimise, "_RIDGE", 0.0)
+    generator = torch.Generator().manual_seed(0)
+    weights, optimiser = {"a.weight": torch.zeros(2, rows, columns)}, Preconditioned(refresh_every=2)
+    left, right = (torch.randn(2, side, 3, generator=generator) for side in (rows, columns))
+    for _ in range(8):
+        gradient = left @ torch.randn(2, 3, 3, generator=generator) @ right.mT
+        gradient += noise * torch.randn(2, rows, columns, generator=generator)
+        optimiser.step(weights, {"a.weight": gradient}, 1e-3)
+    for name in ("left-basis", "right-basis"):
+        basis = optimiser.state()[f"a.weight/{name}"]
+        assert torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).expand_as(basis), atol=1e-4)
+
+
 def test_gradients_of_zero_give_a_basis_and_no_step(monkeypatch):
     monkeypatch.setattr(optimise, "_WIDEST", 256)
     weights = {"a.weight": torch.ones(2, 5, 7)}

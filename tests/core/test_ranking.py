@@ -126,6 +126,23 @@ def test_rank_intervals_of_a_known_order_cover_at_least_at_their_nominal_rate_an
     assert np.mean([[rank.text for rank in ranks] == ["1", "2", "3", "4"] for ranks in drawn]) > 0.95
 
 
+def test_signs_of_twenty_blocks_are_drawn_and_those_of_fewer_are_all():
+    assert np.unique(ranking._signs(6), axis=1).shape == (6, 2**5)
+    flips = ranking._signs(20)
+    assert (flips[:, 0] == 1).all()
+    assert abs(float(flips[:, 1:].mean())) < 0.01
+    assert ranking._share_as_large(np.ones((1, 20))) < 2.0**-16
+    assert ranking._share_as_large(np.tile([1.0, -1.0], 10)[None]) == 1.0
+
+
+def test_where_the_bootstrap_is_not_used_signs_are_flipped_with_twenty_blocks_too(monkeypatch):
+    """Five architectures, one dataset, 20 seeds: 19 degrees of freedom, one too few for the bootstrap."""
+    board = simulated(np.random.default_rng(0), [0, 5, 10, 15, 20], datasets=1, seeds=20)
+    assert [rank.text for rank in paired_ranks(board, [False])] == ["1", "2", "3", "4", "5"]
+    monkeypatch.setattr(ranking, "_share_as_large", lambda blocks: np.ones(len(blocks)))
+    assert {rank.text for rank in paired_ranks(board, [False])} == {"1-5"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("truth", "options"),
