@@ -26,6 +26,7 @@ from collapsebench.components import Model, Samples
 Floats = NDArray[np.float64]
 _DENSE = 128
 _WINDOW = 1.25
+_COLLAPSED = 0.01
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,13 @@ class Equilibrium:
         worst = [np.abs(self.mean).max(1), np.abs(self.scale - 1).max(1), self.residual_mean, self.orthogonality]
         return np.asarray(np.max(worst, axis=0))
 
-    def is_stable(self, temperatures: Floats, tolerance: float, active_threshold: float) -> NDArray[np.bool_]:
-        """Return whether no spare latent is held at the prior above its threshold `(r,)`."""
-        spare = (self.signal_fraction <= active_threshold).any(axis=1)
+    def is_stable(self, temperatures: Floats, tolerance: float) -> NDArray[np.bool_]:
+        """Return whether no spare latent is held at the prior above its threshold `(r,)`.
+
+        Spare is a latent with a signal fraction of at most 0.01. One that carries little more is weak, not spare: close
+        to a threshold that several modes share, every latent may be in use, and a mode be left for which there is none.
+        """
+        spare = (self.signal_fraction <= _COLLAPSED).any(axis=1)
         return ~spare | (self.residual_edge <= (1 + tolerance) * temperatures)
 
 

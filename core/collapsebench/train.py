@@ -249,9 +249,7 @@ class Trainer:
         return None if everything or rows <= max(4 * _SCREEN_ROWS, trained) else _SCREEN_ROWS
 
     def _is_stable(self, found: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
-        return found.is_stable(
-            stack.effective_temperatures(), self.training.convergence.edge_tolerance, self.evaluation.active_threshold
-        )
+        return found.is_stable(stack.effective_temperatures(), self.training.convergence.edge_tolerance)
 
     def _is_calm(self, found: Equilibrium, losses: Floats) -> NDArray[np.bool_]:
         """Whether the signal fractions have stopped drifting and the loss has stopped falling."""

@@ -41,7 +41,7 @@ def residuals(found):
 def test_the_exact_solution_is_stationary_and_stable(measured):
     found = measured()
     assert found.ward_residual.max() < 1e-7
-    assert found.is_stable(TEMPERATURES, 1e-6, 0.1).all()
+    assert found.is_stable(TEMPERATURES, 1e-6).all()
 
 
 def test_the_exact_solution_has_the_oracles_moments_distortion_rate_and_edge(measured, gaussian):
@@ -58,7 +58,7 @@ def test_a_saddle_satisfies_every_ward_identity_and_is_not_stable(measured, mode
     found = measured(collapsed=[mode] * 5)
     assert found.ward_residual.max() < 1e-7
     collapsed_wrongly = exact_thresholds[mode] > TEMPERATURES
-    assert np.array_equal(found.is_stable(TEMPERATURES, 0.05, 0.1), ~collapsed_wrongly)
+    assert np.array_equal(found.is_stable(TEMPERATURES, 0.05), ~collapsed_wrongly)
     assert found.residual_edge[collapsed_wrongly] == pytest.approx(exact_thresholds[mode], abs=1e-4)
 
 
@@ -67,7 +67,23 @@ def test_without_spare_latents_a_large_residual_is_no_instability(gaussian, make
     stack.load(exact(gaussian, [0.01], 3))
     found = measure_equilibrium(StackModel(stack, [0.01], 3), make_samples(gaussian))
     assert found.residual_edge[0] > 2 * 0.01
-    assert found.is_stable(np.array([0.01]), 0.05, 0.1).all()
+    assert found.is_stable(np.array([0.01]), 0.05).all()
+
+
+@pytest.mark.parametrize(("latents", "collapsed", "stable"), [(3, None, True), (4, None, True), (4, 3, False)])
+def test_a_weak_latent_at_a_threshold_that_modes_share_is_not_spare(
+    make_gaussian, make_stack, make_samples, exact, latents, collapsed, stable
+):
+    """Three modes at T_k = 1.07 T have M^2 = 0.07: with too few latents some go without, unless one is collapsed."""
+    data = make_gaussian(dimension=6, spectrum={"kind": "explicit", "values": [1.0, 0.5, 0.2, 0.2, 0.2, 0.01]})
+    temperature = data.pca.eigenvalues[3] / 1.07
+    stack = make_stack(data, [temperature], latent_dim=latents)
+    stack.load(exact(data, [temperature], latents, [collapsed]))
+    found = measure_equilibrium(StackModel(stack, [temperature], latents), make_samples(data))
+    weak = np.delete(found.signal_fraction[0], [] if collapsed is None else collapsed)
+    assert 0.05 < weak.min() < 0.1
+    assert found.residual_edge[0] > 1.05 * temperature
+    assert found.is_stable(np.array([temperature]), 0.05).all() == stable
 
 
 def shifted(name, change):
