@@ -53,13 +53,18 @@ class Equilibrium:
         worst = [np.abs(self.mean).max(1), np.abs(self.scale - 1).max(1), self.residual_mean, self.orthogonality]
         return np.asarray(np.max(worst, axis=0))
 
-    def is_stable(self, temperatures: Floats, tolerance: float) -> NDArray[np.bool_]:
-        """Return whether no spare latent is held at the prior above its threshold `(r,)`.
+    @property
+    def spare_latents(self) -> NDArray[np.int64]:
+        """The number of latents with a signal fraction of at most 0.01 `(r,)`.
 
-        Spare is a latent with a signal fraction of at most 0.01. One that carries little more is weak, not spare: close
-        to a threshold that several modes share, every latent may be in use, and a mode be left for which there is none.
+        One that carries little more is weak, not spare: close to a threshold that several modes share, every latent may
+        be in use, and a mode be left for which there is none.
         """
-        spare = (self.signal_fraction <= _COLLAPSED).any(axis=1)
+        return np.asarray((self.signal_fraction <= _COLLAPSED).sum(axis=1))
+
+    def is_stable(self, temperatures: Floats, tolerance: float) -> NDArray[np.bool_]:
+        """Return whether no spare latent is held at the prior above its threshold `(r,)`."""
+        spare = self.spare_latents > 0
         return ~spare | (self.residual_edge <= (1 + tolerance) * temperatures)
 
 

@@ -34,6 +34,7 @@ def collapsebench_observables() -> list[Component]:
             "equilibrium",
             "collapsebench_observables.equilibrium:Equilibrium",
             "Ward residuals and residual edge: is a replica stationary, and is it stable",
+            version=2,
         ),
         Component(
             "decoder-origin-directions",

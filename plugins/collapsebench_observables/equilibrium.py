@@ -18,7 +18,7 @@ class Equilibrium(Observable[Parameters]):
     ward_residual_mean = |E r| / sqrt(E |r|^2)         ward_orthogonality = |E x_hat . r| / E |r|^2
     ward_residual: the largest of the four; r = x - x_hat, sampled decoding
     residual_edge: top eigenvalue of the covariance of x - x_hat(mu), divided by V
-    spare_latents: number of latents with signal fraction at most 0.1
+    spare_latents: number of latents with signal fraction at most 0.01
     """
 
     splits: ClassVar[tuple[SplitName, ...]] = ("train",)
@@ -34,5 +34,5 @@ class Equilibrium(Observable[Parameters]):
             "ward_residual_mean": found.residual_mean,
             "ward_orthogonality": found.orthogonality,
             "residual_edge": found.residual_edge,
-            "spare_latents": (found.signal_fraction <= 0.1).sum(axis=1),
+            "spare_latents": found.spare_latents,
         }

@@ -123,7 +123,7 @@ def test_equilibrium_at_the_exact_solution_has_no_residual_and_the_oracles_edge(
     for name in ("ward_residual", "ward_mean", "ward_scale", "ward_residual_mean", "ward_orthogonality"):
         assert np.abs(found[name]).max() < 1e-7
     assert found["residual_edge"] == pytest.approx(expected.mean_distortion.max(1), rel=1e-6)
-    assert found["spare_latents"].tolist() == (expected.signal_fraction <= 0.1).sum(1).tolist()
+    assert found["spare_latents"].tolist() == (expected.signal_fraction <= 0.01).sum(1).tolist()
 
 
 def test_decoder_directions_of_a_linear_decoder_are_the_columns_of_its_weight(solution, measure, data):
