@@ -177,9 +177,8 @@ def bench_linear_equilibrium(
     ours = [run(Setting("preconditioned", rate, "cosine", n), math.inf) for n in budgets for rate in our_rates]
     best = _best(ours)
     limit = patience * best.seconds
-    fit = max(
-        400, int(limit / _advance(_trainer(data, contest, Setting("adam", rates[0], "constant", 500)), 500) * 500)
-    )
+    probe = _advance(_trainer(data, contest, Setting("adam", rates[0], "constant", 500)), 500)
+    fit = max(400, int(500 * limit / probe))
     plans = [("constant", 10 * fit), ("cosine", fit // 4), ("cosine", fit)]
     theirs = [run(Setting("adam", rate, schedule, n), limit) for rate in rates for schedule, n in plans]
     adam = _best(theirs)

@@ -72,7 +72,7 @@ def signal_drift(history: Sequence[tuple[int, Sequence[float]]]) -> float | None
     """Return the largest drift of a latent's signal fraction, per e-fold of updates, or None if it is too early.
 
     history: (update, signal fractions `(k,)`) of every check, in order. The drift is the slope of the least-squares
-    line of M^2 over ln(update), through the checks of the last quarter of an e-fold and the one before them.
+    line of M^2 over ln(update), through the checks of the last fifth of the updates and the one before them.
     """
     updates = np.array([update for update, _ in history], dtype=np.float64)
     before = np.flatnonzero((updates > 0) & (updates <= updates[-1] / _WINDOW))
