@@ -20,6 +20,10 @@ class Batches:
 
     A full batch is the same for all seeds, so its x and weights carry no seed axis. An epoch is a permutation of the
     rows, cut into batches; what is left over at its end is not used.
+
+    noisy: whether the decoder is sampled. antithetic: whether every row then comes twice, with noise eps and -eps, the
+    second ones after all first ones, so that what is odd in the noise cancels in loss and gradient. size: rows that
+    differ. drawn: rows that come, `b`.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class Batches:
         stack: Stack,
         *,
         noisy: bool,
+        antithetic: bool = False,
     ) -> None:
         split = data.splits["train"]
         self._device, self._dtype = stack.device, stack.dtype
@@ -39,18 +44,27 @@ class Batches:
         rows = len(self._x)
         self.size = rows if isinstance(batch_size, str) else min(batch_size, rows)
         self._seeds, self._latent_dim, self._noisy = list(seeds), latent_dim, noisy
+        self._antithetic = noisy and antithetic
+        self.drawn = 2 * self.size if self._antithetic else self.size
         self._epoch: tuple[int, Tensor] | None = None
 
     def draw(self, update: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return (x, noise or None, weights or None) of an update, counted from zero."""
         noise = self._noise(update) if self._noisy else None
+        x, weights = self._rows(update)
+        if not self._antithetic or noise is None:
+            return x, noise, weights
+        twice = None if weights is None else torch.cat([weights, weights], -1)
+        return torch.cat([x, x], int(self.size < len(self._x))), torch.cat([noise, -noise], 1), twice
+
+    def _rows(self, update: int) -> tuple[Tensor, Tensor | None]:
         if self.size == len(self._x):
-            return self._x, noise, self._weights
+            return self._x, self._weights
         per_epoch = len(self._x) // self.size
         order = self._order(update // per_epoch)
         start = update % per_epoch * self.size
         rows = order[:, start : start + self.size]
-        return self._x[rows], noise, None if self._weights is None else self._weights[rows]
+        return self._x[rows], None if self._weights is None else self._weights[rows]
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:

@@ -129,6 +129,10 @@ class Training(Section):
     )
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="learning rate over the budget")
     batch_size: PositiveInt | Literal["full"] = Field(default=256, description="samples per update, or 'full'")
+    antithetic: bool = Field(
+        default=False,
+        description="decode every sample of a batch twice, with noise eps and -eps, where the decoder is sampled",
+    )
     max_updates: PositiveInt = Field(description="the budget of every replica, in updates")
     warm_up: int = Field(default=50, ge=0, description="updates over which the learning rate rises from zero")
     convergence: Convergence = Field(default=Convergence(), description="when a replica counts as converged")

@@ -105,7 +105,9 @@ class Trainer:
     ) -> None:
         self.stack, self.data, self.training, self.evaluation = stack, data, training, evaluation
         self.temperatures, self.latent_dim = np.asarray(temperatures), latent_dim
-        self.batches = Batches(data, seeds, training.batch_size, latent_dim, stack, noisy=not stack.linear)
+        self.batches = Batches(
+            data, seeds, training.batch_size, latent_dim, stack, noisy=not stack.linear, antithetic=training.antithetic
+        )
         self.optimiser = make_optimiser(training)
         self.symmetry = self._find_symmetry() if training.settle_latents else None
         self.alive = np.arange(len(stack))
