@@ -34,7 +34,7 @@ class Equilibrium:
     """What the two conditions are made of, per replica.
 
     mean `(r, k)`: E mu. scale `(r, k)`: E mu^2 + E sigma^2. signal_fraction `(r, k)`. residual_mean `(r,)`:
-    |E (x - x_hat)| / sqrt(E |x - x_hat|^2). orthogonality `(r,)`: |E x_hat . (x - x_hat)| / E |x - x_hat|^2.
+    |E (x - x_hat)| / sqrt(E |x - x_hat|^2). orthogonality `(r,)`: E x_hat . (x - x_hat) / E |x - x_hat|^2.
     residual_edge `(r,)`: top eigenvalue of Cov(x - x_hat(mu)) / V. distortion, rate `(r,)`: nats, sampled decoding.
     """
 
@@ -50,8 +50,8 @@ class Equilibrium:
     @property
     def ward_residual(self) -> Floats:
         """The largest of the four identities' residuals `(r,)`."""
-        worst = [np.abs(self.mean).max(1), np.abs(self.scale - 1).max(1), self.residual_mean, self.orthogonality]
-        return np.asarray(np.max(worst, axis=0))
+        worst = [np.abs(self.mean).max(1), np.abs(self.scale - 1).max(1), self.residual_mean]
+        return np.asarray(np.max([*worst, np.abs(self.orthogonality)], axis=0))
 
     @property
     def spare_latents(self) -> NDArray[np.int64]:
@@ -162,7 +162,7 @@ def _finish(model: Model, sums: _Sums) -> Equilibrium:
         scale=mean_square + variance,
         signal_fraction=mean_square / (mean_square + variance),
         residual_mean=np.linalg.norm(sums["residual"], axis=1) / np.sqrt(error),
-        orthogonality=np.abs(sums["overlap"]) / error,
+        orthogonality=sums["overlap"] / error,
         residual_edge=np.array([_top_eigenvalue(matrix) for matrix in covariance]) / model.total_variance,
         distortion=sums["squared_error"] / (2 * model.decoder_variance),
         rate=nats.sum(1),

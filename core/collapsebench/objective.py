@@ -141,6 +141,14 @@ class Objective(Configured[P]):
         """
         return dial * self.decoder_variance
 
+    def edge(self, price: float) -> float:
+        """Return the largest eigenvalue of the posterior-mean residual that collapsed latents leave alone, as variance.
+
+        price: as `price` gives it, T V. A mode beyond it makes the collapsed state a saddle; override it where
+        something besides the price, such as a penalty, holds latents at the prior.
+        """
+        return price
+
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction | None:
         """Return what is foretold for a linear decoder, or None; the exact solution where `has_oracle`."""
         return Prediction.linear(temperatures, eigenvalues, latent_dim) if self.has_oracle else None

@@ -27,6 +27,7 @@ from collapsebench.equilibrium import Equilibrium, measure_equilibrium, signal_d
 from collapsebench.objective import Objective
 from collapsebench.observe import VALUES_AT_ONCE, SplitSamples
 from collapsebench.optimise import Adam, Preconditioned, StackOptimiser
+from collapsebench.penalised import less_penalty
 from collapsebench.process import returned_memory
 from collapsebench.stack import Stack, StackModel, Tensors
 from collapsebench.suite_schema import EvaluationSettings, Training
@@ -109,7 +110,8 @@ class Trainer:
             data, seeds, training.batch_size, latent_dim, stack, noisy=not stack.linear, antithetic=training.antithetic
         )
         self.optimiser = make_optimiser(training)
-        self.symmetry = self._find_symmetry() if training.settle_latents else None
+        self.penalised = type(stack.objective).penalty is not Objective.penalty
+        self.symmetry = find_symmetry(stack.plain, stack.shape, latent_dim)
         self.alive = np.arange(len(stack))
         self.finished: Tensors = {
             name: torch.zeros_like(value, device="cpu") for name, value in stack.weights().items()
@@ -209,7 +211,8 @@ class Trainer:
             self.track.marks[self.alive[place]] = mark
         if leaving.any():
             self._retire(leaving, judged)
-        if self.symmetry is not None and not settling and self._rows(final) is None and len(self.alive):
+        settles = self.training.settle_latents and not (settling or self.penalised)
+        if self.symmetry is not None and settles and self._rows(final) is None and len(self.alive):
             self.settle(self.symmetry, found.mean[~leaving], found.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
@@ -227,14 +230,11 @@ class Trainer:
         if self.average is not None:
             symmetry.settle(self.average.weights, mean, scale)
 
-    def _find_symmetry(self) -> Symmetry | None:
-        """Return the symmetries of the latents, if the objective has them too: a penalty on the weights breaks them."""
-        if type(self.stack.objective).penalty is not Objective.penalty:
-            return None
-        return find_symmetry(self.stack.plain, self.stack.shape, self.latent_dim)
-
     def measure(self, *, everything: bool, stack: Stack | None = None) -> Equilibrium:
-        """Measure both conditions of equilibrium: on every row, or on a sample where that would outlast training."""
+        """Measure both conditions of equilibrium: on every row, or on a sample where that would outlast training.
+
+        Under a penalty on weights, which shifts the Ward identities, what it shifts them by is taken off.
+        """
         stack = stack or self.stack
         samples = SplitSamples(
             self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
@@ -242,16 +242,18 @@ class Trainer:
         )  # fmt: skip
         model = StackModel(stack, self.temperatures[self.alive][: len(stack)], self.latent_dim)
         try:
-            return measure_equilibrium(model, samples, self.evaluation.samples)
+            found = measure_equilibrium(model, samples, self.evaluation.samples)
         finally:
             stack.template.train()
+        return less_penalty(found, stack, self.symmetry) if self.penalised and self.symmetry is not None else found
 
     def _rows(self, everything: bool) -> int | None:
         rows, trained = len(self.data.splits["train"].values), self.batches.size * self._check_every
         return None if everything or rows <= max(4 * _SCREEN_ROWS, trained) else _SCREEN_ROWS
 
     def _is_stable(self, found: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
-        return found.is_stable(stack.effective_temperatures(), self.training.convergence.edge_tolerance)
+        edges = [stack.objective.edge(price * stack.total_variance) for price in stack.effective_temperatures()]
+        return found.is_stable(np.array(edges) / stack.total_variance, self.training.convergence.edge_tolerance)
 
     def _is_calm(self, found: Equilibrium, losses: Floats) -> NDArray[np.bool_]:
         """Whether the signal fractions have stopped drifting and the loss has stopped falling."""

@@ -45,6 +45,15 @@ class WeightDecay(Objective[WeightDecayParameters]):
         ]
         return 0.5 * self.parameters.omega * torch.stack(decayed).sum()
 
+    def edge(self, price: float) -> float:
+        """Return the eigenvalue lambda beyond which the collapsed state is no longer stable, for a linear decoder.
+
+        The positive root of (beta lambda + omega)(1 + omega) = lambda^2.
+        """
+        omega = self.parameters.omega
+        middle = price * (1 + omega) / 2
+        return middle + math.sqrt(middle**2 + omega * (1 + omega))
+
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction:
         """Return the solution for a linear encoder, mode by mode; NaN for modes whose onset is not continuous."""
         omega, total = self.parameters.omega, eigenvalues.sum()

@@ -32,7 +32,7 @@ class Equilibrium(Observable[Parameters]):
             "ward_mean": np.abs(found.mean).max(1),
             "ward_scale": np.abs(found.scale - 1).max(1),
             "ward_residual_mean": found.residual_mean,
-            "ward_orthogonality": found.orthogonality,
+            "ward_orthogonality": np.abs(found.orthogonality),
             "residual_edge": found.residual_edge,
             "spare_latents": found.spare_latents,
         }

@@ -34,7 +34,7 @@ def residuals(found):
         "mean": np.abs(found.mean).max(1),
         "scale": np.abs(found.scale - 1).max(1),
         "residual_mean": found.residual_mean,
-        "orthogonality": found.orthogonality,
+        "orthogonality": np.abs(found.orthogonality),
     }
 
 

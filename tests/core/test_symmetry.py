@@ -123,6 +123,9 @@ def test_settling_meets_the_identities_of_the_latents_and_never_raises_the_loss(
     assert bool((trainer.stack.losses(*x, 0.0).detach() < losses).all())
 
 
+UNSETTLED = {"settle_latents": False, "max_updates": 100}
+
+
 def test_settling_moves_no_equilibrium(gaussian, make_trainer):
     """Two runs of the linear pair, with and without: the same signal fractions."""
     fractions = []
@@ -137,6 +140,9 @@ def test_settling_moves_no_equilibrium(gaussian, make_trainer):
     assert np.abs(fractions[0] - fractions[1]).max() < 5e-3
 
 
-def test_an_objective_with_a_penalty_on_the_weights_is_left_alone(gaussian, make_trainer):
-    assert make_trainer(gaussian, [0.3], objective=("weight-decay", {"omega": 0.1})).symmetry is None
-    assert make_trainer(gaussian, [0.3], training={"settle_latents": False}).symmetry is None
+@pytest.mark.parametrize("changes", [{"objective": ("weight-decay", {"omega": 0.1})}, {"training": UNSETTLED}])
+def test_where_a_penalty_or_the_suite_forbids_it_no_latent_is_settled(gaussian, make_trainer, monkeypatch, changes):
+    trainer = make_trainer(gaussian, [0.3], **changes)
+    monkeypatch.setattr(trainer, "settle", lambda *_: pytest.fail("settled"))
+    trainer.advance()
+    trainer.check(final=False)
