@@ -23,7 +23,7 @@ class Batches:
 
     noisy: whether the decoder is sampled. antithetic: whether every row then comes twice, with noise eps and -eps, the
     second ones after all first ones, so that what is odd in the noise cancels in loss and gradient. size: rows that
-    differ. drawn: rows that come, `b`.
+    differ.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class Batches:
         self.size = rows if isinstance(batch_size, str) else min(batch_size, rows)
         self._seeds, self._latent_dim, self._noisy = list(seeds), latent_dim, noisy
         self._antithetic = noisy and antithetic
-        self.drawn = 2 * self.size if self._antithetic else self.size
         self._epoch: tuple[int, Tensor] | None = None
 
     def draw(self, update: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
