@@ -169,7 +169,7 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
         "cells": len(rows),
         "to_train": missing,
         "replicas": replicas,
-        "updates_at_most": replicas * suite.training.max_updates,
+        "updates_at_most": replicas * suite.training.rounds[-1],
         "seconds_at_most": seconds,
     }
     if as_json:
@@ -188,7 +188,7 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(
-        f"\n{summary['cells']} cells, {missing} to train: {replicas} replicas, at most {suite.training.max_updates} "
+        f"\n{summary['cells']} cells, {missing} to train: {replicas} replicas, at most {suite.training.rounds[-1]} "
         f"updates each, on {session.device}. Nothing was written."
     )
     if seconds:

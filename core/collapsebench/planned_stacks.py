@@ -89,5 +89,5 @@ def seconds_at_most(
             if cell.key not in frozen and (cell.dataset, cell.architecture, cell.objective) == names
         ]
         each = predict_seconds(plan, names, device, stack.path, registry, min(_TIMED_REPLICAS, stack.replicas))
-        total += (each or 0.0) * len(cells) * len(scan.temperatures) * plan.suite.training.max_updates
+        total += (each or 0.0) * len(cells) * len(scan.temperatures) * plan.suite.training.rounds[-1]
     return total or None

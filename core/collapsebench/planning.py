@@ -102,7 +102,7 @@ class Plan:
         temperatures = self.suite.scan.temperatures
         sentences = [
             f"{len(self.cells)} cells, {len(self.missing)} to train, {len(temperatures)} temperatures from "
-            f"{temperatures[0]:g} to {temperatures[-1]:g}, at most {self.suite.training.max_updates} updates each.",
+            f"{temperatures[0]:g} to {temperatures[-1]:g}, at most {self.suite.training.rounds[-1]} updates each.",
             *(f"Dataset {name} cannot be loaded: {reason}" for name, (_, reason) in self.failures.items()),
         ]
         header = ("dataset", "architecture", "objective", "seed", "status", "converged", "key")

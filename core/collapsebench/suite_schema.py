@@ -134,6 +134,13 @@ class Training(Section):
         description="decode every sample of a batch twice, with noise eps and -eps, where the decoder is sampled",
     )
     max_updates: PositiveInt = Field(description="the budget of every replica, in updates")
+    extensions: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="how often a replica that has not converged goes on, each time for as long as it has trained so "
+        "far, at half of the learning rate",
+    )
     warm_up: int = Field(default=50, ge=0, description="updates over which the learning rate rises from zero")
     convergence: Convergence = Field(default=Convergence(), description="when a replica counts as converged")
     price_warm_up: float = Field(
@@ -153,6 +160,16 @@ class Training(Section):
         description="share of the updates so far over which the weights that are judged and kept are averaged",
     )
     checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between two checkpoints")
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """The updates at which a round ends: the budget, then twice that for every extension."""
+        return tuple(self.max_updates * 2**extension for extension in range(self.extensions + 1))
+
+    def round_of(self, update: int) -> tuple[int, int]:
+        """Return the updates at which the round of an update starts and ends; updates count from zero."""
+        end = next((end for end in self.rounds if update < end), self.rounds[-1])
+        return (0 if end == self.max_updates else end // 2), end
 
 
 def _all_as_none(value: Any) -> Any:

@@ -128,12 +128,13 @@ class Trainer:
         """Train until every replica has settled or the budget is spent, and return what is left."""
         if controls.checkpoint is not None and controls.checkpoint.exists():
             self.restore(controls.checkpoint)
-        budget = self.training.max_updates
+        rounds = self.training.rounds
+        budget = rounds[-1]
         clock = saved = time.monotonic()
         started_at = self.update
         while self.update < budget and len(self.alive):
             self.advance()
-            if self.update % self._check_every == 0 or self.update == budget:
+            if self.update % self._check_every == 0 or self.update in rounds:
                 with returned_memory():
                     self.check(final=self.update == budget)
                 elapsed = max(time.monotonic() - clock, 1e-9)
@@ -157,29 +158,35 @@ class Trainer:
     def advance(self) -> None:
         """Do one update of every replica in the stack."""
         x, noise, weights = self.batches.draw(self.update)
-        progress = self.update / self.training.max_updates
-        losses, gradients = self.stack.gradients(x, noise, weights, progress, self.price())
-        self.optimiser.step(self.stack.parameters, gradients, self.learning_rate())
+        progress = min(1.0, self.update / self.training.max_updates)
+        losses, gradients = self.stack.gradients(x, noise, weights, progress, self.price(self.update))
+        self.optimiser.step(self.stack.parameters, gradients, self.learning_rate(self.update))
         self._loss_sum += losses
         self._loss_count += 1
         self.update += 1
         if self.average is not None:
             self.average.add(self.stack.parameters, self.update)
 
-    def price(self) -> float:
-        """Return the share of its dial that a replica pays at the next update: below one while the price rises.
+    def price(self, update: int) -> float:
+        """Return the share of its dial that a replica pays at an update: below one while the price rises.
 
+        It rises at the start of every round: a mode that pays but that no latent has taken is found while it is cheap.
         A dial that is no price is never turned down: less of a capacity would cost more, not less.
         """
+        start, end = self.training.round_of(update)
         priced = self.stack.objective.dial_is_price
-        rise = self.training.price_warm_up * self.training.max_updates if priced else 0.0
-        return min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * self.update / rise) if rise else 1.0
+        rise = self.training.price_warm_up * (end - start) if priced else 0.0
+        return min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * (update - start) / rise) if rise else 1.0
 
-    def learning_rate(self) -> float:
-        """Return the learning rate of the next update: a linear warm-up, then the schedule, to zero at the budget."""
+    def learning_rate(self, update: int) -> float:
+        """Return the learning rate of an update: a linear warm-up, then the schedule, to zero at the end of the round.
+
+        Every extension starts at half of the learning rate, without a warm-up.
+        """
         training = self.training
-        rise = min(1.0, (self.update + 1) / max(1, training.warm_up))
-        fall = 0.5 * (1 + math.cos(math.pi * self.update / training.max_updates))
+        start, end = training.round_of(update)
+        rise = 0.5 if start else min(1.0, (update + 1) / max(1, training.warm_up))
+        fall = 0.5 * (1 + math.cos(math.pi * (update - start) / (end - start)))
         return float(training.optimiser.learning_rate) * rise * (fall if training.schedule == "cosine" else 1.0)
 
     def check(self, *, final: bool) -> None:
@@ -189,7 +196,7 @@ class Trainer:
         """
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
-        rising = (self.price() < 1.0 or settling) and not final
+        rising = (self.price(self.update - 1) < 1.0 or settling) and not final
         judged = self.judged()
         found = self.measure(everything=final, stack=judged)
         stable = self._is_stable(found, judged)

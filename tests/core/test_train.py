@@ -234,9 +234,8 @@ def test_the_learning_rate_rises_linearly_and_falls_to_zero_at_the_budget(gaussi
     cosine = make_trainer(gaussian, [0.1], training=settings(max_updates=200, warm_up=0))
     rates, falling = [], []
     for update in range(200):
-        trainer.update = cosine.update = update
-        rates.append(trainer.learning_rate())
-        falling.append(cosine.learning_rate())
+        rates.append(trainer.learning_rate(update))
+        falling.append(cosine.learning_rate(update))
     assert rates[:10] == pytest.approx(1e-3 * np.arange(1, 11))
     assert rates[10:] == pytest.approx([1e-2] * 190)
     assert falling == pytest.approx(5e-3 * (1 + np.cos(np.pi * np.arange(200) / 200)))
@@ -244,12 +243,57 @@ def test_the_learning_rate_rises_linearly_and_falls_to_zero_at_the_budget(gaussi
 
 def test_the_price_of_a_nat_rises_linearly_from_a_tenth_over_its_share_of_the_budget(gaussian, make_trainer):
     trainer = make_trainer(gaussian, [0.1], training=settings(max_updates=100, price_warm_up=0.2))
-    prices = []
-    for update in range(100):
-        trainer.update = update
-        prices.append(trainer.price())
+    prices = [trainer.price(update) for update in range(100)]
     assert prices == pytest.approx([min(1.0, 0.1 + 0.9 * update / 20) for update in range(100)])
-    assert make_trainer(gaussian, [0.1], training=settings()).price() == 1.0
+    assert make_trainer(gaussian, [0.1], training=settings()).price(0) == 1.0
+
+
+def test_every_extension_doubles_the_updates_at_half_of_the_learning_rate_with_a_new_rise_of_the_price(
+    gaussian, make_trainer
+):
+    training = settings(max_updates=100, warm_up=0, price_warm_up=0.2, extensions=2)
+    trainer = make_trainer(gaussian, [0.1], training=training)
+    assert trainer.training.rounds == (100, 200, 400)
+    fall = 0.5 * (1 + np.cos(np.pi * np.arange(100) / 100))
+    assert [trainer.learning_rate(update) for update in range(100)] == pytest.approx(1e-2 * fall)
+    assert [trainer.learning_rate(update) for update in range(100, 200)] == pytest.approx(5e-3 * fall)
+    assert [trainer.learning_rate(update) for update in range(200, 400, 2)] == pytest.approx(5e-3 * fall)
+    rise = np.minimum(1.0, 0.1 + 0.9 * np.arange(100) / 20)
+    for start, step in ((0, 1), (100, 1), (200, 2)):
+        assert [trainer.price(update) for update in range(start, start + 100 * step, step)] == pytest.approx(rise)
+
+
+def test_a_replica_that_its_budget_leaves_short_goes_on_and_the_others_are_not_touched(gaussian, make_trainer):
+    """120 full-batch updates are enough for some of these replicas; every one converges when it may go on."""
+    temperatures = [0.9, 0.6, 0.3, 0.1]
+    training = settings(
+        optimiser={"use": "preconditioned", "learning_rate": 0.1}, batch_size="full", max_updates=120, warm_up=0,
+        convergence={"checks": 10},
+    )  # fmt: skip
+    short, long = (
+        make_trainer(gaussian, temperatures, training=training | {"extensions": extensions}).run(Controls())
+        for extensions in (0, 4)
+    )
+    print(short.marks, short.updates, long.marks, long.updates)
+    in_time = [place for place, mark in enumerate(short.marks) if mark == "converged"]
+    assert 0 < len(in_time) < len(temperatures)
+    assert long.marks == ["converged"] * len(temperatures)
+    assert all((long.updates[place] > 120) == (place not in in_time) for place in range(len(temperatures)))
+    for name, value in short.weights.items():
+        assert torch.equal(value[in_time], long.weights[name][in_time])
+
+
+def test_a_run_interrupted_in_an_extension_goes_on_with_the_numbers_it_would_have_had(gaussian, make_trainer, tmp_path):
+    training = settings(max_updates=10, extensions=2, price_warm_up=0.3)
+    whole = make_trainer(gaussian, [0.3, 0.1], training=training, **MLP).run(Controls())
+    assert whole.updates == [40, 40]
+    checkpoint = tmp_path / "job.safetensors"
+    stopped = make_trainer(gaussian, [0.3, 0.1], training=training, **MLP)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(Controls(checkpoint=checkpoint, stop=lambda: stopped.update == 25))
+    resumed = make_trainer(gaussian, [0.3, 0.1], training=training, **MLP).run(Controls(checkpoint=checkpoint))
+    assert resumed.losses == whole.losses
+    assert all(torch.equal(value, whole.weights[name]) for name, value in resumed.weights.items())
 
 
 def test_no_replica_settles_while_the_price_rises(gaussian, make_stack, make_trainer, exact):
@@ -319,4 +363,4 @@ def test_only_a_price_rises(gaussian, make_trainer):
     """The dial of `capacity` is a capacity: the less, the more a nat costs."""
     for use, first in (("beta-vae", 0.1), ("capacity", 1.0)):
         trainer = make_trainer(gaussian, [0.3], objective=(use, {}), training={"price_warm_up": 0.5})
-        assert trainer.price() == pytest.approx(first)
+        assert trainer.price(0) == pytest.approx(first)
