@@ -101,7 +101,7 @@ class Stack:
 
     @torch.no_grad()
     def _fused_gradients(
-        self, fused: FusedPair, x: Tensor, noise: Tensor, weights: Tensor | None, progress: float, price: float
+        self, fused: FusedPair, x: Tensor, noise: Tensor, weights: Tensor | None, progress: float, price: Tensor | float
     ) -> tuple[Tensor, Tensors]:
         done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
         own = _part({**self.parameters, **self.buffers}, "objective.")
@@ -115,12 +115,12 @@ class Stack:
         return fused.gradients(self.parameters, x, noise, weights, self.seeds, prices)
 
     def losses(
-        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
+        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: Tensor | float = 1.0
     ) -> Tensor:
         """Return each replica's normalised loss `(r,)` on a batch.
 
         x: `(b, *shape)`, noise `(b, k)`, weights `(b,)`; each may carry a leading seed axis if seeds differ in it.
-        price: the share of its dial that every replica pays.
+        price: the share of its dial that every replica pays, or that each does `(r,)`.
         """
         done = torch.as_tensor(progress, device=self.device, dtype=self.dtype)
         arguments, axes = [], []
@@ -142,7 +142,7 @@ class Stack:
         return losses
 
     def gradients(
-        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: float = 1.0
+        self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensors]:
         """Return what `losses` does and the gradients of their sum `(r, ...)`, by parameter, until the next call."""
         if self._fused is not None and self.path == "fused" and noise is not None:

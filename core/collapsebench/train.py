@@ -80,6 +80,7 @@ class _Track:
     best: list[float]
     best_update: list[int]
     fractions: list[list[tuple[int, list[float]]]]
+    unstable: list[bool]
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -87,7 +88,7 @@ class _Track:
         infinite = [math.inf] * replicas
         return cls(
             ["running"] * replicas, [0] * replicas, infinite[:], infinite[:], infinite[:], [0] * replicas,
-            [[] for _ in range(replicas)],
+            [[] for _ in range(replicas)], [False] * replicas,
         )  # fmt: skip
 
 
@@ -159,7 +160,9 @@ class Trainer:
         """Do one update of every replica in the stack."""
         x, noise, weights = self.batches.draw(self.update)
         progress = min(1.0, self.update / self.training.max_updates)
-        losses, gradients = self.stack.gradients(x, noise, weights, progress, self.price(self.update))
+        prices = self.prices(self.update)
+        price = 1.0 if (prices == 1).all() else torch.from_numpy(prices).to(self.stack.dials)
+        losses, gradients = self.stack.gradients(x, noise, weights, progress, price)
         self.optimiser.step(self.stack.parameters, gradients, self.learning_rate(self.update))
         self._loss_sum += losses
         self._loss_count += 1
@@ -167,16 +170,18 @@ class Trainer:
         if self.average is not None:
             self.average.add(self.stack.parameters, self.update)
 
-    def price(self, update: int) -> float:
-        """Return the share of its dial that a replica pays at an update: below one while the price rises.
+    def prices(self, update: int) -> Floats:
+        """Return the share of its dial that each replica in the stack pays at an update: below one while it rises.
 
-        It rises at the start of every round: a mode that pays but that no latent has taken is found while it is cheap.
-        A dial that is no price is never turned down: less of a capacity would cost more, not less.
+        It rises at the start, and once more at the start of an extension for a replica that was unstable: a mode that
+        pays but that no latent has taken is found while it is cheap. A dial that is no price is never turned down: less
+        of a capacity would cost more, not less.
         """
         start, end = self.training.round_of(update)
-        priced = self.stack.objective.dial_is_price
-        rise = self.training.price_warm_up * (end - start) if priced else 0.0
-        return min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * (update - start) / rise) if rise else 1.0
+        rise = self.training.price_warm_up * (end - start) if self.stack.objective.dial_is_price else 0.0
+        price = min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * (update - start) / rise) if rise else 1.0
+        low = np.array([not start or self.track.unstable[replica] for replica in self.alive], dtype=bool)
+        return np.where(low, price, 1.0)
 
     def learning_rate(self, update: int) -> float:
         """Return the learning rate of an update: a linear warm-up, then the schedule, to zero at the end of the round.
@@ -196,11 +201,11 @@ class Trainer:
         """
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
-        rising = (self.price(self.update - 1) < 1.0 or settling) and not final
+        rising = ((self.prices(self.update - 1) < 1.0) | settling) & (not final)
         judged = self.judged()
         found = self.measure(everything=final, stack=judged)
         stable = self._is_stable(found, judged)
-        calm = np.zeros(len(self.alive), dtype=bool) if rising else self._is_calm(found, losses)
+        calm = self._is_calm(found, losses, ~rising)
         slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
         tolerance = self.training.convergence.ward_residual
         candidate = stable & calm & (found.ward_residual <= tolerance + slack)
@@ -216,6 +221,9 @@ class Trainer:
             if not finite[place]:
                 mark = "diverged"
             self.track.marks[self.alive[place]] = mark
+        if self.update in self.training.rounds:
+            for number, firm in zip(self.alive, stable, strict=True):
+                self.track.unstable[number] = not firm
         if leaving.any():
             self._retire(leaving, judged)
         settles = self.training.settle_latents and not (settling or self.penalised)
@@ -262,12 +270,13 @@ class Trainer:
         edges = [stack.objective.edge(price * stack.total_variance) for price in stack.effective_temperatures()]
         return found.is_stable(np.array(edges) / stack.total_variance, self.training.convergence.edge_tolerance)
 
-    def _is_calm(self, found: Equilibrium, losses: Floats) -> NDArray[np.bool_]:
-        """Whether the signal fractions have stopped drifting and the loss has stopped falling."""
+    def _is_calm(self, found: Equilibrium, losses: Floats, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether the signal fractions have stopped drifting and the loss has stopped falling, of those at `places`."""
         settings = self.training.convergence
         patience = settings.patience * self.training.max_updates
         calm = np.zeros(len(self.alive), dtype=bool)
-        for place, replica in enumerate(self.alive):
+        for place in np.flatnonzero(places):
+            replica = int(self.alive[place])
             history = self.track.fractions[replica]
             now = found.signal_fraction[place]
             history.append((self.update, [float(value) for value in now]))

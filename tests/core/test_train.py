@@ -243,24 +243,42 @@ def test_the_learning_rate_rises_linearly_and_falls_to_zero_at_the_budget(gaussi
 
 def test_the_price_of_a_nat_rises_linearly_from_a_tenth_over_its_share_of_the_budget(gaussian, make_trainer):
     trainer = make_trainer(gaussian, [0.1], training=settings(max_updates=100, price_warm_up=0.2))
-    prices = [trainer.price(update) for update in range(100)]
+    prices = [trainer.prices(update).item() for update in range(100)]
     assert prices == pytest.approx([min(1.0, 0.1 + 0.9 * update / 20) for update in range(100)])
-    assert make_trainer(gaussian, [0.1], training=settings()).price(0) == 1.0
+    assert make_trainer(gaussian, [0.1], training=settings()).prices(0) == [1.0]
 
 
-def test_every_extension_doubles_the_updates_at_half_of_the_learning_rate_with_a_new_rise_of_the_price(
-    gaussian, make_trainer
-):
-    training = settings(max_updates=100, warm_up=0, price_warm_up=0.2, extensions=2)
-    trainer = make_trainer(gaussian, [0.1], training=training)
+def test_every_extension_doubles_the_updates_at_half_of_the_learning_rate(gaussian, make_trainer):
+    trainer = make_trainer(gaussian, [0.1], training=settings(max_updates=100, warm_up=0, extensions=2))
     assert trainer.training.rounds == (100, 200, 400)
     fall = 0.5 * (1 + np.cos(np.pi * np.arange(100) / 100))
     assert [trainer.learning_rate(update) for update in range(100)] == pytest.approx(1e-2 * fall)
     assert [trainer.learning_rate(update) for update in range(100, 200)] == pytest.approx(5e-3 * fall)
     assert [trainer.learning_rate(update) for update in range(200, 400, 2)] == pytest.approx(5e-3 * fall)
+
+
+def test_in_an_extension_the_price_rises_anew_for_a_replica_on_a_saddle_only(gaussian, make_trainer, make_stack, exact):
+    """Nothing moves: the replica at its optimum leaves, the one at a saddle goes on twice, at a price of its own."""
+    temperatures = [0.1, 0.1]
+    stack = make_stack(gaussian, temperatures)
+    stack.load(exact(gaussian, temperatures, 8, collapsed=[None, 0]))
+    trainer = make_trainer(gaussian, temperatures, stack=stack, training=still(price_warm_up=0.2, extensions=2))
+    alive, prices = [], [trainer.prices(0)]
+
+    def note() -> bool:
+        alive.append(list(trainer.alive))
+        prices.append(trainer.prices(trainer.update))
+        return False
+
+    trained = trainer.run(Controls(stop=note))
+    assert trained.marks == ["converged", "unstable"]
+    assert alive[0] == [0, 1]
+    assert alive[99:-1] == [[1]] * 300
     rise = np.minimum(1.0, 0.1 + 0.9 * np.arange(100) / 20)
     for start, step in ((0, 1), (100, 1), (200, 2)):
-        assert [trainer.price(update) for update in range(start, start + 100 * step, step)] == pytest.approx(rise)
+        assert [prices[start + update * step][-1] for update in range(100)] == pytest.approx(rise)
+    trainer.alive, trainer.track.unstable = np.array([0, 1]), [False, True]
+    assert trainer.prices(100) == pytest.approx([1.0, 0.1])
 
 
 def test_a_replica_that_its_budget_leaves_short_goes_on_and_the_others_are_not_touched(gaussian, make_trainer):
@@ -363,4 +381,4 @@ def test_only_a_price_rises(gaussian, make_trainer):
     """The dial of `capacity` is a capacity: the less, the more a nat costs."""
     for use, first in (("beta-vae", 0.1), ("capacity", 1.0)):
         trainer = make_trainer(gaussian, [0.3], objective=(use, {}), training={"price_warm_up": 0.5})
-        assert trainer.price(0) == pytest.approx(first)
+        assert trainer.prices(0) == pytest.approx([first])
