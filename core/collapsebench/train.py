@@ -179,9 +179,11 @@ class Trainer:
         """
         start, end = self.training.round_of(update)
         rise = self.training.price_warm_up * (end - start) if self.stack.objective.dial_is_price else 0.0
-        price = min(1.0, _FIRST_PRICE + (1 - _FIRST_PRICE) * (update - start) / rise) if rise else 1.0
-        low = np.array([not start or self.track.unstable[replica] for replica in self.alive], dtype=bool)
-        return np.where(low, price, 1.0)
+        prices = np.ones(len(self.alive))
+        if update - start < rise:
+            rising = [not start or self.track.unstable[replica] for replica in self.alive]
+            prices[rising] = _FIRST_PRICE + (1 - _FIRST_PRICE) * (update - start) / rise
+        return prices
 
     def learning_rate(self, update: int) -> float:
         """Return the learning rate of an update: a linear warm-up, then the schedule, to zero at the end of the round.
