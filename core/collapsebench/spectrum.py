@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from collapsebench.components import Floats, SplitName
 
+_SAME = 1e-6  # eigenvalues this close, relatively, are of one eigenspace
+
 ACTIVE = 0.1
 """The signal fraction M^2 above which a latent counts as active."""
 
@@ -261,7 +263,7 @@ def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
     """Return 1 - sum (log u - log T_c)^2 / sum (log u - mean log u)^2, u the reference and T_c the measured.
 
     Not a squared correlation: an offset counts. Pairs that are not both finite and positive are left out; NaN
-    for fewer than two distinct references.
+    for fewer than two distinct references; those of one eigenspace, equal to 1e-6, are not distinct.
 
     >>> round(identity_r2([0.5, 0.2, 0.1], [0.5, 0.2, 0.1]), 3)
     1.0
@@ -269,8 +271,9 @@ def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
     -0.106
     """
     error, log_reference = _log_pairs(measured, reference)
-    spread = float(np.square(log_reference - log_reference.mean()).sum()) if error.size > 1 else 0.0
-    return 1.0 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")
+    if not error.size or np.ptp(log_reference) <= _SAME:
+        return float("nan")
+    return 1.0 - float(np.square(error).sum() / np.square(log_reference - log_reference.mean()).sum())
 
 
 def max_log_error(measured: ArrayLike, reference: ArrayLike) -> float:

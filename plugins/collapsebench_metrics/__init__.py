@@ -16,7 +16,7 @@ def collapsebench_metrics() -> list[Component]:
             "collapsebench_metrics.pca_agreement:PcaAgreement",
             "Thresholds, utilities and decoder subspace against PCA, and M^2 against the exact one.",
             parameters=f"{_PARAMETERS}PcaAgreementParameters",
-            version=2,
+            version=3,
         ),
         Component(
             "threshold-ranking",

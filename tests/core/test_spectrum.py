@@ -201,6 +201,12 @@ def test_comparisons_leave_out_what_is_missing_and_are_undefined_without_a_pair(
     assert np.isnan(spectrum.max_log_error([np.nan], [1.0]))
 
 
+def test_one_eigenspace_has_no_identity_though_rounding_tells_its_eigenvalues_apart():
+    reference = 0.12 * (1 + 1e-9 * np.arange(4))
+    assert np.isnan(spectrum.identity_r2([0.13, 0.12, 0.11, 0.1], reference))
+    assert spectrum.identity_r2([*reference, 0.1], [*reference, 0.1]) == 1.0
+
+
 def test_the_first_swapped_rank_is_where_thresholds_first_rise():
     assert spectrum.first_swapped_rank([5, 4, 3]) == 4
     assert spectrum.first_swapped_rank([5, 3, 4, 1]) == 3
