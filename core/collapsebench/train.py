@@ -306,7 +306,7 @@ class Trainer:
         return confirmed
 
     def _record(self, found: Equilibrium, losses: Floats, judged: Stack) -> None:
-        effective = judged.effective_temperatures()
+        effective, prices = judged.effective_temperatures(), self.prices(self.update - 1)
         for place, replica in enumerate(self.alive):
             self.track.updates[replica] = self.update
             self.track.losses[replica] = float(losses[place])
@@ -319,6 +319,7 @@ class Trainer:
                     "effective_temperature": float(effective[place]),
                     "ward_residual": float(found.ward_residual[place]),
                     "residual_edge": float(found.residual_edge[place]),
+                    "price": float(prices[place]),
                     "active": int((found.signal_fraction[place] > self.evaluation.active_threshold).sum()),
                 }
             )

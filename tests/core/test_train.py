@@ -277,6 +277,8 @@ def test_in_an_extension_the_price_rises_anew_for_a_replica_on_a_saddle_only(gau
     rise = np.minimum(1.0, 0.1 + 0.9 * np.arange(100) / 20)
     for start, step in ((0, 1), (100, 1), (200, 2)):
         assert [prices[start + update * step][-1] for update in range(100)] == pytest.approx(rise)
+    logged = {entry["update"]: entry["price"] for entry in trained.log if entry["replica"] == 1}
+    assert logged == {update: pytest.approx(prices[update - 1][-1]) for update in range(2, 401, 2)}
     trainer.alive, trainer.track.unstable = np.array([0, 1]), [False, True]
     assert trainer.prices(100) == pytest.approx([1.0, 0.1])
 
