@@ -294,7 +294,6 @@ def test_a_replica_that_its_budget_leaves_short_goes_on_and_the_others_are_not_t
         make_trainer(gaussian, temperatures, training=training | {"extensions": extensions}).run(Controls())
         for extensions in (0, 4)
     )
-    print(short.marks, short.updates, long.marks, long.updates)
     in_time = [place for place, mark in enumerate(short.marks) if mark == "converged"]
     assert 0 < len(in_time) < len(temperatures)
     assert long.marks == ["converged"] * len(temperatures)
