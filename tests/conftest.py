@@ -76,7 +76,7 @@ def stack_of(
         torch.arange(len(seeds)).repeat_interleave(len(temperatures)),
         data.total_variance,
         data.shape,
-        linear=decoder.linear,
+        decoder=decoder,
         path=path,
         device=torch.device("cpu"),
         dtype=dtype or torch.float32,

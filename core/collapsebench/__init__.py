@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         SPLITS as SPLITS,
     )
     from collapsebench.components import (
+        WARD_IDENTITIES as WARD_IDENTITIES,
+    )
+    from collapsebench.components import (
         Component as Component,
     )
     from collapsebench.components import (
@@ -69,6 +72,9 @@ if TYPE_CHECKING:
     )
     from collapsebench.components import (
         SplitName as SplitName,
+    )
+    from collapsebench.components import (
+        WardIdentity as WardIdentity,
     )
     from collapsebench.conventions import CONVENTIONS as CONVENTIONS
     from collapsebench.conventions import Convention as Convention
@@ -200,9 +206,9 @@ _HOME = {
     "comparison": ("Comparison",),
     "bundle": ("read_bundle",),
     "components": (
-        "SPLITS", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor", "Measurement",
-        "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples",
-        "Score", "Split", "SplitName",
+        "SPLITS", "WARD_IDENTITIES", "Component", "Data", "Dataset", "Decoder", "Encoder", "Evaluation", "Executor",
+        "Measurement", "Metric", "Model", "Observable", "Parameters", "Pca", "Progress", "Samples", "Score", "Split",
+        "SplitName", "WardIdentity",
     ),
     "conventions": ("CONVENTIONS", "Convention", "beta_of", "temperature_of"),
     "crosswalk": ("CRITERIA", "Criterion"),

@@ -50,7 +50,7 @@ def build_stack(
         torch.tensor([own.index(replica // count) for replica in chosen]),
         data.total_variance,
         data.shape,
-        linear=decoder.linear,
+        decoder=decoder,
         path=content["path"],
         device=torch.device(content["device"]),
         dtype=torch.float64 if content["precision"] == "float64" else torch.float32,

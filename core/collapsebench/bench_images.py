@@ -92,7 +92,7 @@ def _stack(
         torch.zeros(replicas, dtype=torch.long),
         data.total_variance,
         data.shape,
-        linear=False,
+        decoder=registry.get("decoder", "conv").create({"channels": CHANNELS, "depth": DEPTH}),
         path=path,
         device=device,
         dtype=torch.float32,

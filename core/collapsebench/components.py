@@ -37,6 +37,9 @@ KINDS: tuple[Kind, ...] = ("dataset", "encoder", "decoder", "objective", "observ
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
+WardIdentity = Literal["mean", "scale", "residual-mean", "orthogonality"]
+WARD_IDENTITIES: tuple[WardIdentity, ...] = ("mean", "scale", "residual-mean", "orthogonality")
+
 
 class Parameters(BaseModel):
     """The base of every component's parameters: frozen, and closed to unknown keys.
@@ -176,11 +179,24 @@ class Decoder(Configured[P]):
     """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form.
 
     batchable, example_shape: as for encoders.
+    ward_identities: those that hold wherever the objective is stationary, by which replicas are judged: all four where
+    the first and the last map of the decoder are affine and free (E mu = 0, E mu^2 + E sigma^2 = 1, E (x - x_hat) = 0,
+    E x_hat . (x - x_hat) = 0, in this order). Leave out those that the decoder breaks at its own optimum.
     """
 
     linear: ClassVar[bool] = False
     batchable: ClassVar[bool] = True
     example_shape: ClassVar[tuple[int, ...]] = (8,)
+    ward_identities: ClassVar[tuple[WardIdentity, ...]] = WARD_IDENTITIES
+
+    @property
+    def collapse_limit(self) -> float:
+        """The share kappa of lambda / V down to which a latent at the prior is stable against a mode lambda.
+
+        One wherever the decoder is differentiable and its slope at z = 0 is free. Override it for a decoder that mutes
+        small signals: replicas are then called unstable below T = kappa lambda / V only.
+        """
+        return 1.0
 
     @abstractmethod
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> torch.nn.Module:
@@ -195,6 +211,7 @@ class Model(ABC):
     total_variance: float
     decoder_variance: float
     linear_decoder: bool
+    ward_identities: tuple[WardIdentity, ...] = WARD_IDENTITIES
 
     @abstractmethod
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

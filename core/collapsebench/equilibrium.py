@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from collapsebench.components import Model, Samples
+from collapsebench.components import WARD_IDENTITIES, Model, Samples, WardIdentity
 
 Floats = NDArray[np.float64]
 _DENSE = 128
@@ -36,6 +36,7 @@ class Equilibrium:
     mean `(r, k)`: E mu. scale `(r, k)`: E mu^2 + E sigma^2. signal_fraction `(r, k)`. residual_mean `(r,)`:
     |E (x - x_hat)| / sqrt(E |x - x_hat|^2). orthogonality `(r,)`: E x_hat . (x - x_hat) / E |x - x_hat|^2.
     residual_edge `(r,)`: top eigenvalue of Cov(x - x_hat(mu)) / V. distortion, rate `(r,)`: nats, sampled decoding.
+    identities: those of the four that hold for the decoder.
     """
 
     mean: Floats
@@ -46,12 +47,18 @@ class Equilibrium:
     residual_edge: Floats
     distortion: Floats
     rate: Floats
+    identities: tuple[WardIdentity, ...] = WARD_IDENTITIES
 
     @property
     def ward_residual(self) -> Floats:
-        """The largest of the four identities' residuals `(r,)`."""
-        worst = [np.abs(self.mean).max(1), np.abs(self.scale - 1).max(1), self.residual_mean]
-        return np.asarray(np.max([*worst, np.abs(self.orthogonality)], axis=0))
+        """The largest residual of the identities that hold for the decoder `(r,)`."""
+        residuals: dict[WardIdentity, Floats] = {
+            "mean": np.abs(self.mean).max(1),
+            "scale": np.abs(self.scale - 1).max(1),
+            "residual-mean": self.residual_mean,
+            "orthogonality": np.abs(self.orthogonality),
+        }
+        return np.asarray(np.max([residuals[identity] for identity in self.identities], axis=0))
 
     @property
     def spare_latents(self) -> NDArray[np.int64]:
@@ -166,6 +173,7 @@ def _finish(model: Model, sums: _Sums) -> Equilibrium:
         residual_edge=np.array([_top_eigenvalue(matrix) for matrix in covariance]) / model.total_variance,
         distortion=sums["squared_error"] / (2 * model.decoder_variance),
         rate=nats.sum(1),
+        identities=model.ward_identities,
     )
 
 

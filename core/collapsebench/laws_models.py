@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from collapsebench.components import SPLITS, Data, Decoder, Encoder, Parameters, Split
+from collapsebench.components import SPLITS, WARD_IDENTITIES, Data, Decoder, Encoder, Parameters, Split
 from collapsebench.data import Standardised, standardise
 from collapsebench.laws import BrokenLawError, Law, Subject, require
 from collapsebench.reference_scan import FlatDecoder, FlatEncoder, PlainObjective, stack_of
@@ -156,6 +156,18 @@ def _linear(subject: Subject) -> str:
     return "declared and true" if component.linear else "not declared"
 
 
+def _judged(subject: Subject) -> str:
+    decoder: Decoder[Any] = subject.create()
+    declared, limit = decoder.ward_identities, decoder.collapse_limit
+    require(
+        bool(declared) and set(declared) <= set(WARD_IDENTITIES),
+        f"ward_identities is {declared!r}, expected at least one of {', '.join(WARD_IDENTITIES)}.",
+    )
+    require(0 < limit < math.inf, f"collapse_limit is {limit}, expected a finite number above 0; 1 if in doubt.")
+    broken = [identity for identity in WARD_IDENTITIES if identity not in declared]
+    return "; ".join([f"is not held to: {', '.join(broken)}"] * bool(broken) + [f"kappa {limit:.3g}"] * (limit != 1))
+
+
 BATCHABLE = Law("batchable", "replicas can be stacked, or it declares that they cannot", _batchable)
 _MODULES = (
     Law("builds", "build returns a module with parameters", _builds, presupposed=True),
@@ -168,4 +180,8 @@ _MODULES = (
 )
 _LINEAR = Law("linear", "if declared linear, it is", _linear)
 ENCODER = (*_MODULES, _LINEAR)
-DECODER = (*_MODULES, _LINEAR)
+DECODER = (
+    *_MODULES,
+    _LINEAR,
+    Law("judged", "it says by which identities and which edge its replicas are judged", _judged),
+)

@@ -134,7 +134,7 @@ def stack_of(
         torch.arange(seeds).repeat_interleave(len(temperatures)),
         data.total_variance,
         data.shape,
-        linear=decoder.linear,
+        decoder=decoder,
         device=_CPU,
         dtype=torch.float32,
     )

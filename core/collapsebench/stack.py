@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from collapsebench.chains import with_chains
-from collapsebench.components import Model
+from collapsebench.components import Decoder, Model
 from collapsebench.fused import FusedPair, prices_of
 from collapsebench.kernel import KernelError
 from collapsebench.objective import Objective
@@ -56,7 +56,7 @@ class Stack:
         total_variance: float,
         shape: tuple[int, ...],
         *,
-        linear: bool,
+        decoder: Decoder[Any],
         path: Computation = "batched",
         device: torch.device,
         dtype: torch.dtype,
@@ -66,7 +66,8 @@ class Stack:
         if by_kernel and (device.type != "cpu" or dtype != torch.float32):
             raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
         self.template = with_chains(plain) if by_kernel else plain
-        self.plain, self.objective, self.linear, self.path = plain, objective, linear, path
+        self.plain, self.objective, self.path = plain, objective, path
+        self.linear, self.decoder = decoder.linear, decoder
         self.why_not_compiled = ""
         self._compiled: dict[tuple[int | None, ...], Callable[..., Tensor]] = {}
         self._groups: SideBySide | None = None
@@ -87,7 +88,7 @@ class Stack:
             else:
                 self.buffers[name] = value.to(dtype) if value.is_floating_point() else value
 
-        if path == "fused" and linear:
+        if path == "fused" and self.linear:
             raise KernelError("a linear decoder has its expectation over z taken in closed form")
         self._fused = FusedPair(plain, objective, self.parameters, math.prod(shape)) if path == "fused" else None
 
@@ -334,6 +335,7 @@ class StackModel(Model):
         self.total_variance = stack.total_variance
         self.decoder_variance = stack.objective.decoder_variance
         self.linear_decoder = stack.linear
+        self.ward_identities = stack.decoder.ward_identities
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:

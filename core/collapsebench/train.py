@@ -269,8 +269,9 @@ class Trainer:
         return None if everything or rows <= max(4 * _SCREEN_ROWS, trained) else _SCREEN_ROWS
 
     def _is_stable(self, found: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
-        edges = [stack.objective.edge(price * stack.total_variance) for price in stack.effective_temperatures()]
-        return found.is_stable(np.array(edges) / stack.total_variance, self.training.convergence.edge_tolerance)
+        prices = stack.effective_temperatures() * stack.total_variance / stack.decoder.collapse_limit
+        edges = np.array([stack.objective.edge(float(price)) for price in prices])
+        return found.is_stable(edges / stack.total_variance, self.training.convergence.edge_tolerance)
 
     def _is_calm(self, found: Equilibrium, losses: Floats, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Whether the signal fractions have stopped drifting and the loss has stopped falling, of those at `places`."""

@@ -68,11 +68,13 @@ def collapsebench_decoders() -> list[Component]:
             "collapsebench_autoencoders.first_order:FirstOrderDecoder",
             "affine map behind noise gates: latents collapse by a jump, with hysteresis",
             parameters="collapsebench_autoencoders.parameters:FirstOrderParameters",
+            version=2,
         ),
         Component(
             "injective",
             "collapsebench_autoencoders.injective:InjectiveDecoder",
             "one-to-one map whose gain cannot vanish: latents fade without a threshold",
             parameters="collapsebench_autoencoders.parameters:InjectiveDecoderParameters",
+            version=2,
         ),
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from collapsebench import Decoder
+from collapsebench import Decoder, WardIdentity
 from collapsebench_autoencoders.parameters import FirstOrderParameters
 
 
@@ -54,10 +55,24 @@ class FirstOrderDecoder(Decoder[FirstOrderParameters]):
         both states cost the same at                 0.661    0.754    0.838
         T falls: M^2 jumps from 0 at, to             0.6 to 0.30        0.6 to 0.38        0.6 to 0.40
 
-    Rescaling a latent is absorbed by its column, so that E mu^2 + E sigma^2 = 1 holds at equilibrium. There is no free
-    scale behind the gate, so that E x_hat . (x - x_hat) = 0 does not: `training.convergence` must allow for it.
+    Rescaling a latent is absorbed by its column, so that E mu^2 + E sigma^2 = 1 holds at equilibrium. No shift is free
+    before the gate, so that E mu = 0 holds for symmetric data only, and no scale behind it, so that
+    E x_hat . (x - x_hat) = 0 does not hold.
     """
+
+    ward_identities: ClassVar[tuple[WardIdentity, ...]] = ("scale", "residual-mean")
+
+    @property
+    def collapse_limit(self) -> float:
+        """The share kappa of lambda / V down to which the collapsed state is stable."""
+        p = self.parameters.power
+        return _absolute_moment(p + 2) ** 2 / _absolute_moment(2 * p + 2)
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
         return Gated(latent_dim, shape, self.parameters.level, self.parameters.power)
+
+
+def _absolute_moment(power: float) -> float:
+    """Return E |z|^power for a standard normal z."""
+    return 2 ** (power / 2) * math.gamma((power + 1) / 2) / math.sqrt(math.pi)

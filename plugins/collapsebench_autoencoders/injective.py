@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from collapsebench import Decoder, UserError
+from collapsebench import Decoder, UserError, WardIdentity
 from collapsebench_autoencoders.parameters import InjectiveDecoderParameters
 
 
@@ -41,10 +42,12 @@ class InjectiveDecoder(Decoder[InjectiveDecoderParameters]):
         M^2 = g^2 lambda / (g^2 lambda + beta (g^2 + beta))
 
     which is smooth, above lambda / V too, where it falls as g^2 lambda / beta^2: there is no threshold, and no latent
-    is ever at the prior. Its scale is not free either, so that E mu^2 + E sigma^2 = 1 does not hold:
-    `training.convergence` must allow for it. After the injective decoders through Brenier maps of Wang, Blei and
+    is ever at the prior. No scale is free, so that neither E mu^2 + E sigma^2 = 1 nor E x_hat . (x - x_hat) = 0
+    holds. After the injective decoders through Brenier maps of Wang, Blei and
     Cunningham 2021, Posterior collapse and latent variable non-identifiability; theirs are input-convex networks.
     """
+
+    ward_identities: ClassVar[tuple[WardIdentity, ...]] = ("mean", "residual-mean")
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""

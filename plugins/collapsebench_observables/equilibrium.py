@@ -16,7 +16,8 @@ class Equilibrium(Observable[Parameters]):
 
     ward_mean = max_k |E mu_k|                         ward_scale = max_k |E mu_k^2 + E sigma_k^2 - 1|
     ward_residual_mean = |E r| / sqrt(E |r|^2)         ward_orthogonality = |E x_hat . r| / E |r|^2
-    ward_residual: the largest of the four; r = x - x_hat, sampled decoding
+    ward_residual: the largest of those that the decoder obeys (all four, unless it declares fewer); r = x - x_hat,
+    sampled decoding
     residual_edge: top eigenvalue of the covariance of x - x_hat(mu), divided by V
     spare_latents: number of latents with signal fraction at most 0.01
     """

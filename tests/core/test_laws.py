@@ -201,6 +201,14 @@ class Paired(FlatDecoder):
         return FlatEncoder(Parameters()).build((latent_dim,), *shape)
 
 
+class Unheld(FlatDecoder):
+    ward_identities = ()
+
+
+class Boundless(FlatDecoder):
+    collapse_limit = float("inf")
+
+
 class Total(PlainObjective):
     def loss(self, distortion: Any, rate: Any, dial: Any, state: Any, progress: Any) -> Any:
         return (distortion + dial * rate.sum(-1)).mean()
@@ -405,6 +413,8 @@ BROKEN: list[tuple[api.Kind, type[Any], str, str]] = [
     ("encoder", Empty, "builds", "it has no parameters to train"),
     ("decoder", Liar, "linear", "remove `linear = True`"),
     ("decoder", Paired, "shapes", "returned tuple, expected x_hat"),
+    ("decoder", Unheld, "judged", "expected at least one of mean, scale, residual-mean, orthogonality"),
+    ("decoder", Boundless, "judged", "collapse_limit is inf, expected a finite number above 0"),
     ("objective", Total, "shapes", "loss is () for a batch of 1"),
     ("objective", Lost, "finite", "loss holds NaN or infinity at dial 1e-06, progress 0"),
     ("objective", Rough, "gradients", "the gradient with respect to rate holds NaN or infinity"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from numpy.polynomial.hermite_e import hermegauss
-from scipy.special import gamma
 
-from collapsebench import UserError
+from collapsebench import WARD_IDENTITIES, Data, Split, UserError
+from collapsebench.data import standardise
+from collapsebench.train import Controls
 
 NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(48))
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -57,18 +60,15 @@ def first_order(component, power=2.0, level=1.0):
     return component("decoder", "first-order", power=power, level=level).build(1, (1,))
 
 
-def absolute_moment(k):
-    return 2 ** (k / 2) * gamma((k + 1) / 2) / np.sqrt(np.pi)
-
-
 def test_kappa_is_what_the_page_of_the_first_order_decoder_says(component):
-    kappa = [absolute_moment(p + 2) ** 2 / absolute_moment(2 * p + 2) for p in (1, 2, 3)]
+    kappa = [component("decoder", "first-order", power=power).collapse_limit for power in (1, 2, 3)]
     assert kappa == pytest.approx([0.849, 0.6, 0.388], abs=5e-4)
+    assert component("decoder", "injective").collapse_limit == component("decoder", "linear").collapse_limit == 1
 
 
 @pytest.mark.parametrize("power", [2.0, 4.0])
 def test_the_collapsed_state_of_the_first_order_decoder_loses_stability_at_kappa(component, power):
-    kappa = absolute_moment(power + 2) ** 2 / absolute_moment(2 * power + 2)
+    kappa = component("decoder", "first-order", power=power).collapse_limit
 
     def lowest_curvature(temperature):
         mode = OneMode(first_order(component, power), 0.0, 0.0, 0.0)
@@ -156,3 +156,42 @@ def test_the_injective_decoder_moves_no_two_points_closer_than_its_gain(componen
 def test_an_injective_decoder_with_more_latents_than_features_is_refused(component):
     with pytest.raises(UserError, match=r"5 latents for 4 features.*Lower scan\.latent_dim"):
         component("decoder", "injective").build(5, (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "updates", "broken"),
+    [("first-order", 6000, {"mean", "orthogonality"}), ("injective", 1500, {"scale", "orthogonality"})],
+)
+def test_trained_to_rest_each_obeys_the_identities_that_it_declares_and_no_other(
+    make_trainer, decoder, updates, broken
+):
+    """Skewed data: were they symmetric, E mu = 0 would hold behind the gates too."""
+    rows = np.random.default_rng(0).exponential(size=(1024, 2)).astype(np.float32) * np.array([2.0, 1.0], np.float32)
+    part = Split(rows)
+    data = standardise(Data(part, part, part, feature_names=("a", "b"), scaling="none"), "skewed")
+    training = {
+        "optimiser": {"use": "preconditioned", "learning_rate": 0.02}, "antithetic": True, "average": 0.1,
+        "max_updates": updates, "settle_latents": False, "convergence": {"patience": 1.0},
+    }  # fmt: skip
+    trainer = make_trainer(data, [0.05], decoder=(decoder, {}), latent_dim=2, training=training)
+    while trainer.update < updates:
+        trainer.advance()
+    found = trainer.measure(everything=True, stack=trainer.judged())
+    residuals = {identity: replace(found, identities=(identity,)).ward_residual[0] for identity in WARD_IDENTITIES}
+    assert set(found.identities) == set(WARD_IDENTITIES) - broken
+    assert max(residuals[identity] for identity in found.identities) == found.ward_residual[0] < 0.01
+    assert min(residuals[identity] for identity in broken) > 0.02
+
+
+@pytest.mark.parametrize(("decoder", "shares"), [("first-order", [0.7, 0.62]), ("linear", [1.1, 1.02])])
+def test_the_prior_is_called_stable_down_to_the_limit_of_the_decoder(
+    make_gaussian, make_stack, make_trainer, decoder, shares
+):
+    data = make_gaussian(spectrum={"kind": "power-law", "exponent": 2.0})
+    limit = float(data.eigenvalues[0] / data.total_variance)
+    temperatures = [share * limit for share in (*shares, 0.8 * shares[1])]
+    stack = make_stack(data, temperatures, decoder=(decoder, {}))
+    stack.load({name: torch.zeros_like(value) for name, value in stack.weights().items()})
+    training = {"optimiser": {"use": "adam", "learning_rate": 1e-30}, "max_updates": 100, "convergence": {}}
+    trained = make_trainer(data, temperatures, stack=stack, training=training).run(Controls())
+    assert trained.marks == ["converged", "converged", "unstable"]
