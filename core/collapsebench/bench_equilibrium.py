@@ -40,13 +40,14 @@ _LOOKS = 40
 
 @dataclass(frozen=True)
 class Setting:
-    """How a stack is trained. budget: in updates, over which the schedule runs. average: as in a suite."""
+    """How a stack is trained. budget: in updates, over which the schedule runs. average, antithetic: as in a suite."""
 
     optimiser: str
     learning_rate: float
     schedule: str
     budget: int
     average: float = 0.0
+    antithetic: bool = False
 
     def training(self, batch_size: int | str) -> Training:
         """Return it as training settings."""
@@ -54,7 +55,7 @@ class Setting:
             {
                 "optimiser": {"use": self.optimiser, "learning_rate": self.learning_rate},
                 "schedule": self.schedule, "max_updates": self.budget, "batch_size": batch_size,
-                "average": self.average,
+                "average": self.average, "antithetic": self.antithetic,
             }
         )  # fmt: skip
 
@@ -213,7 +214,7 @@ def bench_mlp_equilibrium(
     temperatures: int = 11,
     updates: int = 10_000,
     rates: Sequence[float] = (3e-4, DEFAULT_RATE, 3e-3, 1e-2),
-    our_rates: Sequence[float] = (0.005, 0.01, 0.02),
+    our_rates: Sequence[float] = (0.01, 0.02, 0.04),
     budgets: Sequence[int] = (1_000, 2_000, 4_000),
     average: float = 0.05,
     rows: int = 50_000,
@@ -222,7 +223,8 @@ def bench_mlp_equilibrium(
     """Train a 2 x 64 MLP at T from 1 to 1e-5 with Adam for its whole budget, cosine decay, at several learning rates.
 
     What each leaves is a target. Ours: the preconditioned optimiser with averaged weights, each of `our_rates` with
-    cosine decay over each of `budgets`. Latents are settled by neither: objectives hardly change by it.
+    cosine decay over each of `budgets`, without and with antithetic noise. Latents are settled by neither: objectives
+    hardly change by it.
     """
     keep_freed_memory()
     data, grid = data or _gaussian(rows), np.logspace(0, -5, temperatures)
@@ -236,8 +238,8 @@ def bench_mlp_equilibrium(
         say(f"adam at {rate:g}: {times[-1]:.1f} s")
     targets["best of these"] = np.fmin.reduce(list(targets.values()))
     courses = []
-    for rate, budget in itertools.product(our_rates, budgets):
-        setting = Setting("preconditioned", rate, "cosine", budget, average)
+    for rate, budget, antithetic in itertools.product(our_rates, budgets, (False, True)):
+        setting = Setting("preconditioned", rate, "cosine", budget, average, antithetic)
         courses.append((setting, _course(_trainer(data, contest, setting))))
         say(f"{setting}: {courses[-1][1][0][-1]:.1f} s")
     seconds = float(np.median(times))

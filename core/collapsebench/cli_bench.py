@@ -195,7 +195,9 @@ def _rival(against: str) -> str:
 
 def _setting(setting: Setting) -> str:
     average = f", average {setting.average:g}" if setting.average else ""
-    return f"{setting.optimiser} at {setting.learning_rate:g}, {setting.schedule}, {setting.budget} updates{average}"
+    noise = ", antithetic" if setting.antithetic else ""
+    course = f"{setting.schedule}, {setting.budget} updates"
+    return f"{setting.optimiser} at {setting.learning_rate:g}, {course}{average}{noise}"
 
 
 @bench.command()
