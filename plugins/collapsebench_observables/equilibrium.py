@@ -18,8 +18,8 @@ class Equilibrium(Observable[Parameters]):
     ward_residual_mean = |E r| / sqrt(E |r|^2)         ward_orthogonality = |E x_hat . r| / E |r|^2
     ward_residual: the largest of those that the decoder obeys (all four, unless it declares fewer); r = x - x_hat,
     sampled decoding
-    residual_edge: top eigenvalue of the covariance of x - x_hat(mu), divided by V; a replica with spare latents is stable
-    up to T, up to T / kappa behind a decoder whose `collapse_limit` is kappa
+    residual_edge: top eigenvalue of the covariance of x - x_hat(mu), divided by V; a replica with spare latents is
+    stable up to T, up to T / kappa behind a decoder whose `collapse_limit` is kappa
     spare_latents: number of latents with signal fraction at most 0.01
     """
 
