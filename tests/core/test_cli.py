@@ -134,8 +134,8 @@ def test_plugins_check_prints_a_line_for_every_law_and_ends_with_1_if_one_is_bro
     held = run("plugins", "check", "linear", "--kind", "decoder", "--store", str(tmp_path))
     assert held.exit_code == 0, held.output
     assert held.output.startswith("decoder linear, version 1, from collapsebench")
-    assert held.output.count("  pass  ") == 13
-    assert held.output.endswith("13 of 13 laws hold for decoder linear\n")
+    assert held.output.count("  pass  ") == 14
+    assert held.output.endswith("14 of 14 laws hold for decoder linear\n")
     broken = run("plugins", "check", "mlp", "--kind", "encoder", "--set", "width=-1")
     assert broken.exit_code == 1
     assert "FAIL  defaults" in broken.output
