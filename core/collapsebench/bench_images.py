@@ -22,7 +22,8 @@ from collapsebench.stack import Computation, Stack
 from collapsebench.suite_schema import EvaluationSettings, Training
 from collapsebench.train import Trainer
 
-SHAPE, CHANNELS, DEPTH, LATENTS, ROWS = (1, 28, 28), 8, 2, 16, 4096
+SHAPE, LATENTS, ROWS = (1, 28, 28), 16, 4096
+_PARAMETERS = {"channels": 8, "depth": 2}
 _PATHS: tuple[Computation, ...] = ("batched", "grouped", "side-by-side", "one-by-one")
 
 
@@ -47,8 +48,7 @@ def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: 
     """Time a stack of the shipped convolutions, two stages from eight channels on, against a plain loop, in turn."""
     keep_freed_memory()
     registry, place, data = load_registry(), torch.device(device), _data()
-    parameters = {"channels": CHANNELS, "depth": DEPTH}
-    encoder, decoder = (registry.get(kind, "conv").create(parameters) for kind in ("encoder", "decoder"))
+    encoder, decoder = (registry.get(kind, "conv").create(_PARAMETERS) for kind in ("encoder", "decoder"))
     pair = build_pair(encoder, decoder, SHAPE, LATENTS, 0)
     path, reason = _chosen_path(registry, data, pair, min(replicas, calibrate.REPLICAS), batch, place)
     training = {"optimiser": {"use": "adam"}, "batch_size": batch, "max_updates": 10**9, "schedule": "constant"}
@@ -92,7 +92,7 @@ def _stack(
         torch.zeros(replicas, dtype=torch.long),
         data.total_variance,
         data.shape,
-        decoder=registry.get("decoder", "conv").create({"channels": CHANNELS, "depth": DEPTH}),
+        decoder=registry.get("decoder", "conv").create(_PARAMETERS),
         path=path,
         device=device,
         dtype=torch.float32,

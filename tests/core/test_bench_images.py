@@ -14,7 +14,7 @@ from collapsebench.calibrate import fastest
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Time a step once, and a network of one channel."""
-    monkeypatch.setattr(bench_images, "CHANNELS", 1)
+    monkeypatch.setitem(bench_images._PARAMETERS, "channels", 1)
     monkeypatch.setattr(bench_images, "ROWS", 300)
     monkeypatch.setattr(bench_images, "milliseconds", lambda step, device: (step(), 6.0)[1])
 
