@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -159,7 +159,11 @@ def name_numbers(*axes: Axis) -> None:
     """Write the numbers of logarithmic axes that span little as 0.6, not as 6 × 10^-1."""
     for axis in axes:
         low, high = axis.get_view_interval()
-        if high < 30 * low:
+        if high < 2 * low:
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        elif high < 30 * low:
             shown = (2, 3, 4, 6) if high < 10 * low else (2, 5)
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(FuncFormatter(partial(_plain, shown)))

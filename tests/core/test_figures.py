@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from collapsebench import SPLITS, Measurement, Pca, oracle
 from collapsebench.figure_curves import rank_distortions, signal_fractions, thresholds_and_utilities
-from collapsebench.figure_style import in_colours, rank_colours
+from collapsebench.figure_style import in_colours, name_numbers, rank_colours
 from collapsebench.figures import SPLIT_OF, draw_figures
 from collapsebench.results import CellResult, SuiteResults
 
@@ -232,3 +234,18 @@ def test_rank_colours_are_told_apart_by_lightness_alone_and_readable_on_white():
     luminance = np.array(rank_colours(12))[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) > 0).all()
     assert luminance.max() < 0.8
+
+
+@pytest.mark.parametrize("span", [(0.115, 0.126), (0.8, 1.3), (0.05, 0.2), (0.02, 0.5)])
+def test_a_logarithmic_axis_shows_numbers_however_little_it_spans(span):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    axes.set_xlim(span)
+    name_numbers(axes.xaxis)
+    figure.canvas.draw()
+    ticks = (*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks())
+    shown = {tick.label1.get_text() for tick in ticks if span[0] <= tick.get_loc() <= span[1]} - {""}
+    assert len(shown) >= 2
+    assert all(span[0] <= float(number) <= span[1] for number in shown)
