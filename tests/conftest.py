@@ -31,7 +31,7 @@ def create(kind, use, **parameters):
 
 def gaussian_data(**parameters):
     """Return standardised Gaussian data; 8 features, 512 training samples and a power law unless told otherwise."""
-    from collapsebench.data import standardise
+    from collapsebench.data.standardise import standardise
 
     settings = {"dimension": 8, "samples": 512, "evaluation_samples": 256, **parameters}
     return standardise(create("dataset", "gaussian", **settings).load(0, Path()), "gaussian")
@@ -57,8 +57,8 @@ def stack_of(
     """
     import torch
 
-    from collapsebench.pairs import build_pair
-    from collapsebench.stack import Stack
+    from collapsebench.stack.stack import Stack
+    from collapsebench.training.pairs import build_pair
 
     encoder, decoder, objective = (
         create(kind, part[0], **part[1]) if isinstance(part, tuple) else part
@@ -85,8 +85,8 @@ def stack_of(
 
 def trainer_of(data, temperatures, *, stack=None, training=None, evaluation=None, seeds=(0,), latent_dim=8, **stacking):
     """Return a trainer of a stack; training: what differs from a few preconditioned full-batch updates."""
-    from collapsebench.suite_schema import EvaluationSettings, Training
-    from collapsebench.train import Trainer
+    from collapsebench.suite.schema import EvaluationSettings, Training
+    from collapsebench.training.trainer import Trainer
 
     stack = stack or stack_of(data, temperatures, seeds=seeds, latent_dim=latent_dim, **stacking)
     settings = {
@@ -116,7 +116,7 @@ def exact_weights(data, temperatures, latent_dim, collapsed=None):
     """
     import torch
 
-    from collapsebench.linear_oracle import oracle
+    from collapsebench.theory.oracle import oracle
 
     exact = oracle(data.second_moments["train"], temperatures, latent_dim)
     modes = min(latent_dim, len(exact.eigenvalues))
@@ -148,7 +148,7 @@ def samples_of(data, split="train", *, replicas=1, dtype=None, **limits):
     """Return a split as observables read it; limits: max_rows, values_at_once."""
     import torch
 
-    from collapsebench.observe import SplitSamples
+    from collapsebench.observing.observe import SplitSamples
 
     return SplitSamples(
         data, split, replicas=replicas, width=32, device=torch.device("cpu"), dtype=dtype or torch.float32,

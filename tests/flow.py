@@ -71,7 +71,7 @@ def without(architecture: str, text: str = TINY) -> str:
 
 def invoke(*arguments: Any) -> Result:
     """Run the command line in this process."""
-    from collapsebench.cli import main
+    from collapsebench.cli.main import main
 
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 

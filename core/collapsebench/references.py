@@ -13,13 +13,13 @@ from typing import Any
 
 import click
 
-from collapsebench import hooks
-from collapsebench.cli import main as command_line
-from collapsebench.components import KINDS, Kind
-from collapsebench.hooks import HOOKS
-from collapsebench.registry import Registered, load_registry
-from collapsebench.schema_text import OWN, ParameterRow, TableSection, parameter_rows, table_sections
-from collapsebench.suite_schema import SuiteFile
+from collapsebench.cli.main import main as command_line
+from collapsebench.contracts import hooks
+from collapsebench.contracts.component import KINDS, Kind
+from collapsebench.contracts.hooks import HOOKS
+from collapsebench.contracts.registry import Registered, load_registry
+from collapsebench.suite.schema import SuiteFile
+from collapsebench.suite.words import OWN, ParameterRow, TableSection, parameter_rows, table_sections
 
 COMMAND = "python -m collapsebench.references docs"
 """What regenerates the pages, from the root of a checkout."""

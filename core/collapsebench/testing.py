@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from collapsebench.components import Kind
-from collapsebench.conformance import LAWS, check_component
-from collapsebench.laws import Finding
-from collapsebench.registry import load_registry
+from collapsebench.authoring.check import LAWS, check_component
+from collapsebench.authoring.law import Finding
+from collapsebench.contracts.component import Kind
+from collapsebench.contracts.registry import load_registry
 
 __all__ = ["DatasetLaws", "DecoderLaws", "EncoderLaws", "ExecutorLaws", "MetricLaws", "ObjectiveLaws", "ObservableLaws"]
 

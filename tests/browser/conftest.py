@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 import pytest
 from flow import command
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "core"))
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

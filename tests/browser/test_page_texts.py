@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import test_figures as made
 
-from collapsebench.components import Evaluation, Score
-from collapsebench.outputs import write_everything
-from collapsebench.page_data import all_runs
-from collapsebench.pages import suite_page, write_index
+from collapsebench.contracts.component import Evaluation, Score
+from collapsebench.publishing.folder import write_everything
+from collapsebench.publishing.page.numbers import all_runs
+from collapsebench.publishing.page.page import suite_page, write_index
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(2)>"

@@ -9,7 +9,7 @@ import torch
 
 from collapsebench.checkpoint import read_checkpoint, write_checkpoint
 from collapsebench.errors import StoreError
-from collapsebench.train import Controls, OutOfTimeError
+from collapsebench.training.trainer import Controls, OutOfTimeError
 
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
 OPTIMISERS = {

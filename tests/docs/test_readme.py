@@ -129,7 +129,7 @@ def test_the_commands_for_a_plugin_lead_from_nothing_to_a_run(tmp_path: Path) ->
 
 
 def test_every_verb_stands_in_the_readme() -> None:
-    from collapsebench.cli import LAZY
+    from collapsebench.cli.main import LAZY
 
     text = README.read_text(encoding="utf-8")
     absent = [verb for verb in LAZY if not re.search(rf"`(collapsebench )?{verb}\b", text)]
@@ -153,7 +153,7 @@ def test_the_main_command_runs_once_it_is_installed(tmp_path: Path) -> None:
 
 
 def test_every_preset_of_every_shipped_suite_validates(tmp_path: Path) -> None:
-    from collapsebench.suite import check_presets, shipped_suites
+    from collapsebench.suite.resolve import check_presets, shipped_suites
 
     for suite in shipped_suites():
         check_presets(suite)

@@ -8,12 +8,13 @@ import click
 import pytest
 from markdown_blocks import ROOT
 
-from collapsebench import hooks, references
-from collapsebench.components import KINDS
-from collapsebench.hooks import HOOKS
-from collapsebench.registry import Registered
-from collapsebench.schema_text import parameter_rows, table_sections
-from collapsebench.suite_schema import SuiteFile
+from collapsebench import references
+from collapsebench.contracts import hooks
+from collapsebench.contracts.component import KINDS
+from collapsebench.contracts.hooks import HOOKS
+from collapsebench.contracts.registry import Registered
+from collapsebench.suite.schema import SuiteFile
+from collapsebench.suite.words import parameter_rows, table_sections
 
 SHIPPED = [item for kind in KINDS for item in references.shipped(kind)]
 COMPONENTS = pytest.mark.parametrize("item", SHIPPED, ids=[f"{item.kind}-{item.component.id}" for item in SHIPPED])

@@ -109,14 +109,14 @@ def test_nothing_else_is_in_the_wheel(wheel: Path) -> None:
 
 def test_the_wheel_declares_the_command_every_plugin_and_the_licence(wheel: Path) -> None:
     entries = text(wheel, ".dist-info/entry_points.txt")
-    assert "collapsebench = collapsebench.cli:main" in entries
+    assert "collapsebench = collapsebench.cli.main:main" in entries
     assert all(f"= {package}\n" in entries + "\n" for package in PLUGINS)
     assert any(name.endswith("licenses/LICENSE") for name in names(wheel))
     assert f"Version: {PROJECT['version']}" in text(wheel, ".dist-info/METADATA")
 
 
 def test_an_installed_wheel_finds_its_own_plugins_and_suites(installed: Path, tmp_path: Path) -> None:
-    code = "import collapsebench.suite_file as s; print(s.__file__, *s.shipped_suites().values(), sep='\\n')"
+    code = "import collapsebench.suite.file as s; print(s.__file__, *s.shipped_suites().values(), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, check=True,

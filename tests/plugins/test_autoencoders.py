@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from collapsebench.components import Decoder, Encoder, Parameters
+from collapsebench.contracts.component import Decoder, Encoder, Parameters
 from collapsebench.errors import PluginError
-from collapsebench.pairs import build_pair
-from collapsebench.stack import why_not
-from collapsebench.train import Controls
+from collapsebench.stack.stack import why_not
+from collapsebench.training.pairs import build_pair
+from collapsebench.training.trainer import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 
 SHAPES = [(7,), (3, 4), (2, 3, 3)]

@@ -10,9 +10,9 @@ from test_idx import original_of, pixels, write
 from test_worldclim import layers, write_bil, zipped
 
 from collapsebench import testing
-from collapsebench.components import KINDS
-from collapsebench.conformance import LAWS
-from collapsebench.registry import load_registry
+from collapsebench.authoring.check import LAWS
+from collapsebench.contracts.component import KINDS
+from collapsebench.contracts.registry import load_registry
 from collapsebench_datasets.fashion_mnist import FashionMnist
 from collapsebench_datasets.mnist import Mnist
 

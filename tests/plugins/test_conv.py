@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from collapsebench.components import Data, Split
-from collapsebench.data import standardise
+from collapsebench.contracts.component import Data, Split
+from collapsebench.data.standardise import standardise
 from collapsebench.errors import UserError
-from collapsebench.linear_oracle import oracle
-from collapsebench.pairs import build_pair
-from collapsebench.train import Controls
+from collapsebench.theory.oracle import oracle
+from collapsebench.training.pairs import build_pair
+from collapsebench.training.trainer import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 
 SMALL = {"channels": 4}

@@ -10,8 +10,8 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 
 from collapsebench import WARD_IDENTITIES, Data, Split, UserError
-from collapsebench.data import standardise
-from collapsebench.train import Controls
+from collapsebench.data.standardise import standardise
+from collapsebench.training.trainer import Controls
 
 NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(48))
 WEIGHTS = WEIGHTS / WEIGHTS.sum()

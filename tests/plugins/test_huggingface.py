@@ -16,7 +16,7 @@ from local_hub import LocalHub
 from PIL import Image
 from test_idx import REAL, needs_real, pixels, small, write
 
-from collapsebench.components import SPLITS
+from collapsebench.contracts.component import SPLITS
 from collapsebench.errors import DataError
 from collapsebench_datasets import huggingface, sample_source
 from collapsebench_datasets.fashion_mnist import FashionMnist
@@ -397,7 +397,7 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from collapsebench.data import fingerprint
+from collapsebench.data.standardise import fingerprint
 from collapsebench.errors import DataError
 from collapsebench_datasets.huggingface import HuggingFace
 from collapsebench_datasets.image_parameters import HuggingFaceParameters
@@ -441,7 +441,7 @@ def hub(tmp_path_factory):
 
 
 def test_the_hub_gives_the_arrays_of_local_files_and_is_asked_once(hub, tmp_path):
-    from collapsebench.data import fingerprint
+    from collapsebench.data.standardise import fingerprint
 
     named = {"name": "someone/small_mnist", "test_split": "test"}
     jobs = [

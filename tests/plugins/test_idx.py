@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collapsebench.components import SPLITS
-from collapsebench.data import standardise
+from collapsebench.contracts.component import SPLITS
+from collapsebench.data.standardise import standardise
 from collapsebench.errors import DataError
 from collapsebench_datasets.fashion_mnist import FashionMnist
 from collapsebench_datasets.idx_files import IMAGES, LABELS, idx_sha256, read_original

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from collapsebench import SPLITS, Measurement, Pca, oracle, tail_law
-from collapsebench.scaling_laws import TAIL_WINDOW
+from collapsebench.theory.scaling import TAIL_WINDOW
 from collapsebench_metrics import collapsebench_metrics
 
 SPECTRUM = np.array([6.0, 3.0, 1.5, 0.7, 0.3, 0.1, 0.03, 0.01])

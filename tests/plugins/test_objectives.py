@@ -12,15 +12,15 @@ from flow import TINY, without, write_suite
 from scipy import stats
 
 from collapsebench import DataError, fixed_exponent_threshold, oracle
-from collapsebench.equilibrium import measure_equilibrium
-from collapsebench.execute import execute_job
-from collapsebench.planning import make_jobs, make_plan, with_records
-from collapsebench.registry import load_registry
-from collapsebench.scoring import score_plan
-from collapsebench.stack import StackModel
+from collapsebench.contracts.registry import load_registry
+from collapsebench.executing.execute import execute_job
+from collapsebench.planning.cells import make_jobs, make_plan, with_records
+from collapsebench.scoring.score import score_plan
+from collapsebench.stack.stack import StackModel
 from collapsebench.store import Store
-from collapsebench.suite import load_suite
-from collapsebench.train import Controls
+from collapsebench.suite.resolve import load_suite
+from collapsebench.theory.equilibrium import measure_equilibrium
+from collapsebench.training.trainer import Controls
 
 LATENTS, SEEDS = 6, (0, 1, 2)
 TEMPERATURES = [float(f"{t:.6g}") for t in np.geomspace(0.8, 6e-3, 9)]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench.components import SPLITS, Data, Split
-from collapsebench.data import standardise
-from collapsebench.linear_oracle import oracle
-from collapsebench.stack import StackModel
+from collapsebench.contracts.component import SPLITS, Data, Split
+from collapsebench.data.standardise import standardise
+from collapsebench.stack.stack import StackModel
+from collapsebench.theory.oracle import oracle
 from collapsebench_observables.traversals import shrink
 
 TEMPERATURES = np.array([0.7, 0.2, 0.05, 0.003])

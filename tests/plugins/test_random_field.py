@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from collapsebench.components import SPLITS
-from collapsebench.data import fingerprint, standardise
+from collapsebench.contracts.component import SPLITS
+from collapsebench.data.standardise import fingerprint, standardise
 from collapsebench_datasets.parameters import RandomFieldParameters
 from collapsebench_datasets.random_field import eigenvalues, power_spectrum, waves
 

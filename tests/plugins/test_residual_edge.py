@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench.stack import StackModel
+from collapsebench.stack.stack import StackModel
 from collapsebench_observables.conditional_covariance import Drawn, largest_conditional_covariance
 
 SPECTRUM = np.array([6.0, 3.0, 1.5, 0.7, 0.3, 0.1, 0.03, 0.01])

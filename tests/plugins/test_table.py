@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from collapsebench.components import SPLITS, Data
-from collapsebench.data import fingerprint, standardise
+from collapsebench.contracts.component import SPLITS, Data
+from collapsebench.data.standardise import fingerprint, standardise
 from collapsebench.errors import DataError
 from collapsebench_datasets.table_rows import RowSample
 

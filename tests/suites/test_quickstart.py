@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from flow import SCRIPT, boards, command, digests, environment, invoke, weights
 
-from collapsebench.boards import COLUMNS, FOOTER, RANKS, read_board
+from collapsebench.publishing.boards import COLUMNS, FOOTER, RANKS, read_board
 
 PYTHON = """
 import sys

@@ -1,0 +1,53 @@
+"""The conformance laws of every kind of component, and how one is examined.
+
+`collapsebench plugins check` prints the findings; `collapsebench.testing` makes tests of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from collapsebench.authoring import datasets as laws_data
+from collapsebench.authoring import listing as laws_import
+from collapsebench.authoring import networks as laws_models
+from collapsebench.authoring import objectives as laws_objectives
+from collapsebench.authoring import observables_and_metrics as laws_results
+from collapsebench.authoring.law import Finding, Law, Subject, examine
+from collapsebench.contracts.component import Kind
+from collapsebench.contracts.registry import Registered, Registry
+
+LAWS: dict[Kind, tuple[Law, ...]] = {
+    "dataset": (*laws_import.PRESUPPOSED, *laws_data.DATASET),
+    "encoder": (*laws_import.PRESUPPOSED, *laws_models.ENCODER),
+    "decoder": (*laws_import.PRESUPPOSED, *laws_models.DECODER),
+    "objective": (*laws_import.PRESUPPOSED, *laws_objectives.OBJECTIVE),
+    "observable": (*laws_import.PRESUPPOSED, *laws_results.OBSERVABLE),
+    "metric": (*laws_import.PRESUPPOSED, *laws_results.METRIC),
+    "executor": (*laws_import.PRESUPPOSED, *laws_import.EXECUTOR),
+}
+
+
+def check_component(
+    registered: Registered,
+    registry: Registry,
+    cache: Path,
+    parameters: Mapping[str, Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> list[Finding]:
+    """Return a finding for every law of a component's kind, in order.
+
+    cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for, if
+    not the component's own example.
+    """
+    laws_results.forget_scans()
+    subject = Subject(registered, registry, cache, dict(parameters or {}), shape or _example_shape(registered))
+    return examine(subject, LAWS[registered.kind])
+
+
+def _example_shape(registered: Registered) -> tuple[int, ...]:
+    try:
+        return tuple(getattr(registered.component.load(), "example_shape", (8,)))
+    except Exception:  # whether it can be imported is a law of its own
+        return (8,)

@@ -1,0 +1,106 @@
+"""What a conformance law is: a sentence about a component, and a check that holds or says why not.
+
+A law that could not be checked, because one that it presupposes is broken, counts as broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from collapsebench.contracts.registry import Registered, Registry
+from collapsebench.errors import PluginError
+
+T = TypeVar("T")
+
+
+class BrokenLawError(PluginError):
+    """A component breaks a law; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A component under examination.
+
+    parameters: those it is created with; its defaults for the rest. shape: of the samples that encoders and decoders
+    are built for. cache: the folder that a dataset prepares into.
+    """
+
+    registered: Registered
+    registry: Registry
+    cache: Path
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = (8,)
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The component as messages call it, as in "encoder 'mlp'"."""
+        return f"{self.registered.kind} '{self.registered.component.id}'"
+
+    def create(self) -> Any:
+        """Return the component, constructed anew."""
+        return self.registered.component.create(self.parameters)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what several laws look at: made when it is first asked for, then kept."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(T, self._made[name])
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law. check: returns a remark, empty for none; raises if the law is broken.
+
+    presupposed: whether the laws after it mean nothing where it is broken.
+    """
+
+    name: str
+    sentence: str
+    check: Callable[[Subject], str]
+    presupposed: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one law. reason: why it is broken or was not checked, or a remark where it holds."""
+
+    law: str
+    sentence: str
+    status: Literal["pass", "fail", "not checked"]
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the law was checked and holds."""
+        return self.status == "pass"
+
+
+def examine(subject: Subject, laws: Sequence[Law]) -> list[Finding]:
+    """Check every law on a component, in order; whatever the component does, each law has a finding."""
+    findings: list[Finding] = []
+    broken = ""
+    for law in laws:
+        if broken:
+            findings.append(Finding(law.name, law.sentence, "not checked", f"presupposes '{broken}', which is broken"))
+            continue
+        try:
+            findings.append(Finding(law.name, law.sentence, "pass", law.check(subject)))
+        except (Exception, SystemExit) as error:  # the component's own doing, whatever it is
+            findings.append(Finding(law.name, law.sentence, "fail", _reason(error)))
+            broken = law.name if law.presupposed else ""
+    return findings
+
+
+def require(holds: bool, reason: str) -> None:
+    """Raise with the reason unless something holds."""
+    if not holds:
+        raise BrokenLawError(reason)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BrokenLawError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,262 @@
+"""The verb that measures speed: bench."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collapsebench.bench.equilibrium import LinearEquilibrium, MlpEquilibrium, Setting
+    from collapsebench.bench.growth import Growth
+    from collapsebench.bench.throughput import Spread, Throughput
+
+Rows = dict[str, str]
+
+
+@click.group()
+def bench() -> None:
+    """Measure how fast this machine is."""
+
+
+def _report_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--out", type=click.Path(path_type=Path), help="Folder for JSON and Markdown.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="As JSON.")(command)
+
+
+@bench.command()
+@click.option("--replicas", default=64, show_default=True, type=click.IntRange(min=1), help="Replicas in the stack.")
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(min=1), help="Interleaved repetitions.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--network",
+    default="mlp",
+    show_default=True,
+    type=click.Choice(["mlp", "conv"]),
+    help="The published one, or convolutions on images of 28 x 28.",
+)
+@_report_options
+def throughput(replicas: int, repeats: int, device: str, network: str, as_json: bool, out: Path | None) -> None:
+    """Time a stack of the published network, or of convolutions, against a plain PyTorch loop (and pythae), in turn."""
+    if network == "conv":
+        _convolutions(replicas, repeats, device, as_json=as_json, out=out)
+        return
+    from collapsebench.bench.throughput import bench_throughput
+
+    found = bench_throughput(replicas, repeats, device)
+    title = f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)"
+    _deliver("throughput", title, asdict(found), _throughput_rows(found), as_json=as_json, out=out)
+
+
+def _throughput_rows(found: Throughput) -> Rows:
+    rows = {
+        f"replica-update, {found.path}, ms": found.replica_update_ms,
+        "replica-update through torch.func, ms": found.general_update_ms,
+        "update of the plain loop, ms": found.plain_update_ms,
+        "update of pythae's trainer, ms": found.pythae_update_ms,
+        "speedup over the plain loop": found.speedup_over_plain_loop,
+        "the same through torch.func": found.general_speedup_over_plain_loop,
+        f"third party ({found.third_party_path}), ms": found.third_party_update_ms,
+        "third party over the fast path": found.third_party_share,
+        "speedup over pythae": found.speedup_over_pythae,
+        "share of the matrix peak": found.share_of_matrix_peak,
+        "matrix peak (PyTorch), GFLOP/s": found.matrix_gflops,
+        "matrix peak (oneDNN), GFLOP/s": found.onednn_gflops,
+    }
+    texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
+    texts["third party"] = found.third_party
+    texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
+    return texts | ({"why this path": found.why_this_path} if found.why_this_path else {})
+
+
+def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, out: Path | None) -> None:
+    from collapsebench.bench.images import bench_images
+
+    found = [bench_images(replicas, batch, repeats, device) for batch in (64, 256)]
+    rows: Rows = {}
+    for one in found:
+        rows |= {
+            f"batch {one.batch}, {one.path}, ms per update": _spread(one.replica_update_ms),
+            f"batch {one.batch}, plain loop, ms": _spread(one.plain_update_ms),
+            f"batch {one.batch}, speedup": _spread(one.speedup_over_plain_loop),
+            f"batch {one.batch}, why this path": one.why_this_path,
+        }
+    title = f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)"
+    _deliver("throughput-conv", title, {"batches": list(map(asdict, found))}, rows, as_json=as_json, out=out)
+
+
+@bench.command()
+@click.option("--part", "parts", multiple=True, type=click.Choice(["linear", "mlp"]), help="One of the two; both.")
+@click.option("--dataset", help="Id of a dataset, instead of Gaussian data with the spectrum of WorldClim 1.4.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A parameter of the dataset; repeatable.")
+@click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Pairs of linear runs.")
+@click.option(
+    "--patience",
+    default=40.0,
+    show_default=True,
+    type=click.FloatRange(min=1.0),
+    help="Linear: Adam is stopped after so many times our time.",
+)
+@click.option(
+    "--updates", default=10_000, show_default=True, type=click.IntRange(min=10), help="MLP: the budget of Adam."
+)
+@click.option(
+    "--linear-temperatures", default=41, show_default=True, type=click.IntRange(min=2), help="From 1 to 1e-6."
+)
+@click.option("--mlp-temperatures", default=11, show_default=True, type=click.IntRange(min=2), help="From 1 to 1e-5.")
+@_report_options
+def equilibrium(
+    parts: tuple[str, ...],
+    dataset: str | None,
+    overrides: tuple[str, ...],
+    store: str | None,
+    repeats: int,
+    patience: float,
+    updates: int,
+    linear_temperatures: int,
+    mlp_temperatures: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Time to equilibrium, ours against Adam: a covariance's linear objective, and an MLP. Minutes to an hour."""
+    from collapsebench.bench.equilibrium import bench_linear_equilibrium, bench_mlp_equilibrium
+    from collapsebench.cli.measure import parameters_of
+    from collapsebench.contracts.registry import load_registry
+    from collapsebench.observing.foreign_data import data_as_seen
+    from collapsebench.store import Store
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    data = None
+    if dataset:
+        data = data_as_seen(dataset, parameters_of(overrides), None, 0, load_registry(), Store(store).cache)
+    found: dict[str, Any] = {"data": dataset or "gaussian, spectrum of WorldClim 1.4"}
+    rows: Rows = {"data": found["data"]}
+    if not parts or "linear" in parts:
+        covariance = None if data is None else data.second_moments["train"]
+        linear = bench_linear_equilibrium(covariance, linear_temperatures, repeats, patience, say=say)
+        found |= asdict(linear)
+        rows |= _linear_rows(linear)
+    if not parts or "mlp" in parts:
+        mlp = bench_mlp_equilibrium(
+            data, mlp_temperatures, updates, budgets=(updates // 10, updates // 5, updates * 2 // 5), say=say
+        )
+        found |= {"mlp": asdict(mlp), "equilibrium_speedup_mlp": mlp.equilibrium_speedup_mlp}
+        rows |= _mlp_rows(mlp)
+    title = "Wall time of Adam over that of the preconditioned optimiser, equal stacks"
+    _deliver("equilibrium", title, found, rows, as_json=as_json, out=out)
+
+
+def _linear_rows(found: LinearEquilibrium) -> Rows:
+    bound = ", at least: Adam had not got there" if found.is_lower_bound else ""
+    return {
+        "linear, speedup": _spread(found.equilibrium_speedup_linear) + bound,
+        "linear, path of both": _path(found.path, found.why_this_path),
+        "linear, target": f"mean |M^2 - theory| < {found.tolerance}",
+        "linear, ours": f"{_setting(found.ours.setting)}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
+        "linear, Adam": f"{_setting(found.adam.setting)}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, "
+        f"error {found.adam.error:.4f}",
+        "linear, search": f"{sum(run.setting.optimiser == 'adam' for run in found.search)} settings of Adam, "
+        f"{sum(run.setting.optimiser != 'adam' for run in found.search)} of ours",
+    }
+
+
+def _path(path: str, reason: str) -> str:
+    return f"{path}: {reason}" if reason else path
+
+
+def _mlp_rows(found: MlpEquilibrium) -> Rows:
+    rows = {
+        f"mlp, against {_rival(race.against)}": f"{race.geometric_mean:.2f}, worst {race.worst:.2f}, not reached "
+        f"{race.not_reached} of {len(race.speedups)}, by {_setting(race.ours)}"
+        for race in found.races
+    }
+    for race in found.races:
+        each = zip(found.temperatures, race.speedups, strict=True)
+        rows[f"by temperature, {_rival(race.against)}"] = ", ".join(f"{t:.2g}: {speedup:.2f}" for t, speedup in each)
+    return {
+        **rows,
+        "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s",
+        "mlp, path of both": _path(found.path, found.why_this_path),
+    }
+
+
+def _rival(against: str) -> str:
+    return f"Adam at {against}" if against[0].isdigit() else f"the {against}"
+
+
+def _setting(setting: Setting) -> str:
+    average = f", average {setting.average:g}" if setting.average else ""
+    noise = ", antithetic" if setting.antithetic else ""
+    course = f"{setting.schedule}, {setting.budget} updates"
+    return f"{setting.optimiser} at {setting.learning_rate:g}, {course}{average}{noise}"
+
+
+@bench.command()
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Interleaved repetitions.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--quick", is_flag=True, help="Two small values of each, in seconds.")
+@_report_options
+def growth(repeats: int, device: str, quick: bool, as_json: bool, out: Path | None) -> None:
+    """Time an update of the published network with more replicas, more width, more rows of data."""
+    from collapsebench.bench.growth import bench_growth
+
+    small: dict[str, Any] = {"replicas": (1, 2), "widths": (8, 16), "rows": (300, 600), "stack": 2} if quick else {}
+    found = bench_growth(repeats=repeats, device=device, **small)
+    rows = {name: text for each in found for name, text in _growth_rows(each).items()}
+    title = f"Milliseconds of a replica's update on {device}: median (lowest to highest)"
+    _deliver("growth", title, {"growth": [asdict(each) for each in found]}, rows, as_json=as_json, out=out)
+
+
+def _growth_rows(found: Growth) -> Rows:
+    pairs = zip(found.values, found.update_ms, strict=True)
+    rows = {f"{found.what} {value}": _spread(spread) for value, spread in pairs}
+    paths = ", ".join(dict.fromkeys(found.paths))
+    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}", f"{found.what}, path": paths}
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})"
+
+
+def _deliver(name: str, title: str, found: dict[str, Any], rows: Rows, *, as_json: bool, out: Path | None) -> None:
+    """Print what was found, and write it into a folder with the hardware and the command."""
+    import torch
+
+    from collapsebench.planning.provenance import processor
+
+    hardware: dict[str, Any] = {
+        "cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        hardware["cuda"] = torch.cuda.get_device_name()
+    text = json.dumps({**found, "hardware": hardware}, indent=1)
+    footer = ", ".join(f"{key} {value}" for key, value in hardware.items())
+    if as_json:
+        click.echo(text)
+    else:
+        click.echo(title)
+        for row, value in rows.items():
+            click.echo(f"  {row:38s}{value}")
+        click.echo(footer)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        command = shlex.join(["collapsebench", *_command()])
+        cells = {row: value.strip().replace("|", "\\|") for row, value in rows.items()}
+        table = "\n".join(f"| {row} | {value} |" for row, value in cells.items())
+        page = f"# {name}\n\n{title}\n\n| | |\n|---|---|\n{table}\n\n{footer}\n\n`{command}`\n"
+        (out / f"{name}.md").write_text(page, encoding="utf-8")
+
+
+def _command() -> list[str]:
+    """The arguments as given, but for where data and results lie on this machine."""
+    return ["path=..." if argument.startswith("path=") else argument for argument in sys.argv[1:]]

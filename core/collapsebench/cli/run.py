@@ -1,0 +1,213 @@
+"""The verbs that plan and run: run, plan, status, explain, prepare."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from collapsebench.errors import UserError
+from collapsebench.verbs.run import Session, open_session, prepare_session, run_session
+from collapsebench.verbs.run import explain as explain_cell
+
+if TYPE_CHECKING:
+    from collapsebench.planning.cells import Cell, Plan
+    from collapsebench.training.planned_stacks import PlannedStack
+
+
+def suite_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument SUITE and the options that decide how it is resolved."""
+    return click.argument("suite")(session_options(command))
+
+
+def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that decide how a suite is resolved."""
+    decorators = [
+        click.option("--preset", help="A preset of the suite."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the suite."),
+        click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds."),
+        click.option("--device", help="auto, cpu, cuda or mps."),
+        click.option("--executor", help="Id of an executor."),
+        click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE."),
+    ]  # fmt: skip
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+@click.command()
+@suite_options
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop; nothing is written.")
+@click.option("--strict", is_flag=True, help="Exit with 1 unless every replica converged.")
+def run(dry_run: bool, strict: bool, **options: Any) -> None:
+    """Run SUITE, an id that ships or a path: train what is missing, observe, score, rank. Run again to resume."""
+    session = open_session(**options)
+    if dry_run:
+        _show_plan(session, as_json=False)
+        return
+    from collapsebench.cli.progress import ProgressLines
+
+    with ProgressLines() as progress:
+        outcome = run_session(session, progress.report, progress.say)
+    click.echo(outcome.text())
+    click.echo(f"\nBoard, tables and {len(outcome.figures)} figure files: {outcome.folder}")
+    sys.exit(0 if outcome.ok and (outcome.converged or not strict) else 1)
+
+
+@click.command()
+@suite_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def plan(as_json: bool, **options: Any) -> None:
+    """Show every cell of SUITE, what is done and what would run."""
+    _show_plan(open_session(**options), as_json=as_json)
+
+
+@click.command()
+@suite_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(as_json: bool, **options: Any) -> None:
+    """Show the state of every cell of SUITE, with the traceback of those that failed."""
+    session = open_session(**options)
+    current = _plan(session)
+    rows = _rows(session, current)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
+    for cell in current.cells:
+        if cell.record is not None and cell.record.reason:
+            click.echo(f"\n{cell.name}: {cell.record.status}\n{cell.record.reason}")
+
+
+@click.command()
+@suite_options
+@click.argument("cell", required=False)
+def explain(cell: str | None, **options: Any) -> None:
+    """Say of every cell of SUITE, or of CELL (dataset/architecture/objective/seed, or a key), why it would run."""
+    session = open_session(**options)
+    cells = _plan(session).cells
+    chosen = [c for c in cells if cell is None or c.name == cell or (c.key or "").startswith(cell)]
+    if not chosen:
+        names = ", ".join(c.name for c in cells)
+        raise UserError(f"no cell '{cell}' in suite '{session.suite.id}'. Its cells: {names}.")
+    for each in chosen:
+        click.echo(explain_cell(session, each))
+
+
+@click.command()
+@suite_options
+def prepare(**options: Any) -> None:
+    """Fetch and verify the data of SUITE."""
+    session = open_session(**options)
+    failures = prepare_session(session, click.echo)
+    for dataset, (_, reason) in failures.items():
+        click.echo(f"error: {dataset}: {reason}", err=True)
+    if not failures:
+        click.echo(f"{len(session.suite.datasets)} datasets are ready")
+    sys.exit(1 if failures else 0)
+
+
+def _plan(session: Session) -> Plan:
+    from collapsebench.planning.cells import make_plan
+
+    return make_plan(session.suite, session.store, session.registry)
+
+
+def _rows(session: Session, current: Plan) -> list[dict[str, Any]]:
+    from collapsebench.planning.cells import frozen_paths
+
+    frozen = frozen_paths(session.store)
+    return [_row(cell, frozen) for cell in current.cells]
+
+
+def _row(cell: Cell, frozen: Mapping[str, str]) -> dict[str, Any]:
+    """A cell as a row; frozen: how cells of interrupted jobs are computed, by key."""
+    replicas = cell.record.replicas if cell.record else ()
+    trained_along = cell.record.provenance.get("path", "") if cell.record else ""
+    converged = sum(replica["mark"] == "converged" for replica in replicas)
+    return {
+        "cell": cell.name,
+        "status": cell.status,
+        "converged": f"{converged}/{len(replicas)}" if replicas else "",
+        "path": frozen.get(cell.key or "", trained_along),
+        "key": (cell.key or "")[:12],
+    }
+
+
+def _stack(stack: PlannedStack) -> dict[str, Any]:
+    predicted = None if stack.predicted is None else stack.predicted(stack.replicas)
+    return {
+        "scan": stack.name,
+        "path": stack.path,
+        "replicas_wanted": stack.wanted,
+        "replicas": stack.replicas,
+        "predicted_bytes": predicted,
+        "room_bytes": None if math.isinf(stack.room) else round(stack.room),
+    }
+
+
+def _show_plan(session: Session, *, as_json: bool) -> None:
+    from collapsebench.training.planned_stacks import plan_stacks, seconds_at_most
+
+    current = _plan(session)
+    suite = session.suite
+    planned = plan_stacks(current, session.store, session.device, session.registry)
+    seconds = seconds_at_most(current, session.store, planned, session.device, session.registry)
+    stacks = list(planned.values())
+    rows = _rows(session, current)
+    missing = len(current.missing)
+    replicas = missing * len(suite.scan.temperatures)
+    summary = {
+        "suite": suite.id,
+        "suite_hash": suite.suite_hash,
+        "store": str(session.store.root),
+        "device": session.device,
+        "cells": len(rows),
+        "to_train": missing,
+        "replicas": replicas,
+        "updates_at_most": replicas * suite.training.rounds[-1],
+        "seconds_at_most": seconds,
+    }
+    if as_json:
+        failures = {dataset: reason for dataset, (_, reason) in current.failures.items()}
+        click.echo(
+            json.dumps(
+                {**summary, "plan": rows, "stacks": [_stack(each) for each in stacks], "failures": failures}, indent=1
+            )
+        )
+        return
+    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
+    if stacks:
+        click.echo("")
+    for each in stacks:
+        click.echo(f"{each.name}: {each.path}, {each.replicas} of {each.wanted} replicas at a time, {each.memory}")
+    for dataset, (_, reason) in current.failures.items():
+        click.echo(f"dataset {dataset} cannot be loaded: {reason}")
+    click.echo(
+        f"\n{summary['cells']} cells, {missing} to train: {replicas} replicas, at most {suite.training.rounds[-1]} "
+        f"updates each, on {session.device}. Nothing was written."
+    )
+    if seconds:
+        click.echo(
+            f"Training takes {_duration(seconds)} at most if all else is quiet, by a few updates of "
+            "each scan; checks and scores come on top."
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _echo_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    from tabulate import tabulate
+
+    click.echo(tabulate([[row[name] for name in columns] for row in rows], headers=columns))
+
+
+__all__ = ["explain", "plan", "prepare", "run", "status"]

@@ -1,0 +1,166 @@
+"""The contract of objectives: what a replica minimises, and what that foretells for a linear decoder.
+
+Symbols: T temperature, V total variance, lambda_k eigenvalues of the train covariance (descending, their sum is V),
+beta the price of a nat, sigma_dec^2 the variance of the decoder's Gaussian. This module imports neither torch nor NumPy
+at run time, like `components`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from collapsebench.contracts.component import Configured, P
+
+if TYPE_CHECKING:
+    import torch
+
+    from collapsebench.contracts.component import Floats
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an objective foretells for a linear decoder on the train split, latents ranked by signal fraction.
+
+    signal_fraction `(t, latent)`: M^2, NaN where it is left open; where not `exact`, a lower bound. thresholds
+    `(latent,)`: the temperature of the grid above which each rank is collapsed, NaN where there is none. temperature
+    `(t,)`: the effective temperature that a replica ends with, NaN where the objective leaves it open. any_encoder:
+    False if it holds for a linear encoder only.
+    """
+
+    signal_fraction: Floats
+    thresholds: Floats
+    temperature: Floats
+    exact: bool = True
+    any_encoder: bool = True
+
+    @classmethod
+    def linear(cls, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction:
+        """Return the exact solution of distortion + beta rate: M_k^2 = [1 - T / T_k]_+ with T_k = lambda_k / V.
+
+        >>> import numpy as np
+        >>> print(Prediction.linear(np.array([0.5, 0.1]), np.array([3.0, 1.0]), latent_dim=2).signal_fraction.round(3))
+        [[0.333 0.   ]
+         [0.867 0.6  ]]
+        """
+        import numpy as np
+
+        thresholds = np.zeros(latent_dim)
+        count = min(latent_dim, len(eigenvalues))
+        thresholds[:count] = np.maximum(eigenvalues[:count], 0.0) / eigenvalues.sum()
+        ratio = np.full((len(temperatures), latent_dim), np.inf)
+        np.divide(temperatures[:, None], thresholds, out=ratio, where=thresholds > 0)
+        return cls(np.maximum(1.0 - ratio, 0.0), np.where(thresholds > 0, thresholds, np.nan), temperatures)
+
+
+class Objective(Configured[P]):
+    """What a replica minimises.
+
+    dial: what is turned along the grid of temperatures: "temperature" if `loss` receives beta = T V / decoder_variance,
+    else the name of what `dials` returns. dial_is_price: whether more of it makes a nat dearer, so that `price_warm_up`
+    may start with less. has_oracle: whether the exact theory of distortion + beta rate holds for it
+    at the temperatures of the grid. batchable: as for encoders. affine: whether `loss` is affine in distortion and
+    rates (which lets a kernel take the gradient in one pass); verified where it is used.
+    """
+
+    batchable: ClassVar[bool] = True
+    dial: ClassVar[str] = "temperature"
+    dial_is_price: ClassVar[bool] = True
+    has_oracle: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
+
+    @property
+    def decoder_variance(self) -> float:
+        """sigma_dec^2, by which the harness divides squared errors: distortion = |x - x_hat|^2 / (2 sigma_dec^2)."""
+        return 1.0
+
+    @property
+    def settles_at(self) -> float:
+        """The progress from which the loss no longer changes with progress; no replica is called converged before."""
+        return 0.0
+
+    def dials(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Floats:
+        """Return the dial of each temperature `(t,)`: beta, unless the objective turns something else.
+
+        Then it is the value at which a linear decoder would end at temperature T, so that all objectives share one
+        grid. eigenvalues: of the train covariance `(d,)`, descending. Raise DataError where there is no such value.
+        """
+        beta: Floats = temperatures * eigenvalues.sum() / self.decoder_variance
+        return beta
+
+    def init_state(self, features: int, total_variance: float) -> dict[str, torch.Tensor]:
+        """Return the state that each replica owns beside its weights.
+
+        An `nn.Parameter` follows its gradient like a weight (a learned variance; a multiplier, whose term in the loss
+        carries the sign that makes it rise); any other tensor stays as it is. features: d. total_variance: V.
+        """
+        return {}
+
+    @abstractmethod
+    def loss(
+        self,
+        distortion: torch.Tensor,
+        rate: torch.Tensor,
+        dial: torch.Tensor,
+        state: Mapping[str, torch.Tensor],
+        progress: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss of each sample `(batch,)`, in nats.
+
+        distortion: `(batch,)` nats. rate: `(batch, latent)` nats. progress: updates done / budget, from 0 to 1.
+        """
+
+    def batch_loss(
+        self,
+        distortion: torch.Tensor,
+        rate: torch.Tensor,
+        weights: torch.Tensor | None,
+        dial: torch.Tensor,
+        state: Mapping[str, torch.Tensor],
+        progress: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss of a batch, a scalar: the mean of `loss`, unless overridden by what is no mean over samples.
+
+        weights: of the samples `(batch,)`, of mean one over the train split; None if they are equal.
+        """
+        return weighted_mean(self.loss(distortion, rate, dial, state, progress), weights)
+
+    def penalty(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Return what the weights of a replica add to its loss, a scalar in nats, or None for nothing.
+
+        weights: by name, those of the encoder under `encoder.`, those of the decoder under `decoder.`.
+        """
+        return None
+
+    def price(self, dial: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what a nat costs a replica in units of |x - x_hat|^2 / 2, a scalar: T V at its effective temperature.
+
+        Override it where it is not dial * decoder_variance, that is beta sigma_dec^2.
+        """
+        return dial * self.decoder_variance
+
+    def edge(self, price: float) -> float:
+        """Return the largest eigenvalue of the posterior-mean residual that collapsed latents leave alone, as variance.
+
+        price: as `price` gives it, T V. A mode beyond it makes the collapsed state a saddle; override it where
+        something besides the price, such as a penalty, holds latents at the prior.
+        """
+        return price
+
+    def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction | None:
+        """Return what is foretold for a linear decoder, or None; the exact solution where `has_oracle`."""
+        return Prediction.linear(temperatures, eigenvalues, latent_dim) if self.has_oracle else None
+
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean over a batch `(batch, ...) -> (...)`; weights `(batch,)` of mean one, or None if they are equal.
+
+    >>> import torch
+    >>> weighted_mean(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([0.5, 1.5])).tolist()
+    [2.5, 5.0]
+    """
+    if weights is None:
+        return values.mean(0)
+    return (values * weights.view(-1, *[1] * (values.dim() - 1))).mean(0)

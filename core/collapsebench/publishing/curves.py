@@ -1,0 +1,208 @@
+"""The curves behind the figures: what the runs of one architecture measured, stacked over seeds.
+
+Axes: `run` the cells that can be drawn, `t` ascending temperatures, `rank` and `K` as in `theory.spectrum`.
+Replicas that diverged are NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from collapsebench.contracts.component import SplitName
+from collapsebench.errors import DataError
+from collapsebench.scoring.results import CellResult
+from collapsebench.theory.oracle import Oracle, oracle
+from collapsebench.theory.scaling import TAIL_WINDOW, TailLaw, tail_law
+from collapsebench.theory.spectrum import (
+    fixed_exponent_threshold,
+    fixed_slope_rate_threshold,
+    grid,
+    rank_distortion,
+    ranked,
+    resolved_ranks,
+    utilities,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from collapsebench.contracts.component import Floats, Measurement
+
+    Curve = Callable[[pd.DataFrame, Floats], Floats]
+    Fit = Callable[[Floats, Floats, float], float]
+
+MOMENTS = "latent-moments"
+TRUNCATED = "truncated-distortion"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Curves of one architecture: x, and one array per run, with the reason where there is nothing to draw."""
+
+    x: Floats
+    y: Floats
+    reason: str = ""
+
+    @property
+    def mean(self) -> Floats:
+        """The mean over runs, of those that are not NaN."""
+        count = (~np.isnan(self.y)).sum(axis=0)
+        total = np.where(np.isnan(self.y), 0.0, self.y).sum(axis=0)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    @property
+    def extremes(self) -> tuple[Floats, Floats]:
+        """The least and the largest value over runs, of those that are not NaN."""
+        low = np.where(np.isnan(self.y), np.inf, self.y).min(axis=0)
+        high = np.where(np.isnan(self.y), -np.inf, self.y).max(axis=0)
+        return np.where(np.isinf(low), np.nan, low), np.where(np.isinf(high), np.nan, high)
+
+
+def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> Stack:
+    """Return a quantity of the latents `(run, t, rank)`, ranked by signal fraction at each temperature."""
+    return _over_temperatures(cells, MOMENTS, lambda table, t: ranked(table, split, t, quantity))
+
+
+def signal_fractions(cells: Sequence[CellResult], split: SplitName) -> Stack:
+    """Return M^2 `(run, t, rank)`."""
+    return ranked_moments(cells, split, "signal_fraction")
+
+
+def fitted_thresholds(fractions: Stack) -> Floats:
+    """Return the fixed-exponent T_c of each rank of M^2, the geometric mean over runs `(rank,)`; NaN for none."""
+    fitted = [[fixed_exponent_threshold(fractions.x, column) for column in run.T] for run in fractions.y]
+    logarithms = np.log(np.array(fitted))
+    return np.exp(Stack(np.zeros(0), np.where(np.isfinite(logarithms), logarithms, np.nan)).mean)
+
+
+def truncated_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
+    """Return D_K(T) / V `(run, t, K)`, K = 0..latent_dim."""
+    return _over_temperatures(cells, TRUNCATED, lambda table, t: grid(table, split, t, "normalised_distortion", "rank"))
+
+
+def rank_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
+    """Return D(K) / V `(run, K)`, its temperature chosen on the validation split; x counts K."""
+    found, reason = [], _absent(cells, TRUNCATED)
+    for measurement in _measured(cells, TRUNCATED):
+        try:
+            curves = rank_distortion(measurement.tables[TRUNCATED], measurement.temperatures).curves
+        except DataError as error:
+            reason = str(error)
+            continue
+        if split in curves:
+            found.append(curves[split])
+        else:
+            reason = f"{TRUNCATED} was not observed on the {split} split"
+    return _stack(np.arange(float(len(found[0]))) if found else np.zeros(0), found, reason)
+
+
+def thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Stack]:
+    """Return the fixed-exponent T_c of M^2 and the utility of every rank `(run, rank)`, NaN where not resolved.
+
+    A rank is resolved where its utility is at least ten times the lowest temperature.
+    """
+    return _with_utilities(cells, split, "signal_fraction", lambda t, y, worth: fixed_exponent_threshold(t, y))
+
+
+def rate_thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Stack]:
+    """Return the fixed-slope T_c of the rate and the utility of every rank `(run, rank)`, NaN where not resolved."""
+    return _with_utilities(cells, split, "rate", fixed_slope_rate_threshold)
+
+
+def rates_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Floats]:
+    """Return R_k `(run, t, rank)` in nats, and the utilities of the resolved ranks `(run, rank)`, NaN for others."""
+    return _moments_and_utilities(cells, split, "rate")
+
+
+def tail_laws(curves: Stack) -> list[TailLaw]:
+    """Return the power law of each run's rank-distortion curve, the window cut to the ranks that there are."""
+    window = (TAIL_WINDOW[0], min(TAIL_WINDOW[1], curves.x.size - 1))
+    return [tail_law(curve, window) for curve in curves.y]
+
+
+def exact(cells: Sequence[CellResult], temperatures: Floats, split: SplitName) -> Oracle | None:
+    """Return the exact solution on a split where it holds for these cells, at given temperatures."""
+    for measurement in _measured(cells):
+        if measurement.has_oracle and split in measurement.second_moments:
+            return oracle(
+                measurement.covariance, temperatures, measurement.latent_dim,
+                decoder_variance=measurement.decoder_variance, evaluation=measurement.second_moments[split],
+            )  # fmt: skip
+    return None
+
+
+def pca_curve(cells: Sequence[CellResult], split: SplitName) -> Floats | None:
+    """Return PCA's rank-distortion curve on a split `(d + 1,)`."""
+    for measurement in _measured(cells):
+        if split in measurement.pca.rank_distortion:
+            return measurement.pca.rank_distortion[split]
+    return None
+
+
+def _with_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str, fit: Fit) -> tuple[Stack, Stack]:
+    moments, worth = _moments_and_utilities(cells, split, quantity)
+    fitted = np.full(worth.shape, np.nan)
+    for run, rank in np.argwhere(np.isfinite(worth)):
+        fitted[run, rank] = fit(moments.x, moments.y[run, :, rank], float(worth[run, rank]))
+    usable = np.isfinite(fitted)
+    ranks = np.arange(1, worth.shape[1] + 1)
+    missing = moments.reason or "no rank is resolved with a threshold"
+    return (
+        _stack(ranks, list(np.where(usable, fitted, np.nan)), missing),
+        _stack(ranks, list(np.where(usable, worth, np.nan)), missing),
+    )
+
+
+def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str) -> tuple[Stack, Floats]:
+    """Return a ranked quantity and the utilities of the resolved ranks, NaN for others, of the runs that have both."""
+    both = [cell for cell in cells if _measured([cell], MOMENTS) and _measured([cell], TRUNCATED)]
+    moments, curves = ranked_moments(both or cells, split, quantity), rank_distortions(both or cells, split)
+    reason = moments.reason or curves.reason
+    if not reason and len(moments.y) != len(curves.y):
+        reason = "runs lack one of the two observables"
+    if reason:
+        return _stack(np.zeros(0), [], reason), np.zeros((0, 0))
+    worth = np.array([utilities(curve) for curve in curves.y])
+    resolved = np.array([resolved_ranks(row, moments.x, row.size) for row in worth])
+    if not resolved.any():
+        return _stack(np.zeros(0), [], "the scan resolves no rank"), np.zeros((0, 0))
+    return moments, np.where(resolved, worth, np.nan)
+
+
+def _over_temperatures(cells: Sequence[CellResult], table: str, curve: Curve) -> Stack:
+    measured = _measured(cells, table)
+    temperatures = np.unique([t for measurement in measured for t in measurement.temperatures])
+    found, reason = [], _absent(cells, table)
+    for measurement in measured:
+        try:
+            found.append(curve(measurement.tables[table], temperatures))
+        except DataError as error:
+            reason = str(error)
+    return _stack(temperatures, found, reason)
+
+
+def _stack(x: Floats, found: list[Floats], reason: str) -> Stack:
+    y = np.array(found, dtype=np.float64)
+    if not found or np.isnan(y).all():
+        return Stack(np.zeros(0), np.zeros((0, 0)), reason or "every replica diverged")
+    return Stack(np.asarray(x, dtype=np.float64), y)
+
+
+def _measured(cells: Sequence[CellResult], table: str | None = None) -> list[Measurement]:
+    found = [cell.measurement for cell in cells if cell.measurement is not None]
+    return [measurement for measurement in found if table is None or table in measurement.tables]
+
+
+def _absent(cells: Sequence[CellResult], table: str) -> str:
+    """Return why no run can be drawn, "" if some run has the table."""
+    if _measured(cells, table):
+        return ""
+    if _measured(cells):
+        return f"no metric of the suite asked for {table}"
+    why = dict.fromkeys(f"{cell.status} ({cell.reason.rstrip('.')})" if cell.reason else cell.status for cell in cells)
+    return shorten(f"nothing was measured: {', '.join(why)}", 200, placeholder=" ...")

@@ -1,0 +1,106 @@
+"""The figures of a suite: those of both papers, and pictures of latents, drawn once per dataset and objective.
+
+Each is drawn from everything that was measured; its caption says from how many temperatures and runs, on which split,
+and what the dashed lines are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+from collapsebench.contracts.component import SplitName
+from collapsebench.errors import UserError
+from collapsebench.publishing.figures import style
+from collapsebench.publishing.figures.ranks import (
+    draw_rank_distortion_tails,
+    draw_rank_distortions,
+    draw_rate_utilities,
+    draw_utilities,
+)
+from collapsebench.publishing.figures.scans import (
+    draw_moments,
+    draw_posterior_scales,
+    draw_rate_overlays,
+    draw_signal_fractions,
+    draw_truncated_distortions,
+)
+from collapsebench.publishing.figures.text import Drawing
+from collapsebench.publishing.figures.traversals import draw_traversals
+from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.scoring.results import SuiteResults
+
+SPLIT_OF: dict[str, SplitName] = {
+    "signal-fraction": "train",
+    "moments": "train",
+    "posterior-scale": "train",
+    "truncated-distortion": "test",
+    "rank-distortion": "test",
+    "rank-distortion-log": "test",
+    "utility-threshold": "train",
+    "utility-rate-threshold": "train",
+    "rate-overlay": "train",
+    "traversals": "train",
+}
+"""The split each figure shows by default: thresholds are statements about train, distortions about unseen data."""
+
+_KINDS: dict[str, Callable[[Sequence[Group], SplitName], Drawing]] = {
+    "signal-fraction": draw_signal_fractions,
+    "moments": draw_moments,
+    "posterior-scale": draw_posterior_scales,
+    "truncated-distortion": draw_truncated_distortions,
+    "rank-distortion": draw_rank_distortions,
+    "rank-distortion-log": draw_rank_distortion_tails,
+    "utility-threshold": draw_utilities,
+    "utility-rate-threshold": draw_rate_utilities,
+    "rate-overlay": draw_rate_overlays,
+    "traversals": draw_traversals,
+}
+
+
+def draw_figures(
+    results: SuiteResults,
+    folder: Path,
+    splits: Mapping[str, SplitName] | None = None,
+    kinds: Sequence[str] | None = None,
+) -> list[Path]:
+    """Draw figures as PDF and PNG into a folder, with `captions.json`: file stem -> caption; return the paths.
+
+    splits: figure -> split, where it should differ from `SPLIT_OF`. kinds: the figures to draw, by default all that
+    `SPLIT_OF` names. A figure with nothing to draw is left out; its caption says why. The same results give the same
+    bytes.
+    """
+    wanted = list(_KINDS) if kinds is None else list(kinds)
+    unknown = sorted({*wanted, *(splits or {})} - _KINDS.keys())
+    if unknown:
+        raise UserError(
+            f"draw_figures: there is no figure {', '.join(map(repr, unknown))}. "
+            f"Expected some of {', '.join(_KINDS)}; choose from these."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {**SPLIT_OF, **(splits or {})}
+    captions: dict[str, str] = {}
+    written: list[Path] = []
+    with mpl.rc_context(style.RC):
+        for names, groups in comparisons(results).items():
+            for kind in wanted:
+                stem = _stem(kind, names, results, captions)
+                drawing = _KINDS[kind](groups, chosen[kind])
+                captions[stem] = drawing.caption
+                if drawing.layout is not None:
+                    written += style.save(drawing.layout, folder, stem)
+    path = folder / "captions.json"
+    path.write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [*written, path]
+
+
+def _stem(kind: str, names: tuple[str, str], results: SuiteResults, taken: Mapping[str, str]) -> str:
+    """Return a file name without suffix: kind, dataset and, where there are several, objective."""
+    several = len({cell.objective for cell in results.cells}) > 1
+    parts = [kind, names[0], *([names[1]] if several else [])]
+    stem = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-") for part in parts)
+    return next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if name not in taken)

@@ -1,0 +1,129 @@
+"""Write a suite's results as files that people read: board, tables, figures, page, and the data behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from collapsebench.errors import StoreError
+from collapsebench.publishing.boards import ranking, render, scores, statuses
+from collapsebench.publishing.bundle import read_data, write_bundle
+from collapsebench.publishing.figures.draw import draw_figures
+from collapsebench.publishing.figures.traversals import with_pictures
+from collapsebench.publishing.page.numbers import all_runs, curve_tables
+from collapsebench.publishing.page.page import PAGE, suite_page
+from collapsebench.publishing.required_rank import required_rank_csv, required_rank_page, required_ranks
+from collapsebench.scoring.results import SuiteResults
+
+FORMATS = {"text": "txt", "md": "md", "csv": "csv", "json": "json", "tex": "tex", "html": "html"}
+MANIFEST = "manifest.json"
+
+
+def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
+    """Write results as a bundle: data, board, tables, figures, page, manifest; return the paths.
+
+    Everything is made from the data that were written, so that the bundle alone makes it again, byte for byte. Files
+    that an earlier manifest of the folder names and that are not written now are removed.
+    """
+    before = _listed(folder)
+    try:
+        data = write_bundle(with_pictures(results), folder)
+        held = read_data(folder)
+        paths = [*data, *write_outputs(held, folder), *write_page(held, folder)]
+        paths += draw_figures(held, folder / "figures")
+        for path in before - {path.relative_to(folder).as_posix() for path in paths}:
+            (folder / path).unlink(missing_ok=True)
+        _write(folder / MANIFEST, json.dumps(manifest(folder, paths), indent=1))
+    except OSError as error:
+        raise StoreError(f"{folder}: could not be written ({error}). Free some space or choose another.") from error
+    return [*paths, folder / MANIFEST]
+
+
+def write_outputs(results: SuiteResults, folder: Path) -> list[Path]:
+    """Write boards and tables as files; return their paths.
+
+    board.{txt,md,csv,json,tex,html}; ranking.csv; cells.csv; in tables/, scores.csv with every value of every seed,
+    required-rank.{csv,md} and one table per metric with its modes; provenance.json.
+    """
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    written = []
+    for format, suffix in FORMATS.items():
+        written.append(_write(folder / f"board.{suffix}", render(results, format)))
+    written.append(_write(folder / "cells.csv", statuses(results).to_csv(index=False)))
+    written.append(_write(folder / "ranking.csv", ranking(results).to_csv(index=False)))
+    written.append(_write(folder / "tables" / "scores.csv", scores(results).to_csv(index=False)))
+    ranks = required_ranks(results)
+    written.append(_write(folder / "tables" / "required-rank.csv", required_rank_csv(ranks)))
+    written.append(_write(folder / "tables" / "required-rank.md", required_rank_page(ranks)))
+    for metric, frame in mode_tables(results).items():
+        written.append(_write(folder / "tables" / f"{metric}.csv", frame.to_csv(index=False)))
+    about = {"provenance": dict(results.provenance), "datasets": {k: dict(v) for k, v in results.datasets.items()}}
+    written.append(_write(folder / "provenance.json", json.dumps(about, indent=1, sort_keys=True, default=str)))
+    return written
+
+
+def write_page(results: SuiteResults, folder: Path) -> list[Path]:
+    """Write the page of a suite, and in tables/ the numbers that its figures show; return the paths."""
+    runs = all_runs(results)
+    tables = [_write(folder / "tables" / name, text) for name, text in curve_tables(results, runs).items()]
+    beside = ["board.csv", "board.json", "board.md", *(f"tables/{path.name}" for path in tables)]
+    return [*tables, _write(folder / PAGE, suite_page(results, runs, beside))]
+
+
+def mode_tables(results: SuiteResults) -> dict[str, pd.DataFrame]:
+    """Return, per metric, the rows per rank of every cell, with the cell's names in front."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for cell in results.cells:
+        for metric, evaluation in cell.evaluations.items():
+            if evaluation.modes is not None:
+                names = {name: getattr(cell, name) for name in ("dataset", "architecture", "objective", "seed")}
+                tables.setdefault(metric, []).append(
+                    pd.concat([pd.DataFrame(names, index=evaluation.modes.index), evaluation.modes], axis=1)
+                )
+    return {metric: pd.concat(frames, ignore_index=True) for metric, frames in tables.items()}
+
+
+def manifest(folder: Path, paths: Iterable[Path]) -> dict[str, Any]:
+    """Return the SHA-256 of files below a folder, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)
+    }
+
+
+def copy_outputs(source: Path, folder: Path) -> list[Path]:
+    """Copy the files that a folder's manifest names, and the manifest; return the paths.
+
+    Files that an earlier manifest of the target names and this one does not are removed.
+    """
+    copied = []
+    for name in _listed(folder) - _listed(source):
+        (folder / name).unlink(missing_ok=True)
+    for name in (*sorted(_listed(source)), MANIFEST):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copied.append(Path(shutil.copyfile(source / name, target)))
+    return copied
+
+
+def add_to_manifest(folder: Path, paths: Iterable[Path]) -> None:
+    """Name further files in a folder's manifest."""
+    listed = [folder / name for name in _listed(folder)]
+    _write(folder / MANIFEST, json.dumps(manifest(folder, {*listed, *paths}), indent=1))
+
+
+def _listed(folder: Path) -> set[str]:
+    """Return the files within a folder that its manifest names; none without one."""
+    path = folder / MANIFEST
+    names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return {name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts}
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8", newline="\n")
+    return path

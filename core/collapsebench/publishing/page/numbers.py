@@ -1,0 +1,284 @@
+"""What the figures of a page show, as numbers: one set of curves per run, for the page and as tables beside it.
+
+Signal fractions, rates, utilities and thresholds belong to the train split, distortions to the test split. Pages and
+tables hold the same numbers, both with six significant digits.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from collapsebench.publishing.curves import (
+    Stack,
+    exact,
+    pca_curve,
+    rank_distortions,
+    ranked_moments,
+    rate_thresholds_and_utilities,
+    rates_and_utilities,
+    thresholds_and_utilities,
+    truncated_distortions,
+)
+from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.scoring.results import CellResult, SuiteResults
+
+if TYPE_CHECKING:
+    from collapsebench.contracts.component import Floats
+
+DIGITS = 6
+"""The significant digits of every number on a page, and of the same number in the tables beside it."""
+
+Names = tuple[str, str, str, int]
+_EXACT_POINTS = 61
+_NAMES = ("dataset", "objective", "architecture", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The curves of one cell. Axes: `t` ascending temperatures, `rank` from 1, `K` latents kept, from 0.
+
+    signal_fraction, rate `(t, rank)`; truncated `(t, K)`; distortion `(K,)`; utility, threshold, rate_threshold
+    `(rank,)`, NaN where the scan does not resolve the rank. ward_residual, edge `(t,)`: the largest residual of the
+    Ward identities, and the residual edge over the effective T, which it must not exceed while latents are spare.
+    missing: figure -> why it has no curve.
+    """
+
+    temperatures: Floats
+    signal_fraction: Floats
+    rate: Floats
+    truncated: Floats
+    distortion: Floats
+    utility: Floats
+    threshold: Floats
+    rate_threshold: Floats
+    ward_residual: Floats
+    edge: Floats
+    marks: tuple[str, ...]
+    updates: tuple[int, ...]
+    missing: Mapping[str, str]
+
+
+Runs = Mapping[Names, Run]
+
+
+def run_of(cell: CellResult) -> Run:
+    """Return the curves of a cell; empty ones, with the reason, where nothing was measured."""
+    cells = [cell]
+    signal = ranked_moments(cells, "train", "signal_fraction")
+    rate = ranked_moments(cells, "train", "rate")
+    truncated = truncated_distortions(cells, "test")
+    distortion = rank_distortions(cells, "test")
+    _, worth = rates_and_utilities(cells, "train")
+    threshold, _ = thresholds_and_utilities(cells, "train")
+    rate_threshold, _ = rate_thresholds_and_utilities(cells, "train")
+    scale = np.sort(cell.measurement.temperatures) if cell.measurement else np.zeros(0)
+    replicas = _by_temperature(cell, "replicas", scale)
+    residuals = _by_temperature(cell, "equilibrium", scale)
+    stacks = {
+        "signal": signal, "truncated": truncated, "distortion": distortion, "utility": threshold,
+    }  # fmt: skip
+    missing = {name: stack.reason for name, stack in stacks.items() if stack.reason}
+    if not len(worth):
+        missing["rate"] = threshold.reason
+    if residuals.empty:
+        missing |= dict.fromkeys(("ward", "edge"), signal.reason or "no metric of the suite asked for equilibrium")
+    absent = np.full(scale.size, np.nan)
+    return Run(
+        temperatures=scale,
+        signal_fraction=_first(signal),
+        rate=_first(rate),
+        truncated=_first(truncated),
+        distortion=_first(distortion),
+        utility=worth[0] if len(worth) else np.zeros(0),
+        threshold=_first(threshold),
+        rate_threshold=_first(rate_threshold),
+        ward_residual=absent if residuals.empty else residuals["ward_residual"].to_numpy(),
+        edge=absent if residuals.empty else residuals["residual_edge"].to_numpy() / _prices(cell),
+        marks=tuple(replicas["mark"].fillna("missing")) if "mark" in replicas else (),
+        updates=tuple(replicas["updates"].fillna(0).astype(int)) if "updates" in replicas else (0,) * scale.size,
+        missing=missing,
+    )
+
+
+def all_runs(results: SuiteResults) -> Runs:
+    """Return the curves of every cell, by dataset, objective, architecture and seed."""
+    return {names_of(cell): run_of(cell) for cell in results.cells}
+
+
+def names_of(cell: CellResult) -> Names:
+    """Return what tells the cells of a suite apart."""
+    return cell.dataset, cell.objective, cell.architecture, cell.seed
+
+
+def page_content(results: SuiteResults, runs: Runs) -> list[dict[str, Any]]:
+    """Return what the page's figures are drawn from: per dataset and objective, every architecture's runs."""
+    return [_comparison(names, groups, runs) for names, groups in comparisons(results).items()]
+
+
+def curve_tables(results: SuiteResults, runs: Runs) -> dict[str, str]:
+    """Return file name -> CSV of what the page's figures show.
+
+    over-temperature: a row per run, temperature and rank K = 0..latent_dim. over-rank: a row per run and rank, PCA
+    first. replicas: a row per run and temperature.
+    """
+    temperature, rank, replicas = [], [], []
+    for (dataset, objective), groups in comparisons(results).items():
+        pca = _pca(groups)
+        if pca is not None:
+            names: dict[str, Any] = dict(zip(_NAMES, (dataset, objective, "PCA", ""), strict=True))
+            rank.append(_frame(names, {"rank": np.arange(pca.size), "test_distortion": pca}))
+        for group in groups:
+            for cell in group.cells:
+                run = runs[names_of(cell)]
+                names = dict(zip(_NAMES, names_of(cell), strict=True))
+                temperature.append(_frame(names, _over_temperature(run)))
+                rank.append(_frame(names, _over_rank(run)))
+                replicas.append(_frame(names, _replicas(run)))
+    frames = {"over-temperature": temperature, "over-rank": rank, "replicas": replicas}
+    return {f"{name}.csv": _csv(parts) for name, parts in frames.items()}
+
+
+def rounded(values: Any) -> Any:
+    """Return numbers with six significant digits, as nested lists; None for those that are not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim:
+        return [rounded(item) for item in array]
+    return float(f"{array:.{DIGITS}g}") if np.isfinite(array) else None
+
+
+def _comparison(names: tuple[str, str], groups: Sequence[Group], runs: Runs) -> dict[str, Any]:
+    return {
+        "dataset": names[0],
+        "objective": names[1],
+        "pca": rounded(found) if (found := _pca(groups)) is not None else None,
+        "exact": _exact(groups),
+        "architectures": [
+            {
+                "name": group.architecture,
+                "exact": any(cell.measurement is not None and cell.measurement.has_oracle for cell in group.cells),
+                "runs": [_run_content(cell.seed, runs[names_of(cell)]) for cell in group.cells],
+            }
+            for group in groups
+        ],
+    }
+
+
+def _run_content(seed: int, run: Run) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "t": rounded(run.temperatures),
+        "signal": rounded(run.signal_fraction.T),
+        "rate": rounded(run.rate.T),
+        "truncated": rounded(run.truncated.T),
+        "distortion": rounded(run.distortion),
+        "utility": rounded(run.utility),
+        "threshold": rounded(run.threshold),
+        "rateThreshold": rounded(run.rate_threshold),
+        "ward": rounded(run.ward_residual),
+        "edge": rounded(run.edge),
+        "missing": dict(run.missing),
+    }
+
+
+def _exact(groups: Sequence[Group]) -> dict[str, Any] | None:
+    """Return the exact solution on a fine grid: M^2 on the train split, D_K on the test split."""
+    cells = [cell for group in groups for cell in group.cells]
+    scales = [cell.measurement.temperatures for cell in cells if cell.measurement is not None]
+    if not scales:
+        return None
+    ends = np.concatenate(scales)
+    fine = np.geomspace(ends.min(), ends.max(), _EXACT_POINTS)
+    train, test = (exact(cells, fine, split) for split in ("train", "test"))
+    return {
+        "t": rounded(fine),
+        "signal": [] if train is None else rounded(train.signal_fraction.T),
+        "truncated": [] if test is None else rounded(test.normalised_distortion.T),
+    } if train is not None or test is not None else None  # fmt: skip
+
+
+def _pca(groups: Sequence[Group]) -> Floats | None:
+    found = (pca_curve(group.cells, "test") for group in groups)
+    curve = next((curve for curve in found if curve is not None), None)
+    sizes = [cell.measurement.latent_dim for group in groups for cell in group.cells if cell.measurement is not None]
+    return None if curve is None else curve[: max(sizes) + 1]
+
+
+def _first(stack: Stack) -> Floats:
+    """Return the curves of a stack's only run."""
+    return np.zeros((0,) * max(1, stack.y.ndim - 1)) if stack.reason else stack.y[0]
+
+
+def _prices(cell: CellResult) -> Floats:
+    """Return what a nat costs each replica, as a share of V: T, unless the objective sets its own `(t,)`, ascending."""
+    if cell.measurement is None:
+        return np.zeros(0)
+    return cell.measurement.effective_temperatures[np.argsort(cell.measurement.temperatures)]
+
+
+def _by_temperature(cell: CellResult, table: str, temperatures: Floats) -> pd.DataFrame:
+    """Return a table with one row a temperature, ascending; empty where it was not measured."""
+    if cell.measurement is None or table not in cell.measurement.tables:
+        return pd.DataFrame()
+    return cell.measurement.tables[table].set_index("temperature").reindex(temperatures)
+
+
+def _over_temperature(run: Run) -> dict[str, Any]:
+    columns = max(run.truncated.shape[1] if run.truncated.size else 0, run.signal_fraction.shape[-1] + 1)
+    if not run.truncated.size and not run.signal_fraction.size:
+        return {}
+    t, rank = np.indices((run.temperatures.size, columns))
+    wide = {"train_signal_fraction": (run.signal_fraction, 1), "train_rate": (run.rate, 1)}
+    wide |= {"test_distortion": (run.truncated, 0)}
+    found = {"temperature": run.temperatures[t.ravel()], "rank": rank.ravel()}
+    for name, (values, first) in wide.items():
+        whole = np.full((run.temperatures.size, columns), np.nan)
+        if values.size:
+            whole[:, first : first + values.shape[1]] = values
+        found[name] = whole.ravel()
+    return found
+
+
+def _over_rank(run: Run) -> dict[str, Any]:
+    count = max(run.distortion.size, run.utility.size + 1 if run.utility.size else 0)
+    found: dict[str, Any] = {"rank": np.arange(count)}
+    shifted = {
+        "test_distortion": (run.distortion, 0),
+        "train_utility": (run.utility, 1),
+        "train_threshold": (run.threshold, 1),
+        "train_rate_threshold": (run.rate_threshold, 1),
+    }
+    for name, (values, first) in shifted.items():
+        whole = np.full(count, np.nan)
+        whole[first : first + values.size] = values
+        found[name] = whole
+    return found if count else {}
+
+
+def _replicas(run: Run) -> dict[str, Any]:
+    if not run.marks:
+        return {}
+    return {
+        "temperature": run.temperatures, "mark": run.marks, "updates": run.updates,
+        "ward_residual": run.ward_residual, "edge_over_temperature": run.edge,
+    }  # fmt: skip
+
+
+def _frame(names: Mapping[str, Any], columns: Mapping[str, Any]) -> pd.DataFrame:
+    frame = pd.DataFrame(dict(columns))
+    for place, (name, value) in enumerate(names.items()):
+        frame.insert(place, name, value)
+    return frame
+
+
+def _csv(frames: Sequence[pd.DataFrame]) -> str:
+    filled = [frame for frame in frames if len(frame)]
+    whole = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=pd.Index(_NAMES))
+    text = io.StringIO()
+    whole.to_csv(text, index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
+    return text.getvalue()

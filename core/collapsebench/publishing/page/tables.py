@@ -1,0 +1,361 @@
+"""The tables of a page, as texts with the values they are sorted by: board, equilibrium, failures, provenance."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from collapsebench.publishing.boards import board, reasons, statuses
+from collapsebench.publishing.layout import headline_scores, number
+from collapsebench.publishing.page.numbers import DIGITS, Run, Runs, names_of
+from collapsebench.ranking.ranks import CONFIDENCE
+from collapsebench.ranking.standings import (
+    SKIPPED,
+    UNSUITED,
+    Group,
+    comparisons,
+    declared_scores,
+    overall_standings,
+    ranking_scores,
+    standings,
+)
+from collapsebench.scoring.results import CellResult, SuiteResults
+
+MARKS = {
+    "converged": ("●", "converged"),
+    "budget": ("○", "its budget ended first"),
+    "unstable": ("▲", "unstable: a spare latent is held above its threshold"),
+    "diverged": ("✕", "diverged"),
+    "missing": ("–", "not measured"),
+}
+"""How a replica ended: the sign, so that no colour is needed, and what it means."""
+
+_ARROWS = {"higher is better": "↑", "lower is better": "↓"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the board. place: from 0. sense: which way is better. shown: from the start."""
+
+    place: int
+    name: str
+    group: str = "run"
+    metric: str = ""
+    sense: str = ""
+    unit: str = ""
+    summary: str = ""
+    shown: bool = True
+    number: bool = True
+    filtered: bool = False
+    pinned: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """The sense as a sign."""
+        return _ARROWS.get(self.sense, "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, and the value it is sorted by: a number, "inf" or "" for none; None to sort by the text."""
+
+    text: str
+    value: float | str | None = None
+    title: str = ""
+
+
+def board_table(results: SuiteResults) -> dict[str, Any]:
+    """Return the board: one row per dataset, objective and architecture, with every declared score."""
+    columns = _columns(results)
+    values = board(results)
+    found = {
+        tuple(row[name] for name in ("dataset", "objective", "architecture", "metric", "score")): row
+        for row in values.to_dict("records")
+    }
+    rows, unranked = [], []
+    for (dataset, objective), compared in comparisons(results).items():
+        placed = standings(results, compared)
+        for group in compared:
+            standing = placed[group.architecture]
+            if standing.reason:
+                unranked.append(f"{dataset}, {group.architecture} is not ranked: {standing.reason.rstrip('.')}.")
+            rank = standing.rank
+            cells = [
+                Cell(group.architecture),
+                Cell(dataset),
+                Cell(objective),
+                Cell(rank.text, rank.mean) if rank else Cell("-", ""),
+                Cell(f"{rank.mean:.2f}", rank.mean) if rank else Cell("-", ""),
+                Cell(f"{len(group.ok)}/{len(group.cells)}", len(group.ok) / len(group.cells)),
+                converged_share(group.ok),
+            ]
+            for metric, score in declared_scores(results):
+                cells.append(_score_cell(found[dataset, objective, group.architecture, metric, score.name], group))
+            rows.append(list(zip(columns, cells, strict=True)))
+    return {
+        "columns": columns, "rows": rows, "overall": overall(results), "unranked": unranked,
+        "notes": _board_notes(results),
+    }  # fmt: skip
+
+
+def overall(results: SuiteResults) -> list[str]:
+    """Return, per objective on several datasets, who stands where over all of them, and who is not ranked and why."""
+    boards = Counter(objective for _, objective in comparisons(results))
+    lines = []
+    for objective, count in boards.items():
+        if count < 2:
+            continue
+        found, _, left_out = overall_standings(results, objective)
+        ranked = sorted((one.rank.mean, name, one.rank.text) for name, one in found.items() if one.rank)
+        places = [f"{text} {name} (mean rank {mean:.2f})" for mean, name, text in ranked]
+        lines.append(f"All {count} datasets together, {objective}: {', '.join(places) or 'nothing is ranked'}.")
+        lines += [f"Not ranked: {name}: {one.reason.rstrip('.')}." for name, one in found.items() if one.reason]
+        if left_out and ranked:
+            lines.append(f"Left out, since nothing is complete there: {', '.join(left_out)}.")
+    return lines
+
+
+def converged_share(cells: Sequence[CellResult]) -> Cell:
+    """Return the share of the replicas of some cells that converged, rounded down: 100 % is every one."""
+    marks = [mark for cell in cells if cell.measurement for mark in cell.measurement.tables["replicas"]["mark"]]
+    if not marks:
+        return Cell("-", "")
+    share = marks.count("converged") / len(marks)
+    return Cell(f"{math.floor(100 * share + 1e-9)} %", share, f"{marks.count('converged')} of {len(marks)} replicas")
+
+
+def equilibrium_report(results: SuiteResults, runs: Runs) -> dict[str, Any]:
+    """Return how the replicas of every architecture ended, and every single one."""
+    rows, grids = [], []
+    several = _several_objectives(results)
+    for (dataset, objective), compared in comparisons(results).items():
+        measured = [runs[names_of(cell)] for group in compared for cell in group.cells]
+        for group in compared:
+            rows.append(_equilibrium_row(group, [runs[names_of(cell)] for cell in group.cells], several))
+        temperatures = np.unique(np.concatenate([run.temperatures for run in measured]))[::-1]
+        if temperatures.size:
+            name = f"{dataset}, {objective}" if several else dataset
+            cells = [cell for group in compared for cell in group.cells if runs[names_of(cell)].marks]
+            grids.append(
+                {
+                    "name": name,
+                    "temperatures": [f"{t:.2g}" for t in temperatures],
+                    "runs": [
+                        {
+                            "name": f"{cell.architecture}, seed {cell.seed}",
+                            "marks": _marks(runs[names_of(cell)], list(temperatures)),
+                        }
+                        for cell in cells
+                    ],
+                }
+            )
+    header = ["dataset", *(["objective"] if several else []), "architecture", "converged", "budget", "unstable"]
+    header += ["diverged", "median Ward residual", "largest Ward residual", "largest edge / T"]
+    legend = [{"kind": kind, "sign": sign, "text": text} for kind, (sign, text) in MARKS.items()]
+    return {"header": header, "rows": rows, "grids": grids, "legend": legend}
+
+
+def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
+    """Return what did not end ok and which score has no value, with the reason; equal reasons of seeds together.
+
+    What was skipped, since the architecture is not meant for the data, did not fail: see `unsuited`.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in statuses(results).to_dict("records"):
+        if row["status"] not in ("ok", SKIPPED):
+            key = (*_scan(row), f"run: {row['status']}", row["reason"] or row["status"])
+            found.setdefault(key, []).append(str(row["seed"]))
+    ok = {names_of(cell) for cell in results.cells if cell.status == "ok"}
+    gaps: dict[tuple[str, ...], list[str]] = {}
+    for row in reasons(results).to_dict("records"):
+        if (row["dataset"], row["objective"], row["architecture"], row["seed"]) in ok:
+            gaps.setdefault((*_scan(row), str(row["seed"]), row["reason"]), []).append(
+                f"{row['metric']}/{row['score']}"
+            )
+    for (*scan, seed, reason), scores in gaps.items():
+        found.setdefault((*scan, f"no {', '.join(scores)}", reason), []).append(seed)
+    names = ("dataset", "objective", "architecture", "what", "reason")
+    return [dict(zip(names, key, strict=True)) | {"seeds": ", ".join(seeds)} for key, seeds in found.items()]
+
+
+def unsuited(results: SuiteResults) -> list[str]:
+    """Return a sentence for each dataset and architecture that is not meant for it."""
+    found = {(cell.dataset, cell.architecture): cell.reason for cell in results.cells if cell.status == SKIPPED}
+    return [
+        f"{dataset}, {architecture}: not meant for these data{': ' * bool(reason)}{reason.rstrip('.')}."
+        for (dataset, architecture), reason in found.items()
+    ]
+
+
+def _scan(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    return row["dataset"], row["objective"], row["architecture"]
+
+
+def ended(results: SuiteResults) -> str:
+    """Return how many of the planned runs ended ok, and how many were skipped, as a sentence."""
+    ended = Counter(cell.status for cell in results.cells)
+    ok, planned, skipped = ended["ok"], len(results.cells), ended[SKIPPED]
+    if ok == planned:
+        return "Every planned run ended ok."
+    why = f", {skipped} were skipped: their architecture is not meant for the data" if skipped else ""
+    return f"{ok} of {planned} planned runs ended ok{why}."
+
+
+def provenance_facts(results: SuiteResults) -> list[tuple[str, str]]:
+    """Return where the results come from, name by name."""
+    return [
+        (name.replace("_", " "), _text(value))
+        for name, value in results.provenance.items()
+        if name != "commands" and _text(value)
+    ]
+
+
+def dataset_facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what travels with a dataset, name by name."""
+    return [(str(name).replace("_", " "), _text(value)) for name, value in about.items() if _text(value)]
+
+
+def summary(results: SuiteResults) -> str:
+    """Return how much was run: datasets, architectures, seeds, runs that ended ok."""
+    cells = results.cells
+    ok = sum(cell.status == "ok" for cell in cells)
+    counts = {
+        name: len({getattr(cell, name) for cell in cells}) for name in ("dataset", "architecture", "objective", "seed")
+    }
+    parts = [
+        f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if name != "objective" or count > 1
+    ]
+    date = results.provenance.get("date")
+    return ", ".join([*parts, f"{ok} of {len(cells)} runs ended ok", *([str(date)] if date else [])])
+
+
+def exactness(results: SuiteResults) -> str:
+    """Return for which architectures the exact solution holds."""
+    known: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for cell in results.cells:
+        if cell.measurement is not None:
+            known[cell.measurement.has_oracle][cell.architecture] = None
+    parts = []
+    if known[True]:
+        parts.append(
+            "The exact solution, on PCA with thresholds λ_k/V, holds for the linear decoders and the plain objective "
+            f"of {', '.join(known[True])}: a disagreement there is an error of the run."
+        )
+    if known[False]:
+        parts.append(f"For {', '.join(known[False])} nothing is claimed beyond what was measured.")
+    return " ".join(parts)
+
+
+def _columns(results: SuiteResults) -> list[Column]:
+    fixed: list[dict[str, Any]] = [
+        {"name": "architecture", "number": False, "filtered": True, "pinned": True},
+        {"name": "dataset", "number": False, "filtered": True},
+        {"name": "objective", "number": False, "filtered": True, "shown": _several_objectives(results)},
+        {"name": "rank", "summary": "among the architectures of its dataset; a range is a tie"},
+        {
+            "name": "mean rank",
+            "sense": "lower is better",
+            "summary": "over scores and seeds",
+        },
+        {"name": "runs ok", "summary": "runs that ended ok, of those planned"},
+        {"name": "converged", "summary": "share of replicas at equilibrium"},
+    ]
+    scores = [
+        (metric, score, (metric, score) in headline_scores(results)) for metric, score in declared_scores(results)
+    ]
+    described = fixed + [
+        {
+            "name": score.name, "group": metric, "metric": metric, "summary": score.summary, "shown": shown,
+            "sense": "" if score.direction == "none" else f"{score.direction} is better", "unit": score.unit,
+        }
+        for metric, score, shown in scores
+    ]  # fmt: skip
+    return [Column(place, **column) for place, column in enumerate(described)]
+
+
+def _score_cell(row: Mapping[Any, Any], group: Group) -> Cell:
+    value, low, high = row["value"], row["low"], row["high"]
+    if math.isnan(value):
+        why = f"no value: {UNSUITED}" if group.is_unsuited else "no value: see the failures"
+        return Cell("-", "", why)
+    if math.isinf(value):
+        return Cell("not reached" if value > 0 else "-∞", "inf" if value > 0 else -1e308)
+    count = "" if row["n_ok"] == len(group.cells) else f" (n = {row['n_ok']})"
+    interval = "" if math.isnan(low) else f", {100 * CONFIDENCE:g} % interval {low:.{DIGITS}g} to {high:.{DIGITS}g}"
+    return Cell(
+        number(value, low, high) + count,
+        value,
+        f"{value:.{DIGITS}g}{interval}, n = {row['n_ok']} of {row['n_planned']}",
+    )
+
+
+def _board_notes(results: SuiteResults) -> list[str]:
+    ranking, problem = ranking_scores(results)
+    names = ", ".join(f"{metric}/{score.name}" for metric, score in ranking)
+    seeds = len({cell.seed for cell in results.cells})
+    interval = (
+        f"± is half a {100 * CONFIDENCE:g} % t-interval over {seeds} seeds"
+        if seeds > 1
+        else "No interval: fewer than two seeds"
+    )
+    ranked = f"Ranked, within each dataset, by {names}; a range of ranks is a tie that the seeds do not decide."
+    first = ranked if names else "Nothing is ranked."
+    lines = [f"{first} {interval}; the values in full are in board.csv."]
+    return [*lines, f"Not ranked by every score asked for: {problem}."] if problem else lines
+
+
+def _equilibrium_row(group: Group, runs: Sequence[Run], several: bool) -> list[Cell]:
+    marks = Counter(mark for run in runs for mark in run.marks)
+    names = [Cell(group.dataset), *([Cell(group.objective)] if several else []), Cell(group.architecture)]
+    counts = [Cell(str(marks[mark]), marks[mark]) for mark in ("converged", "budget", "unstable", "diverged")]
+    ward, edge = (
+        np.concatenate([part[np.isfinite(part)] for part in parts])
+        for parts in ([run.ward_residual for run in runs], [run.edge for run in runs])
+    )
+    return [*names, *counts, _statistic(ward, np.median), _statistic(ward, np.max), _statistic(edge, np.max)]
+
+
+def _statistic(values: Any, statistic: Any) -> Cell:
+    if not values.size:
+        return Cell("-", "")
+    found = float(statistic(values))
+    return Cell(f"{found:.2g}", found)
+
+
+def _marks(run: Run, temperatures: Sequence[float]) -> list[dict[str, str]]:
+    at = {float(t): place for place, t in enumerate(run.temperatures)}
+    found = []
+    for t in temperatures:
+        place = at.get(float(t))
+        kind = "missing" if place is None else run.marks[place]
+        sign, text = MARKS.get(kind, ("?", kind))
+        title = f"T = {t:.{DIGITS}g}: {text}"
+        if place is not None:
+            facts = {"Ward residual": run.ward_residual[place], "edge / T": run.edge[place]}
+            title += "".join(f", {name} {value:.3g}" for name, value in facts.items() if np.isfinite(value))
+            title += f", {run.updates[place]} updates"
+        found.append(
+            {"kind": "missing-replica" if kind == "missing" else kind, "sign": sign, "text": text, "title": title}
+        )
+    return found
+
+
+def _several_objectives(results: SuiteResults) -> bool:
+    return len({cell.objective for cell in results.cells}) > 1
+
+
+def _text(value: Any) -> str:
+    """Return a value for a reader: nested names and lists in one line, nothing for what is empty."""
+    if value is None or value in ("", [], {}):
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)

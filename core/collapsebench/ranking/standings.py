@@ -1,0 +1,180 @@
+"""Which cells are compared with each other, and which architecture stands where among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from collapsebench.contracts.component import Score
+from collapsebench.ranking.ranks import PairedRank, paired_ranks
+from collapsebench.scoring.results import CellResult, SuiteResults
+
+LATENTS = "latents"
+"""The unit of a count of latents; where a tolerance is not reached, at least one more than there are is needed."""
+
+SKIPPED = "skipped"
+"""The status of cells whose architecture is not meant for the data: nothing was tried, and nothing failed."""
+
+UNSUITED = "it is not meant for these data"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The planned cells of one architecture on one dataset with one objective: one scan, repeated over seeds."""
+
+    dataset: str
+    objective: str
+    architecture: str
+    cells: tuple[CellResult, ...]
+
+    @property
+    def ok(self) -> tuple[CellResult, ...]:
+        """The cells that ended ok, the only ones that scores are averaged over."""
+        return tuple(cell for cell in self.cells if cell.status == "ok")
+
+    @property
+    def is_unsuited(self) -> bool:
+        """Whether the architecture is not meant for the data, so that every cell was skipped."""
+        return all(cell.status == SKIPPED for cell in self.cells)
+
+    def values(self, metric: str, score: str) -> dict[int, float]:
+        """Return seed -> value, for the cells that ended ok and have one (infinity included)."""
+        found = {cell.seed: value_of(cell, metric, score) for cell in self.ok}
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The rank of an architecture, or None and the sentence that says why it is not ranked."""
+
+    rank: PairedRank | None
+    reason: str = ""
+
+
+def comparisons(results: SuiteResults) -> dict[tuple[str, str], list[Group]]:
+    """Return (dataset, objective) -> one group per architecture, everything in the order first planned."""
+    found: dict[tuple[str, str, str], list[CellResult]] = {}
+    for cell in results.cells:
+        found.setdefault((cell.dataset, cell.objective, cell.architecture), []).append(cell)
+    order = [{name: place for place, name in enumerate(dict.fromkeys(part))} for part in zip(*found, strict=True)]
+    together: dict[tuple[str, str], list[Group]] = {}
+    for key in sorted(found, key=lambda key: tuple(places[name] for places, name in zip(order, key, strict=True))):
+        together.setdefault(key[:2], []).append(Group(*key, cells=tuple(found[key])))
+    return together
+
+
+def declared_scores(results: SuiteResults) -> list[tuple[str, Score]]:
+    """Return (metric id, score) in the suite's order."""
+    return [(metric, score) for metric, scores in results.declared.items() for score in scores]
+
+
+def standings(results: SuiteResults, compared: Sequence[Group]) -> dict[str, Standing]:
+    """Return architecture -> standing among groups of one dataset and objective, by the scores of `rank_by`.
+
+    Ranked are the architectures of which every planned cell ended ok with every one of these scores, by paired
+    comparisons over the seeds that all of them share.
+    """
+    ranking, problem = ranking_scores(results)
+    if not ranking:
+        return {group.architecture: Standing(None, problem) for group in compared}
+    found = {group.architecture: Standing(None, _why_incomplete(group, ranking)) for group in compared}
+    return found | _ranked([[group for group in compared if not found[group.architecture].reason]], ranking)
+
+
+def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, Standing], list[str], list[str]]:
+    """Return architecture -> standing over the datasets together, those datasets, and those left out.
+
+    Left out are the datasets on which no architecture is complete; ranked are the architectures that are complete on
+    all the others.
+    """
+    ranking, problem = ranking_scores(results)
+    boards = {dataset: groups for (dataset, name), groups in comparisons(results).items() if name == objective}
+    names = list(dict.fromkeys(group.architecture for groups in boards.values() for group in groups))
+    if not ranking:
+        return {name: Standing(None, problem) for name in names}, list(boards), []
+    lacks = {
+        dataset: {group.architecture: _why_incomplete(group, ranking) for group in groups}
+        for dataset, groups in boards.items()
+    }
+    used = [dataset for dataset, reasons in lacks.items() if not all(reasons.values())]
+    left_out = [dataset for dataset in boards if dataset not in used]
+    found = {}
+    for name in names:
+        places: dict[str, list[str]] = {}
+        for dataset in used or left_out:
+            places.setdefault(lacks[dataset].get(name, "it is not planned there"), []).append(dataset)
+        reasons = [f"on {', '.join(found_on)}, {reason}" for reason, found_on in places.items() if reason]
+        found[name] = Standing(None, "; ".join(reasons))
+    complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in used]
+    return found | _ranked(complete, ranking), used, left_out
+
+
+def _ranked(complete: Sequence[Sequence[Group]], ranking: Sequence[tuple[str, Score]]) -> dict[str, Standing]:
+    """Return the standings of architectures that are complete on every one of some datasets."""
+    if not complete or not complete[0]:
+        return {}
+    datasets = []
+    for groups in complete:
+        seeds = sorted(set.intersection(*({cell.seed for cell in group.cells} for group in groups)))
+        if not seeds:
+            why = Standing(None, "it shares no seed with the other complete architectures")
+            return {group.architecture: why for group in groups}
+        columns = [[group.values(metric, score.name) for metric, score in ranking] for group in groups]
+        beyond = 1 + max((size for group in groups for size in _latent_dims(group)), default=math.inf)
+        limits = [beyond if score.unit == LATENTS else math.inf for _, score in ranking]
+        datasets.append(
+            [
+                [[min(column[seed], limit) for column, limit in zip(row, limits, strict=True)] for seed in seeds]
+                for row in columns
+            ]
+        )
+    ranks = paired_ranks(datasets, [score.direction == "higher" for _, score in ranking])
+    return {group.architecture: Standing(rank) for group, rank in zip(complete[0], ranks, strict=True)}
+
+
+def _latent_dims(group: Group) -> set[int]:
+    return {cell.measurement.latent_dim for cell in group.ok if cell.measurement is not None}
+
+
+def ranking_scores(results: SuiteResults) -> tuple[list[tuple[str, Score]], str]:
+    """Return the scores of `rank_by` that can rank, and a sentence about those that cannot ("" if all can)."""
+    known = {f"{metric}/{score.name}": (metric, score) for metric, score in declared_scores(results)}
+    unknown = [name for name in results.rank_by if name not in known]
+    aimless = [name for name in results.rank_by if name in known and known[name][1].direction == "none"]
+    problems = [
+        *([f"no metric of the suite declares {', '.join(unknown)}"] if unknown else []),
+        *([f"neither high nor low is better for {', '.join(aimless)}"] if aimless else []),
+        *([] if results.rank_by else ["the suite names no score to rank by"]),
+    ]
+    usable = [known[name] for name in results.rank_by if name not in (*unknown, *aimless)]
+    return usable, "; ".join(problems)
+
+
+def value_of(cell: CellResult, metric: str, score: str) -> float:
+    """Return a cell's value for a score, NaN where it has none."""
+    evaluation = cell.evaluations.get(metric)
+    values: Mapping[str, float] = {} if evaluation is None else evaluation.values
+    return float(values.get(score, math.nan))
+
+
+def why_missing(cell: CellResult, metric: str, score: str) -> str:
+    """Return the sentence that says why a cell has no value for a score."""
+    if cell.status != "ok":
+        return f"{cell.status}: {cell.reason}" if cell.reason else cell.status
+    if metric in cell.metric_failures:
+        return f"the metric failed: {cell.metric_failures[metric]}"
+    if metric not in cell.evaluations:
+        return "the metric was not evaluated"
+    return cell.evaluations[metric].reasons.get(score) or "the metric gave neither a value nor a reason"
+
+
+def _why_incomplete(group: Group, ranking: Sequence[tuple[str, Score]]) -> str:
+    planned = len(group.cells)
+    if group.is_unsuited:
+        return UNSUITED
+    if len(group.ok) < planned:
+        return f"{len(group.ok)} of {planned} runs ended ok"
+    found = {f"{metric}/{score.name}": len(group.values(metric, score.name)) for metric, score in ranking}
+    short = [f"{name} in {count} of {planned} runs" for name, count in found.items() if count < planned]
+    return f"it has a score of the ranking not in every run: {', '.join(short)}" if short else ""

@@ -1,0 +1,48 @@
+"""The outcome of a suite as values: what boards and figures are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from collapsebench.contracts.component import Evaluation, Measurement, Score
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One scan with one seed: its status, what was measured and what the metrics made of it.
+
+    status: ok, diverged, failed, timeout, out-of-memory, skipped, not-installed or missing; reason: a sentence where
+    it is not ok. measurement: None where nothing was stored. evaluations: metric id -> evaluation; a metric that
+    failed on this cell is absent and stands in `metric_failures` with its reason.
+    """
+
+    key: str
+    dataset: str
+    architecture: str
+    objective: str
+    seed: int
+    status: str
+    reason: str = ""
+    measurement: Measurement | None = None
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    metric_failures: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SuiteResults:
+    """Every planned cell of a suite with its scores.
+
+    declared: metric id -> its scores, in the suite's order. rank_by: `metric/score` names that the board ranks by.
+    provenance: what stands in the footer: suite_hash, versions, hardware, date, device, precision.
+    datasets: id -> what travels with the data (revision, licence, citation, rows per split, features left out).
+    """
+
+    suite: str
+    title: str
+    cells: Sequence[CellResult]
+    declared: Mapping[str, Sequence[Score]]
+    rank_by: Sequence[str]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,272 @@
+"""Score what has been trained: measure what metrics ask for and is not there yet, then evaluate. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from collapsebench.contracts.component import Evaluation, Measurement, Metric
+from collapsebench.contracts.registry import Registry
+from collapsebench.data.standardise import Standardised
+from collapsebench.errors import PluginError, StoreError, blaming, unknown
+from collapsebench.executing.execute import observable_name, observe_cells
+from collapsebench.planning.cells import Cell, Plan, create, error_text, used
+from collapsebench.planning.provenance import commands, provenance
+from collapsebench.scoring.results import CellResult, SuiteResults
+from collapsebench.store import FINISHED, CellRecord, Store
+from collapsebench.suite.resolve import Reference, Suite
+
+
+def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> SuiteResults:
+    """Return every planned cell of a plan with its scores; cells that are not there are rows all the same."""
+    suite = plan.suite
+    if suite.compute.threads:
+        torch.set_num_threads(suite.compute.threads)
+    metrics, observables = open_metrics(suite, registry)
+    failures = _observe_missing(plan, store, registry, device, observables)
+    cells = [_cell_result(plan, cell, store, registry, metrics, observables, failures) for cell in plan.cells]
+    declared = {id: tuple(metric.scores) for id, metric in metrics.items()}
+    return SuiteResults(
+        suite=suite.id,
+        title=suite.title,
+        cells=cells,
+        declared=declared,
+        rank_by=suite.rank_by or default_ranking(metrics),
+        provenance={
+            **provenance(registry, device, suite.compute.precision),
+            "suite_hash": suite.suite_hash,
+            "seeds": list(suite.seeds),
+            "split_seed": suite.split_seed,
+            "preset": suite.preset,
+            "ward_tolerance": suite.training.convergence.ward_residual,
+            "commands": commands(suite),
+            "date": datetime.now(UTC).date().isoformat(),
+        },
+        datasets={id: {**data.about, "left_out": list(data.left_out)} for id, data in plan.data.items()},
+    )
+
+
+def open_metrics(suite: Suite, registry: Registry) -> tuple[dict[str, Metric[Any]], list[Reference]]:
+    """Create the metrics of a suite and find what they require; a PluginError names the one that cannot be used."""
+    metrics: dict[str, Metric[Any]] = {}
+    for reference in suite.metrics:
+        try:
+            metrics[reference.id] = create(registry, reference)
+        except Exception as error:
+            raise PluginError(error_text(error)) from error
+        known = {component.id for component in registry.components("observable")}
+        for name in metrics[reference.id].requires:
+            if name.rpartition("/")[2] not in known:
+                problem = unknown("observable", name, known)
+                raise PluginError(f"metric '{reference.qualified}': requires {problem} Correct its `requires`.")
+    return metrics, _observables(metrics, registry)
+
+
+def default_ranking(metrics: Mapping[str, Metric[Any]]) -> list[str]:
+    """Rank by the first score of each metric that has a direction, if the suite does not say what to rank by."""
+    ranking = []
+    for id, metric in metrics.items():
+        directed = [score.name for score in metric.scores if score.direction != "none"]
+        if directed and id != "equilibrium":
+            ranking.append(f"{id}/{directed[0]}")
+    return ranking
+
+
+def _observables(metrics: Mapping[str, Metric[Any]], registry: Registry) -> list[Reference]:
+    """What the metrics require, each once, with default parameters."""
+    names = sorted({name for metric in metrics.values() for name in metric.requires})
+    found = []
+    for name in names:
+        registered = registry.find("observable", name)
+        parameters = registered.component.parameters_model()().model_dump(mode="json")
+        component = registered.component
+        found.append(
+            Reference("observable", name, component.id, parameters, component.version, registered.owner.distribution)
+        )
+    return found
+
+
+def _observe_missing(
+    plan: Plan, store: Store, registry: Registry, device: str, observables: Sequence[Reference]
+) -> dict[tuple[str, str], str]:
+    """Measure what is not stored yet, scan by scan; return (cell key, observable) -> why it failed."""
+    failures: dict[tuple[str, str], str] = {}
+    suite = plan.suite
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in plan.cells:
+        if cell.is_finished:
+            groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
+    for names, cells in groups.items():
+        for observable in observables:
+            name = observable_name(observable, suite.evaluation)
+            todo = []
+            for record in (cell.record for cell in cells if cell.record):
+                if _is_measured(store, record, name):
+                    continue
+                try:
+                    store.verified_weights(record)
+                except StoreError as error:
+                    failures[record.key, observable.use] = str(error)
+                else:
+                    todo.append(record)
+            if not todo:
+                continue
+            try:
+                failed = observe_cells(
+                    store, todo, _scan_content(suite, names, device), plan.data[names[0]], [observable], registry
+                )
+            except Exception as error:
+                failed = {observable.use: error_text(error)}
+            failures |= {(record.key, id): reason for record in todo for id, reason in failed.items()}
+    return failures
+
+
+def _is_measured(store: Store, record: CellRecord, name: str) -> bool:
+    return (store.cell_folder(record.key) / "observables" / f"{name}.parquet").exists()
+
+
+def _scan_content(suite: Suite, names: tuple[str, str, str], device: str) -> dict[str, Any]:
+    architecture = next(item for item in suite.architectures if item.id == names[1])
+    objective = next(item for item in suite.objectives if item.id == names[2])
+    return {
+        "encoder": used(architecture.encoder),
+        "decoder": used(architecture.decoder),
+        "objective": used(objective),
+        "latent_dim": architecture.latent_dim,
+        "temperatures": list(suite.scan.temperatures),
+        "evaluation": suite.evaluation.model_dump(mode="json"),
+        "device": device,
+        "precision": suite.compute.precision,
+    }
+
+
+def _cell_result(
+    plan: Plan,
+    cell: Cell,
+    store: Store,
+    registry: Registry,
+    metrics: Mapping[str, Metric[Any]],
+    observables: Sequence[Reference],
+    failures: Mapping[tuple[str, str], str],
+) -> CellResult:
+    record, data = cell.record, plan.data.get(cell.dataset)
+    if record is None or record.status not in FINISHED or data is None:
+        reason = record.reason.splitlines()[0] if record and record.reason else _why_absent(plan, cell)
+        status = plan.failures[cell.dataset][0] if cell.dataset in plan.failures else cell.status
+        return CellResult(cell.key or "", cell.dataset, cell.architecture, cell.objective, cell.seed, status, reason)
+    tables, failures = _read_tables(plan.suite, store, record, observables, failures)
+    try:
+        measurement = measurement_of(plan.suite, cell, data, tables, registry)
+        opposite = counterpart(plan, cell)
+        if opposite is not None and opposite.record is not None and opposite.record.status in FINISHED:
+            other, _ = _read_tables(plan.suite, store, opposite.record, observables, {})
+            measurement = replace(measurement, counterpart=measurement_of(plan.suite, opposite, data, other, registry))
+    except Exception as error:
+        reason = f"trained, but cannot be scored: {error_text(error)}"
+        return CellResult(record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, "failed", reason)
+    evaluations: dict[str, Evaluation] = {}
+    metric_failures: dict[str, str] = {}
+    for id, metric in metrics.items():
+        lacking = [name for name in metric.requires if name not in tables]
+        if lacking:
+            reasons = [f"{name}: {failures.get((record.key, name), 'not measured')}" for name in lacking]
+            metric_failures[id] = "; ".join(reasons)
+            continue
+        try:
+            evaluations[id] = checked(id, metric, metric.evaluate(measurement))
+        except Exception as error:
+            metric_failures[id] = error_text(error)
+    return CellResult(
+        record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, record.status, record.reason,
+        measurement, evaluations, metric_failures,
+    )  # fmt: skip
+
+
+def _read_tables(
+    suite: Suite,
+    store: Store,
+    record: CellRecord,
+    observables: Sequence[Reference],
+    failures: Mapping[tuple[str, str], str],
+) -> tuple[dict[str, pd.DataFrame], Mapping[tuple[str, str], str]]:
+    """Return what is stored of a cell, and the failures with those that this met."""
+    tables = {"replicas": pd.DataFrame(list(record.replicas))}
+    for reference in observables:
+        try:
+            frame = store.read_observable(record.key, observable_name(reference, suite.evaluation))
+        except StoreError as error:
+            failures = {**failures, (record.key, reference.use): str(error)}
+            continue
+        if frame is not None:
+            tables[reference.use] = frame
+    return tables, failures
+
+
+def counterpart(plan: Plan, cell: Cell) -> Cell | None:
+    """Return the cell that differs in nothing but the direction of its scan, up or down, or None."""
+    opposite = {"up": "down", "down": "up"}.get(cell.description["protocol"])
+
+    def rest(other: Cell) -> dict[str, Any]:
+        return {k: v for k, v in other.description.items() if k not in ("protocol", "perturbation")}
+
+    candidates = (other for other in plan.cells if other.description["protocol"] == opposite)
+    return next((other for other in candidates if rest(other) == rest(cell)), None)
+
+
+def _why_absent(plan: Plan, cell: Cell) -> str:
+    if cell.dataset in plan.failures:
+        return plan.failures[cell.dataset][1]
+    return "its dataset is not prepared" if cell.key is None else "not trained yet"
+
+
+def measurement_of(
+    suite: Suite, cell: Cell, data: Standardised, tables: Mapping[str, pd.DataFrame], registry: Registry
+) -> Measurement:
+    """Return what metrics see of a cell."""
+    architecture = next(item for item in suite.architectures if item.id == cell.architecture)
+    objective_reference = next(item for item in suite.objectives if item.id == cell.objective)
+    decoder = create(registry, architecture.decoder)
+    objective = create(registry, objective_reference)
+    temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
+    with blaming(f"objective '{objective_reference.qualified}': prediction"):
+        foretold = (
+            objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
+        )
+    if foretold is not None and not foretold.any_encoder and not create(registry, architecture.encoder).linear:
+        foretold = None
+    return Measurement(
+        temperatures=temperatures,
+        latent_dim=architecture.latent_dim,
+        total_variance=data.total_variance,
+        tables=tables,
+        pca=data.pca,
+        second_moments=data.second_moments,
+        has_oracle=decoder.linear and objective.has_oracle,
+        decoder_variance=objective.decoder_variance,
+        protocol=architecture.protocol,
+        prediction=foretold,
+        shape=data.shape,
+    )
+
+
+def checked(id: str, metric: Metric[Any], evaluation: Evaluation) -> Evaluation:
+    """Hold a metric to its declaration: no undeclared score, none missing without a reason, none out of bounds."""
+    declared = {score.name: score for score in metric.scores}
+    undeclared = sorted({*evaluation.values, *evaluation.reasons} - declared.keys())
+    if undeclared:
+        raise PluginError(f"metric '{id}': returned undeclared scores {undeclared}; declared: {sorted(declared)}.")
+    for name, score in declared.items():
+        if name not in evaluation.values:
+            if name not in evaluation.reasons:
+                raise PluginError(f"metric '{id}': returned neither a value nor a reason for '{name}'.")
+            continue
+        value = evaluation.values[name]
+        if np.isnan(value) or not score.low <= value <= score.high:
+            raise PluginError(f"metric '{id}': '{name}' is {value:g}, declared within [{score.low:g}, {score.high:g}].")
+    return evaluation

@@ -1,0 +1,141 @@
+"""The loss of a whole encoder and decoder and its gradient in one pass of the compiled kernel.
+
+It takes pairs that consist of nothing but affine maps, activations, sums and layer norms, with two affine heads at the
+encoder's end, whoever wrote them, and objectives whose loss is affine in distortion and rates. What a pair computes is
+read from its trace (`steps.py`), and the numbers are tried against those of one model at a time before they are used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from collapsebench.contracts.objective import Objective
+from collapsebench.stack.kernel import program as steps
+from collapsebench.stack.kernel.library import KernelError, Pair, Step, load_kernel
+from collapsebench.stack.kernel.program import read_pair
+
+Tensors = dict[str, Tensor]
+_Two = ctypes.c_void_p * 2
+_PROBES = ((0.0, 1.0), (1e-6, 1e-6), (1e-3, 10.0), (1.0, 1e-3), (30.0, 0.1), (1e4, 1e3))
+_TIMES = (0.0, 0.1, 0.35, 0.7, 1.0)
+
+
+class FusedPair:
+    """The loss and gradient of a stack of plain pairs. Raises KernelError, with the reason, for any other pair."""
+
+    def __init__(
+        self, pair: nn.ModuleDict, objective: Objective[Any], parameters: Mapping[str, Tensor], features: int
+    ) -> None:
+        load_kernel()
+        check_affine(objective, parameters)
+        self._program, self._features = read_pair(pair, features), features
+        names = [name for step in self._program.steps for name in step.names]
+        known = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+        if other := sorted(set(parameters) - known):
+            raise KernelError(f"{other[0]} belongs to no map of the pair")
+        used = {name: pair.get_submodule(name) for name in names}
+        taken = {f"{name}.{part}" for name, module in used.items() for part in ("weight", "bias") if _has(module, part)}
+        if shared := sorted(taken - set(parameters)):
+            raise KernelError(f"{shared[0]} is not a parameter of its own")
+
+    def gradients(
+        self,
+        parameters: Tensors,
+        x: Tensor,
+        noise: Tensor,
+        weights: Tensor | None,
+        seeds: Tensor,
+        prices: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensors]:
+        """Return the losses `(r,)` and the gradient of each parameter `(r, ...)`.
+
+        x: `(s, b, *shape)`, noise `(s, b, k)`, weights `(s, b)` of mean one; s is 1 where all replicas share them.
+        seeds: per replica the index of its seed `(r,)`. prices: of squared errors `(r,)`, of rates `(r, k)`, of nothing
+        `(r,)`, as `prices_of` returns them.
+        """
+        gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
+        program = self._program
+        taken = (Step * len(program.steps))(*(self._step(step, parameters, gradients) for step in program.steps))
+        x, noise = x.flatten(2).contiguous(), noise.contiguous()
+        weights = None if weights is None else (weights / weights.shape[-1]).contiguous()
+        batch = (ctypes.c_long * len(seeds))(*seeds.tolist())
+        losses = torch.empty(len(seeds), dtype=torch.float64)
+        error, rate, constant = (price.detach().contiguous() for price in prices)
+        call = Pair(
+            len(seeds), x.shape[1], self._features, noise.shape[2], program.encoder_steps, len(taken), program.slots,
+            program.latent_slot, taken, batch,
+            _stride(x), _stride(noise), 0 if weights is None else _stride(weights),
+            x.data_ptr(), noise.data_ptr(), None if weights is None else weights.data_ptr(),
+            error.data_ptr(), rate.data_ptr(), losses.data_ptr(),
+        )  # fmt: skip
+        if load_kernel().pair_run(ctypes.byref(call)):
+            raise MemoryError("no memory for the scratch space of a pair")
+        return losses.to(constant.dtype) + constant, gradients
+
+    def _step(self, step: steps.Step, parameters: Tensors, gradients: Tensors) -> Step:
+        def addresses(tensors: Tensors, part: str) -> Any:
+            found = [tensors.get(f"{name}.{part}") for name in step.names]
+            return (_Two)(*(None if tensor is None else tensor.data_ptr() for tensor in found))
+
+        values = [addresses(tensors, part) for tensors in (parameters, gradients) for part in ("weight", "bias")]
+        parameter = step.epsilon if step.what == "norm" else step.activation.parameter
+        sources, adds = (ctypes.c_long * 2)(*step.sources), (ctypes.c_long * 2)(*step.adds)
+        return Step(
+            steps.WHATS.index(step.what), step.inputs, step.outputs, max(1, len(step.names)), step.activation.kind,
+            parameter, sources, adds, step.slot, *values,
+        )  # fmt: skip
+
+
+def _has(module: nn.Module, part: str) -> bool:
+    return getattr(module, part, None) is not None
+
+
+def _stride(batches: Tensor) -> int:
+    return batches[0].numel() if len(batches) > 1 else 0
+
+
+def prices_of(
+    objective: Objective[Any], state: Tensors, dials: Tensor, latent_dim: int, progress: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what an affine objective charges for distortion `(r,)`, for the rate of each latent `(r, k)`, and always.
+
+    state: what each replica owns `(r, ...)`. dials: `(r,)`.
+    """
+    distortion = torch.zeros(2 + latent_dim, dtype=dials.dtype)
+    distortion[1] = 1.0
+    rate = torch.zeros(2 + latent_dim, latent_dim, dtype=dials.dtype)
+    rate[2:] = torch.eye(latent_dim, dtype=dials.dtype)
+    found = vmap(lambda own, dial: objective.loss(distortion, rate, dial, own, progress))(state, dials)
+    constant = found[:, 0]
+    return found[:, 1] - constant, found[:, 2:] - constant[:, None], constant
+
+
+def check_affine(objective: Objective[Any], parameters: Mapping[str, Tensor], latent_dim: int = 3) -> None:
+    """Raise KernelError unless an objective's loss is affine in distortion and rates, sample by sample, as declared."""
+    if not objective.affine:
+        raise KernelError("the objective does not declare its loss affine in distortion and rates")
+    kind = type(objective)
+    if kind.batch_loss is not Objective.batch_loss or kind.penalty is not Objective.penalty:
+        raise KernelError("the objective's loss is not a mean over samples of distortion and rates")
+    if any(name.startswith("objective.") for name in parameters):
+        raise KernelError("the objective trains a state of its own")
+    state = {name: value[None] for name, value in objective.init_state(1, 1.0).items()}
+    distortion = torch.tensor([d for d, _ in _PROBES])
+    rate = torch.tensor([r for _, r in _PROBES])[:, None] * torch.linspace(0.5, 1.5, latent_dim)
+    for time in _TIMES:
+        progress, dial = torch.tensor(time), torch.tensor([0.3])
+        try:
+            paid, nats, constant = prices_of(objective, state, dial, latent_dim, progress)
+            found = vmap(lambda own, one, at=progress: objective.loss(distortion, rate, one, own, at))(state, dial)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise KernelError(f"torch.func cannot map the objective's loss: {reason}") from error
+        expected = paid[:, None] * distortion + nats @ rate.T + constant[:, None]
+        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-9):
+            raise KernelError("the objective declares its loss affine in distortion and rates, and it is not")

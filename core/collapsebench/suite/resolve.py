@@ -1,0 +1,382 @@
+"""Suites: what a benchmark runs, read from TOML and resolved against the installed components.
+
+`load_suite` reports every mistake at once; the `Suite` it returns has every default filled in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from collapsebench.contracts.component import Kind
+from collapsebench.contracts.registry import Registry, load_registry
+from collapsebench.errors import CollapsebenchError, PluginError, SuiteError
+from collapsebench.planning.waves import Protocol
+from collapsebench.suite.file import SuiteEditor, find_suite, item_id, read_suite, shipped_suites
+from collapsebench.suite.problems import Problem, unknown_name, validated
+from collapsebench.suite.schema import (
+    Adam,
+    ComputeSettings,
+    Convergence,
+    EvaluationSettings,
+    Preconditioned,
+    Scan,
+    SuiteFile,
+    Training,
+)
+from collapsebench.suite.words import Path as KeyPath
+
+__all__ = [
+    "Adam",
+    "Architecture",
+    "ComputeSettings",
+    "Convergence",
+    "EvaluationSettings",
+    "Preconditioned",
+    "Reference",
+    "Scan",
+    "Suite",
+    "Training",
+    "check_presets",
+    "find_suite",
+    "json_schema",
+    "load_suite",
+    "resolve_suite",
+    "shipped_suites",
+]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A component as a suite uses it.
+
+    id: its name in the suite. use: the component's id. parameters: JSON values, every default filled in.
+    version: the descriptor's. distribution: who provides it. places: parameters that say where something lies, and are
+    no part of anything's identity.
+    """
+
+    kind: Kind
+    id: str
+    use: str
+    parameters: Mapping[str, Any]
+    version: int
+    distribution: str
+    places: tuple[str, ...] = ()
+
+    @property
+    def qualified(self) -> str:
+        """The id that `Registry.get` finds even where several distributions provide `use`."""
+        return f"{self.distribution}/{self.use}"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A named pair of encoder and decoder with the number of latents and the order of training it is run with.
+
+    learning_rate: its own, or None for that of the suite.
+    """
+
+    id: str
+    encoder: Reference
+    decoder: Reference
+    latent_dim: int
+    protocol: Protocol = "fresh"
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite with everything resolved.
+
+    path: its file, if any. overrides: `dotted.path=value` each, what was changed on top of the file and the preset, the
+    seeds included. None of the three that say how it was called is part of its identity.
+    """
+
+    id: str
+    title: str
+    seeds: tuple[int, ...]
+    split_seed: int
+    metrics: tuple[Reference, ...]
+    rank_by: tuple[str, ...] | None
+    scan: Scan
+    training: Training
+    evaluation: EvaluationSettings
+    datasets: tuple[Reference, ...]
+    architectures: tuple[Architecture, ...]
+    objectives: tuple[Reference, ...]
+    compute: ComputeSettings
+    executor: Reference
+    preset: str | None = None
+    path: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the resolved suite as JSON values, temperatures spelt out."""
+        sections = ("scan", "training", "evaluation", "compute")
+        description = {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
+        for name in ("path", "preset", "overrides", *sections):
+            del description[name]
+        for name in ("metrics", "datasets", "architectures", "objectives"):
+            description[name] = [_without_places(asdict(item)) for item in getattr(self, name)]
+        description |= {name: getattr(self, name).model_dump(mode="json") for name in sections}
+        description["scan"] = {
+            **self.scan.model_dump(mode="json", exclude={"grid"}),
+            "temperatures": self.scan.temperatures,
+        }
+        del description["compute"]["executor"]
+        resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": asdict(self.executor)}))
+        return resolved
+
+    def training_of(self, architecture: Architecture) -> dict[str, Any]:
+        """Return the training section as an architecture is trained by it, as JSON values."""
+        training = self.training.model_dump(mode="json")
+        if architecture.learning_rate is not None:
+            training["optimiser"]["learning_rate"] = architecture.learning_rate
+        return training
+
+    @cached_property
+    def suite_hash(self) -> str:
+        """SHA-256 of the description as canonical JSON, in hexadecimal."""
+        text = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_places(described: dict[str, Any]) -> dict[str, Any]:
+    """Drop what says where data lie, so that a suite's hash is the same on every machine."""
+    places = described.pop("places", ())
+    if places:
+        described["parameters"] = {key: v for key, v in described["parameters"].items() if key not in places}
+    return described
+
+
+def load_suite(
+    name_or_path: str | Path,
+    *,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    registry: Registry | None = None,
+) -> Suite:
+    """Return a suite; overrides win over the preset, the preset over the file, the file over defaults.
+
+    name_or_path: the id of a suite that ships, or the path of a TOML file.
+
+    overrides: `dotted.path=value` each, the value in TOML or a bare string; lists are entered by id, as in
+    "datasets.worldclim.path=...". Raises SuiteError with every mistake, one line each.
+    """
+    location = find_suite(name_or_path)
+    return resolve_suite(
+        read_suite(location), id=location.id, label=location.label, path=location.path, preset=preset,
+        overrides=overrides, seeds=seeds, registry=registry,
+    )  # fmt: skip
+
+
+def resolve_suite(
+    raw: Mapping[str, Any],
+    *,
+    id: str,
+    label: str | None = None,
+    path: Path | None = None,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    registry: Registry | None = None,
+) -> Suite:
+    """Return the suite that a table describes, as `load_suite` does; `label` names it in messages."""
+    editor = SuiteEditor(raw)
+    if preset is not None:
+        editor.apply_preset(preset)
+    for override in overrides:
+        editor.apply_override(override)
+    if seeds is not None:
+        editor.apply_seeds(seeds)
+    editor.expand_sweep()
+
+    file, problems = validated(SuiteFile, editor.raw)
+    resolver = _Resolver(editor, registry or load_registry())
+    parts = resolver.resolve()
+    lines = editor.report([*problems, *resolver.problems], label or f"suite '{id}'")
+    if lines or not isinstance(file, SuiteFile):
+        raise SuiteError(lines)
+    return Suite(
+        id=id,
+        title=file.title or id,
+        seeds=tuple(range(file.seeds)) if isinstance(file.seeds, int) else file.seeds,
+        split_seed=file.split_seed,
+        metrics=tuple(parts["metrics"]),
+        rank_by=file.rank_by,
+        scan=file.scan,
+        training=file.training,
+        evaluation=file.evaluation,
+        datasets=tuple(parts["datasets"]),
+        architectures=tuple(
+            Architecture(
+                resolver.architecture_id(i),
+                encoder,
+                decoder,
+                table.latent_dim or file.scan.latent_dim,
+                table.protocol or file.scan.protocol,
+                table.learning_rate,
+            )
+            for i, (encoder, decoder, table) in enumerate(
+                zip(parts["encoders"], parts["decoders"], file.architectures, strict=True)
+            )
+        ),
+        objectives=tuple(parts["objectives"]),
+        compute=file.compute,
+        executor=parts["executor"][0],
+        preset=preset,
+        path=path,
+        overrides=(*overrides, *([] if seeds is None else [f"seeds={seeds if isinstance(seeds, int) else [*seeds]}"])),
+    )
+
+
+def check_presets(name_or_path: str | Path, *, registry: Registry | None = None) -> list[str]:
+    """Return a suite's presets; raise SuiteError with the mistakes that any of them brings in."""
+    presets = read_suite(find_suite(name_or_path)).get("presets", {})
+    problems: dict[str, None] = {}
+    for preset in presets if isinstance(presets, dict) else ():
+        try:
+            load_suite(name_or_path, preset=preset, registry=registry)
+        except SuiteError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SuiteError(list(problems))
+    return list(presets)
+
+
+class _Resolver:
+    """Looks up the components of raw tables, as far as these can be read, and collects the problems."""
+
+    def __init__(self, editor: SuiteEditor, registry: Registry) -> None:
+        self.problems: list[Problem] = []
+        self._editor = editor
+        self._raw = editor.raw
+        self._registry = registry
+
+    def resolve(self) -> dict[str, list[Reference]]:
+        parts: dict[str, list[Reference]] = {
+            "datasets": self._named("dataset", "datasets"),
+            "objectives": self._named("objective", "objectives"),
+            "metrics": self._named("metric", "metrics"),
+            "encoders": [],
+            "decoders": [],
+            "executor": [],
+        }
+        for i, table in self._items("architectures"):
+            if isinstance(table, dict):
+                parts["encoders"] += self._reference("encoder", table.get("encoder"), ("architectures", i, "encoder"))
+                parts["decoders"] += self._reference("decoder", table.get("decoder"), ("architectures", i, "decoder"))
+        self._refuse_repeated("architectures", [self.architecture_id(i) for i, _ in self._items("architectures")])
+        compute = self._raw.get("compute", {})
+        executor = compute.get("executor", "local") if isinstance(compute, dict) else "local"
+        parts["executor"] += self._reference("executor", executor, ("compute", "executor"))
+        self._check_rank_by(
+            [table if isinstance(table, str) else item_id(table) for _, table in self._items("metrics")]
+        )
+        return parts
+
+    def architecture_id(self, index: int) -> str:
+        table = self._raw["architectures"][index]
+        return item_id(table) + self._editor.suffix("architectures", index)
+
+    def _items(self, section: str) -> list[tuple[int, Any]]:
+        items = self._raw.get(section)
+        return list(enumerate(items)) if isinstance(items, list) else []
+
+    def _named(self, kind: Kind, section: str) -> list[Reference]:
+        references: list[Reference] = []
+        ids: list[str] = []
+        for i, table in self._items(section):
+            plain = table if isinstance(table, str) else item_id(table)
+            ids.append(plain.rpartition("/")[2] + self._editor.suffix(section, i))
+            references += self._reference(kind, table, (section, i), ids[-1])
+        self._refuse_repeated(section, ids)
+        return references
+
+    def _refuse_repeated(self, section: str, ids: list[str]) -> None:
+        for i, id in enumerate(ids):
+            if id and id in ids[:i]:
+                kind = section.removesuffix("s")
+                taken = f"id '{id}' is taken by {section}[{ids.index(id)}]"
+                message = f"{taken}, expected unique ids; rename this {kind}."
+                self.problems.append(Problem((section, i, "id"), message))
+
+    def _reference(self, kind: Kind, table: Any, at: KeyPath, id: str = "") -> list[Reference]:
+        """Return the reference in a list, or nothing where there is a problem, which is noted."""
+        bare = isinstance(table, str)
+        use = table if bare else table.get("use") if isinstance(table, dict) else None
+        if not isinstance(use, str):
+            return []  # the schema has reported it
+        reserved = {"use", "id"} if kind in ("dataset", "objective", "metric") else {"use"}
+        given = {} if bare else {key: value for key, value in table.items() if key not in reserved}
+        try:
+            registered = self._registry.find(kind, use)
+            model = registered.parameters_model()
+        except CollapsebenchError as error:
+            self.problems.append(Problem(at if bare else (*at, "use"), str(error)))
+            return []
+        parameters, problems = validated(model, given, at)
+        self.problems += problems
+        if parameters is None:
+            return []
+        component = registered.component
+        return [
+            Reference(
+                kind, id or component.id, component.id, parameters.model_dump(mode="json"), component.version,
+                registered.owner.distribution, model.places,
+            )
+        ]  # fmt: skip
+
+    def _check_rank_by(self, metrics: list[str]) -> None:
+        for i, score in self._items("rank_by"):
+            metric, slash, name = str(score).partition("/")
+            if isinstance(score, str) and not (slash and name and metric in metrics):
+                message = f"{unknown_name('metric of this suite', metric, metrics)} Write METRIC/SCORE."
+                self.problems.append(Problem(("rank_by", i), message))
+
+
+def json_schema(registry: Registry | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of suite files, the installed components' parameters included."""
+    registry = registry or load_registry()
+    schema = SuiteFile.model_json_schema()
+    definitions = schema["$defs"]
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "A collapsebench suite"
+    named: dict[str, Kind] = {"datasets": "dataset", "objectives": "objective", "metrics": "metric"}
+    for section, kind in named.items():
+        tables = _component_schema(
+            kind, registry, definitions, {"id": definitions["NamedComponent"]["properties"]["id"]}
+        )
+        ids = {"enum": sorted({component.id for component in registry.components(kind)})}
+        schema["properties"][section]["items"] = {"anyOf": [ids, tables]} if kind == "metric" else tables
+    coders: tuple[Kind, ...] = ("encoder", "decoder")
+    for kind in coders:
+        definitions["ArchitectureTable"]["properties"][kind] = _component_schema(kind, registry, definitions, {})
+    return schema
+
+
+def _component_schema(
+    kind: Kind, registry: Registry, definitions: dict[str, Any], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    options = []
+    for registered in registry.registered(kind):
+        component, prefix = (
+            registered.component,
+            f"{registered.owner.distribution}.{kind}.{registered.component.id}.",
+        )
+        try:
+            model = registered.parameters_model().model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+        except PluginError:
+            continue  # `check` reports it where a suite uses it
+        definitions |= {prefix + name: value for name, value in model.pop("$defs", {}).items()}
+        use = {"enum": [component.id, f"{registered.owner.distribution}/{component.id}"]}
+        model["properties"] = {"use": use, **extra, **model.get("properties", {})}
+        model["required"] = ["use", *model.get("required", [])]
+        options.append(model)
+    return {"anyOf": options}

@@ -1,0 +1,186 @@
+"""Whether a replica is at equilibrium: the Ward identities and the stability of its collapsed latents.
+
+At a stationary point of the beta-VAE objective whose heads, first and last decoder layers are free affine maps:
+
+    E mu_k = 0        E mu_k^2 + E sigma_k^2 = 1        E (x - x_hat) = 0        E x_hat . (x - x_hat) = 0
+
+on the train split, with sampled decoding. A latent that is wrongly collapsed satisfies all four; it shows in the top
+eigenvalue of the covariance of the posterior-mean residual, which must not exceed T V while spare latents exist.
+Source: Hirn 2026, arXiv 2605.22691 and 2608.10599.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from collapsebench.contracts.component import WARD_IDENTITIES, Model, Samples, WardIdentity
+
+Floats = NDArray[np.float64]
+_DENSE = 128
+_WINDOW = 1.25
+_COLLAPSED = 0.01
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """What the two conditions are made of, per replica.
+
+    mean `(r, k)`: E mu. scale `(r, k)`: E mu^2 + E sigma^2. signal_fraction `(r, k)`. residual_mean `(r,)`:
+    |E (x - x_hat)| / sqrt(E |x - x_hat|^2). orthogonality `(r,)`: E x_hat . (x - x_hat) / E |x - x_hat|^2.
+    residual_edge `(r,)`: top eigenvalue of Cov(x - x_hat(mu)) / V. distortion, rate `(r,)`: nats, sampled decoding.
+    identities: those of the four that hold for the decoder.
+    """
+
+    mean: Floats
+    scale: Floats
+    signal_fraction: Floats
+    residual_mean: Floats
+    orthogonality: Floats
+    residual_edge: Floats
+    distortion: Floats
+    rate: Floats
+    identities: tuple[WardIdentity, ...] = WARD_IDENTITIES
+
+    @property
+    def ward_residual(self) -> Floats:
+        """The largest residual of the identities that hold for the decoder `(r,)`."""
+        residuals: dict[WardIdentity, Floats] = {
+            "mean": np.abs(self.mean).max(1),
+            "scale": np.abs(self.scale - 1).max(1),
+            "residual-mean": self.residual_mean,
+            "orthogonality": np.abs(self.orthogonality),
+        }
+        return np.asarray(np.max([residuals[identity] for identity in self.identities], axis=0))
+
+    @property
+    def spare_latents(self) -> NDArray[np.int64]:
+        """The number of latents with a signal fraction of at most 0.01 `(r,)`.
+
+        One that carries little more is weak, not spare: close to a threshold that several modes share, every latent may
+        be in use, and a mode be left for which there is none.
+        """
+        return np.asarray((self.signal_fraction <= _COLLAPSED).sum(axis=1))
+
+    def is_stable(self, temperatures: Floats, tolerance: float) -> NDArray[np.bool_]:
+        """Return whether no spare latent is held at the prior above its threshold `(r,)`."""
+        spare = self.spare_latents > 0
+        return ~spare | (self.residual_edge <= (1 + tolerance) * temperatures)
+
+
+def signal_drift(history: Sequence[tuple[int, Sequence[float]]]) -> float | None:
+    """Return the largest drift of a latent's signal fraction, per e-fold of updates, or None if it is too early.
+
+    history: (update, signal fractions `(k,)`) of every check, in order. The drift is the slope of the least-squares
+    line of M^2 over ln(update), through the checks of the last fifth of the updates and the one before them.
+    """
+    updates = np.array([update for update, _ in history], dtype=np.float64)
+    before = np.flatnonzero((updates > 0) & (updates <= updates[-1] / _WINDOW))
+    if not len(before):
+        return None
+    fractions = np.array([entry for _, entry in history[before[-1] :]])
+    time = np.log(updates[before[-1] :])
+    time -= time.mean()
+    return float(np.abs(time @ fractions).max() / (time @ time))
+
+
+class _Sums:
+    """Sums over a split of the moments that `Equilibrium` is made of; weights sum to one over the split.
+
+    Each chunk is summed in the model's own precision, the chunks in float64.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, **terms: Tensor) -> None:
+        for name, term in terms.items():
+            exact = term.double() if term.device.type != "mps" else term
+            self.totals[name] = self.totals[name] + exact if name in self.totals else exact
+
+    def __getitem__(self, name: str) -> Floats:
+        return np.asarray(self.totals[name].cpu().numpy())
+
+
+def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_384) -> Equilibrium:
+    """Measure both conditions on a split.
+
+    A linear decoder has its expectation over z in closed form; any other is sampled in antithetic pairs
+    mu +- sigma eps, with as many pairs per row as bring the number of decoded samples to `least_draws`.
+    """
+    sums = _Sums()
+    pairs = 0 if model.linear_decoder else max(1, math.ceil(least_draws / (2 * samples.count)))
+    gains = _column_energies(model) if model.linear_decoder else None
+    for number, (x, weights) in enumerate(samples.chunks(values_per_sample=4)):
+        mean, log_variance = model.encode(x)
+        variance, w = log_variance.exp(), weights.to(mean.dtype)
+        sums.add(
+            mean=w @ mean,
+            mean_square=w @ mean.square(),
+            variance=w @ variance,
+            log_variance=w @ log_variance,
+        )
+        target = x.flatten(1)
+        decoded = model.decode(mean).flatten(2)
+        residual = target - decoded
+        sums.add(posterior_residual=w @ residual, posterior_outer=(residual * w[:, None]).mT @ residual)
+        if gains is not None:
+            spread = ((w @ variance) * gains.to(mean.dtype)).sum(-1)
+            _add_decoding(sums, w, target, decoded)
+            sums.add(squared_error=spread, overlap=-spread)
+        deviation = variance.sqrt()
+        for pair in range(pairs):
+            shift = deviation * model.noise(number * pairs + pair, tuple(mean.shape[1:]))
+            for z in (mean + shift, mean - shift):
+                _add_decoding(sums, w / (2 * pairs), target, model.decode(z).flatten(2))
+    return _finish(model, sums)
+
+
+def _add_decoding(sums: _Sums, w: Tensor, target: Tensor, x_hat: Tensor) -> None:
+    residual = target - x_hat
+    sums.add(
+        residual=w @ residual,
+        squared_error=torch.linalg.vecdot(residual, residual) @ w,
+        overlap=torch.linalg.vecdot(x_hat, residual) @ w,
+    )
+
+
+def _column_energies(model: Model) -> Tensor:
+    replicas = len(model.temperatures)
+    probes = torch.cat([torch.eye(model.latent_dim), torch.zeros(1, model.latent_dim)]).expand(replicas, -1, -1)
+    decoded = model.decode(probes).flatten(2).double()
+    return (decoded[:, :-1] - decoded[:, -1:]).square().sum(-1)
+
+
+def _finish(model: Model, sums: _Sums) -> Equilibrium:
+    mean_square, variance, error = sums["mean_square"], sums["variance"], np.maximum(sums["squared_error"], 1e-300)
+    drift = sums["posterior_residual"]
+    covariance = sums["posterior_outer"] - drift[:, :, None] * drift[:, None, :]
+    nats = 0.5 * (mean_square + variance - 1 - sums["log_variance"])
+    return Equilibrium(
+        mean=sums["mean"],
+        scale=mean_square + variance,
+        signal_fraction=mean_square / (mean_square + variance),
+        residual_mean=np.linalg.norm(sums["residual"], axis=1) / np.sqrt(error),
+        orthogonality=sums["overlap"] / error,
+        residual_edge=np.array([_top_eigenvalue(matrix) for matrix in covariance]) / model.total_variance,
+        distortion=sums["squared_error"] / (2 * model.decoder_variance),
+        rate=nats.sum(1),
+        identities=model.ward_identities,
+    )
+
+
+def _top_eigenvalue(matrix: Floats) -> float:
+    if not np.isfinite(matrix).all():
+        return float("nan")
+    if len(matrix) <= _DENSE:
+        return float(np.linalg.eigvalsh(matrix)[-1])
+    start = np.ones(len(matrix))
+    return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False, tol=1e-6)[0])

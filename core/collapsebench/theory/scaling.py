@@ -1,0 +1,101 @@
+"""The laws that a scan's curves are laid over: the rate of one mode, and the power law of the tail.
+
+`K` counts kept ranks from 0, as in `collapsebench.theory.spectrum`. Source: J. Hirn, arXiv 2605.22691 and 2608.10599.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from collapsebench.theory.spectrum import tail_exponent
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from collapsebench.contracts.component import Floats
+
+TAIL_WINDOW = (4, 17)
+"""The ranks over which the tail of a rank-distortion curve is fitted, both included."""
+
+ROUNDOFF = 1e-12
+"""The share of D(0) below which a distortion is a zero that arithmetic left over."""
+
+
+@dataclass(frozen=True)
+class TailLaw:
+    """D(K) = prefactor K^-exponent, fitted over window[0] <= K <= window[1], with an interval of the exponent.
+
+    NaN where fewer than three ranks of the window could be used.
+    """
+
+    exponent: float
+    low: float
+    high: float
+    prefactor: float
+    window: tuple[int, int]
+
+    def at(self, ranks: ArrayLike) -> Floats:
+        """Return D(K) of the law, in the shape of the ranks."""
+        value: Floats = self.prefactor * np.asarray(ranks, dtype=np.float64) ** -self.exponent
+        return value
+
+
+def rate_law(temperatures: ArrayLike, threshold: ArrayLike) -> Floats:
+    """Return the rate of one mode, [-1/2 log(T / threshold)]_+ in nats; the arguments broadcast.
+
+    Exact for a linear decoder on the train split, where the threshold is lambda_k / V; P2 lays it over measured rates
+    with the mode's utility in its place, without a fit. NaN where the threshold is not positive.
+
+    >>> print(rate_law([0.5, 0.1, 0.01], threshold=0.2).round(3))
+    [0.    0.347 1.498]
+    """
+    t, scale = np.asarray(temperatures, dtype=np.float64), np.asarray(threshold, dtype=np.float64)
+    rate: Floats = np.maximum(0.5 * (np.log(np.where(scale > 0, scale, np.nan)) - np.log(t)), 0.0)
+    return rate
+
+
+def tail_law(curve: ArrayLike, window: tuple[int, int] = TAIL_WINDOW, confidence: float = 0.95) -> TailLaw:
+    """Return the fit of D(K) = c K^-a to a rank-distortion curve `(K,)` by least squares of logarithms over a window.
+
+    The interval is the t-interval of the slope, which takes the residuals of neighbouring ranks as independent.
+    Distortions below 1e-12 D(0) are left out.
+
+    >>> law = tail_law([1.0, *(0.5 * k**-2.0 for k in range(1, 11))], window=(4, 10))
+    >>> round(law.exponent, 3), round(law.prefactor, 3)
+    (2.0, 0.5)
+    """
+    values = _known(curve)
+    exponent, low, high = tail_exponent(values, window, confidence)
+    first = max(window[0], 1)
+    logs = np.log(values[first : window[1] + 1])
+    intercepts = logs + exponent * np.log(np.arange(first, first + logs.size))
+    known = intercepts[~np.isnan(intercepts)]
+    prefactor = float(np.exp(known.mean())) if known.size else float("nan")
+    return TailLaw(exponent, low, high, prefactor, window)
+
+
+def crossover_rank(curve: ArrayLike, law: TailLaw, factor: float = 1.5) -> float:
+    """Return the first rank K >= 1 from which the curve stays within a factor of a law, up to the end of its window.
+
+    NaN where the window's last rank is already further away, or cannot be compared.
+
+    >>> curve = [1.0, 0.9, *(0.5 * k**-2.0 for k in range(2, 11))]
+    >>> crossover_rank(curve, tail_law(curve, window=(4, 10)))
+    2.0
+    """
+    values = _known(curve)[: law.window[1] + 1]
+    with np.errstate(divide="ignore"):
+        distance = np.abs(np.log(values) - np.log(law.at(np.arange(values.size))))
+    outside = np.flatnonzero(~(distance <= np.log(factor)))
+    first = int(outside[-1]) + 1 if outside.size else 1
+    return float(first) if first < values.size else float("nan")
+
+
+def _known(curve: ArrayLike) -> Floats:
+    """Return a curve with what has no logarithm, zero up to roundoff, as NaN."""
+    values = np.asarray(curve, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(values > ROUNDOFF * values[0], values, np.nan)

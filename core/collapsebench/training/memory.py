@@ -1,0 +1,170 @@
+"""How much memory training a stack takes, found out on two small ones, and how many replicas fit.
+
+Everything a stack holds grows linearly with its replicas, so two stacks of two and three replicas tell what one of a
+hundred takes: weights, gradients, optimiser and activations on the path that will be used, whoever wrote the modules.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from collapsebench.data.standardise import Standardised
+from collapsebench.observing.observe import rows_at_once
+from collapsebench.training.memory_size import available_bytes, resident_bytes
+from collapsebench.training.trainer import Trainer
+
+_SMALL, _ROWS = (2, 3), 512
+_SHARE = 0.8
+_HEAP = 1.25  # of what updates hold at once, on the CPU: freed blocks that do not fit again; found 1.15 to 1.35
+MakeTrainer = Callable[[int, Standardised, Mapping[str, Any]], Trainer]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The peak of one phase of training, in bytes: fixed + replicas (each + rows a_row) + rows shared."""
+
+    fixed: float
+    each: float
+    a_row: float
+    shared: float
+
+    def bytes(self, replicas: int, rows: int) -> float:
+        """Return the peak of a stack that sees so many rows at once."""
+        return self.fixed + replicas * (self.each + rows * self.a_row) + rows * self.shared
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory of a stack apart from what the process holds anyway. rows: of a batch; all_rows: of the train split.
+
+    width: what `SplitSamples` limits its chunks by. data: bytes of the data, which a job loads once more. heap: what
+    the process takes of the machine for each byte that updates hold.
+    """
+
+    update: Phase
+    check: Phase
+    keep: Phase
+    rows: int
+    all_rows: int
+    width: int
+    data: int
+    heap: float
+
+    def bytes(self, replicas: int) -> int:
+        """Return the predicted peak of a stack: of its updates, its checks, and of saving and repacking it."""
+        chunk = min(self.all_rows, rows_at_once(replicas * self.width * 4))
+        peaks = (
+            self.heap * self.update.bytes(replicas, self.rows),
+            self.check.bytes(replicas, chunk),
+            self.keep.bytes(replicas, self.rows),
+        )
+        return self.data + int(max(peaks))
+
+    def on_cores(self, count: int) -> Footprint:
+        """Return it with what a replica after the other shares, its activations, held once on each core instead."""
+        return replace(self, update=replace(self.update, shared=count * self.update.shared))
+
+    def most(self, room: float, wanted: int) -> int:
+        """Return how many of the wanted replicas fit into so many bytes, one at least."""
+        fit = range(1, wanted + 1)
+        return max((replicas for replicas in fit if self.bytes(replicas) <= room), default=1)
+
+
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of every storage that operators return while it is alive. peak: the most at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and look at what it returned."""
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor) and result.device.type != "meta":
+                self._follow(result.untyped_storage())
+        return results
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        identity = storage._cdata
+        if identity not in self._known:
+            self._known.add(identity)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, identity, storage.nbytes())
+
+    def _forget(self, identity: int, size: int) -> None:
+        self._known.discard(identity)
+        self.live -= size
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.live
+
+
+def footprint(make: MakeTrainer, data: Standardised, batch_size: int | str, width: int, device: str) -> Footprint:
+    """Measure small stacks. make: gives a trainer of so many replicas on some data with changed training settings."""
+    all_rows = len(data.splits["train"].values)
+    rows = all_rows if isinstance(batch_size, str) else min(batch_size, all_rows)
+    sizes = [min(rows, _ROWS), max(1, min(rows, _ROWS) // 2)]
+    found = {(r, n): _peaks(make, data, width, r, n) for r in _SMALL for n in sizes}
+    update, check, keep = (_fitted({key: peaks[phase] for key, peaks in found.items()}) for phase in range(3))
+    held = sum(split.values.nbytes for split in data.splits.values())
+    return Footprint(update, check, keep, rows, all_rows, width, held, _HEAP if device == "cpu" else 1.0)
+
+
+def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, rows: int) -> tuple[float, float, float]:
+    """Return the peaks of updates, of a check, and of what saving and repacking copy, in bytes."""
+    few, twice = (
+        replace(data, splits={**data.splits, "train": data.splits["train"].first(count)}) for count in (rows, 2 * rows)
+    )
+    memory = LiveMemory()
+    with memory:
+        trainer = make(replicas, few, {"batch_size": "full", "max_updates": 10**6})
+        for _ in range(2):
+            trainer.advance()
+        update = memory.peak
+        memory.restart()
+        trainer.data = twice  # two chunks: the first is still there while the second is computed
+        trainer.values_at_once = rows * replicas * width * 4
+        trainer.measure(everything=True)
+        check = memory.peak
+    state = sum(
+        value.nbytes
+        for part in (trainer.stack.weights(), trainer.optimiser.state(), trainer.finished)
+        for value in part.values()
+    )
+    # A checkpoint copies everything into bytes; repacking copies it as tensors.
+    return update, check, 2 * state
+
+
+def _fitted(peaks: Mapping[tuple[int, int], float]) -> Phase:
+    """Solve for the coefficients of a phase from its peaks at (replicas, rows)."""
+    (low, high), sizes = _SMALL, sorted({rows for _, rows in peaks})
+    slopes = [(peaks[high, rows] - peaks[low, rows]) / (high - low) for rows in sizes]
+    origins = [peaks[low, rows] - low * slope for rows, slope in zip(sizes, slopes, strict=True)]
+    span = sizes[-1] - sizes[0]
+    a_row, shared = ((part[-1] - part[0]) / span if span else 0.0 for part in (slopes, origins))
+    return Phase(origins[0] - shared * sizes[0], slopes[0] - a_row * sizes[0], a_row, shared)
+
+
+def room(device: str, limit: int | None) -> float:
+    """Return the bytes that a stack may take: the limit, less what the process holds; else a share of what is left."""
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info()
+        held = torch.cuda.memory_allocated()
+        return _SHARE * free if limit is None else min(limit - held, free)
+    available = available_bytes()
+    if limit is None:
+        return float("inf") if available is None else _SHARE * available
+    left = float(limit - resident_bytes())
+    return left if available is None else min(left, available)

@@ -1,0 +1,179 @@
+"""Train the pieces of a job one after the other; a piece that does not fit into memory is cut in half and goes on.
+
+Where there are several, each leaves its weights in a file beside the job, so that no more than one is in memory and an
+interrupted job goes on with the next.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collapsebench.checkpoint import read_checkpoint, write_checkpoint
+from collapsebench.contracts.component import Progress
+from collapsebench.errors import is_out_of_memory
+from collapsebench.planning.waves import Piece
+from collapsebench.stack.stack import Tensors
+from collapsebench.store import Store
+from collapsebench.training.trainer import Controls, OutOfTimeError, Trained, Trainer
+
+_CPU = torch.device("cpu")
+
+
+@dataclass
+class _Finished:
+    """A piece that has ended. weights: None where they are in its file."""
+
+    piece: Piece
+    trained: Trained
+    weights: Tensors | None
+
+
+@dataclass
+class PieceRun:
+    """The pieces of a job on their way. make_trainer: gives a freshly initialised piece."""
+
+    job: Path
+    content: Mapping[str, Any]
+    make_trainer: Callable[[Piece], Trainer]
+    finished: list[_Finished] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, controls: Controls) -> None:
+        """Train every piece, or go on where an interrupted run was."""
+        waiting = [Piece.of(entry) for entry in self.content["pieces"]]
+        self.events = list(self.content.get("events", ()))
+        alone = len(waiting) == 1
+        while waiting:
+            piece = waiting[0]
+            try:
+                trained = self._trained(piece, controls, alone=alone, left=len(waiting))
+            except Exception as error:
+                if not is_out_of_memory(error) or len(piece.replicas) == 1:
+                    raise
+                reason = str(error).splitlines()[0]
+            else:
+                self.finished.append(_Finished(piece, trained, trained.weights if alone else None))
+                trained.weights = {}
+                waiting.pop(0)
+                continue
+            # Only here, outside of the handler, have the frames that hold the stack's tensors gone.
+            _give_back_memory()
+            waiting = self._halve(waiting, reason)
+            alone = False
+
+    def _trained(self, piece: Piece, controls: Controls, *, alone: bool, left: int) -> Trained:
+        ended = self._file(piece)
+        if ended.exists():
+            return _read(ended)
+        trainer = self.make_trainer(piece)
+        self._start(trainer, piece)
+        checkpoint = self.job.with_suffix(".safetensors") if alone else self._file(piece, "running.")
+        try:
+            trained = trainer.run(replace(controls, checkpoint=checkpoint, report=self._report(controls, piece, left)))
+        except OutOfTimeError as error:
+            if alone:
+                raise
+            done = len(self.finished)
+            raise OutOfTimeError(f"piece {done + 1} of {done + left}: {error}") from error
+        if not alone:
+            _write(ended, trained)
+            checkpoint.unlink(missing_ok=True)
+        return trained
+
+    def _start(self, trainer: Trainer, piece: Piece) -> None:
+        """Give a piece the weights that its parents ended with, plus a share of its own initial ones."""
+        if not piece.parents:
+            return
+        start, initial = self.weights(piece.parents), trainer.stack.weights()
+        share = self.content["perturbation"]
+        for name in trainer.stack.parameters:
+            start[name] = start[name] + share * initial[name].cpu()
+        trainer.stack.load(start)
+
+    def _report(self, controls: Controls, piece: Piece, left: int) -> Callable[[Progress], None]:
+        """Count the updates and the replicas of all pieces together."""
+        done, total = len(self.finished), len(self.content["cells"]) * len(self.content["temperatures"])
+        settled = sum(len(ended.piece.replicas) for ended in self.finished)
+
+        def report(progress: Progress) -> None:
+            update, budget = done * progress.budget + progress.update, (done + left) * progress.budget
+            controls.report(Progress(update, budget, settled + progress.settled, total, progress.updates_per_second))
+
+        return report
+
+    def _halve(self, waiting: Sequence[Piece], reason: str) -> list[Piece]:
+        """Cut what does not fit, and everything after it, to half its size; the job file remembers it."""
+        piece = waiting[0]
+        most = (len(piece.replicas) + 1) // 2
+        event = {"event": "out-of-memory", "wave": piece.wave, "replicas": len(piece.replicas), "then": most}
+        self.events.append({**event, "reason": reason, "time": round(time.time())})
+        smaller = [half for each in waiting for half in each.cut(most)]
+        pieces = [*(ended.piece for ended in self.finished), *smaller]
+        content = {**self.content, "pieces": [each.entry for each in pieces], "events": self.events}
+        Store(self.job.parent.parent).write_text(self.job, json.dumps(content, indent=1, sort_keys=True))
+        for unfinished in (self.job.with_suffix(".safetensors"), self._file(piece, "running.")):
+            unfinished.unlink(missing_ok=True)
+        return smaller
+
+    def _file(self, piece: Piece, prefix: str = "") -> Path:
+        return self.job.with_suffix(f".{prefix}{piece.name}.safetensors")
+
+    def each(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
+        """Return mark, updates, loss and effective temperature of replicas."""
+        found = {
+            replica: row
+            for ended in self.finished
+            for replica, *row in zip(ended.piece.replicas, *_columns(ended.trained), strict=True)
+        }
+        return [tuple(found[replica]) for replica in replicas]
+
+    def log(self, replicas: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the log of replicas, which are counted from zero in it."""
+        place = {replica: number for number, replica in enumerate(replicas)}
+        return [
+            {**entry, "replica": place[ended.piece.replicas[entry["replica"]]]}
+            for ended in self.finished
+            for entry in ended.trained.log
+            if ended.piece.replicas[entry["replica"]] in place
+        ]
+
+    def weights(self, replicas: Sequence[int]) -> Tensors:
+        """Return the weights that replicas ended with, `(r, ...)`, on the CPU."""
+        wanted = set(replicas)
+        rows: dict[int, dict[str, Tensor]] = {}
+        for ended in self.finished:
+            if wanted.isdisjoint(ended.piece.replicas):
+                continue
+            weights = read_checkpoint(self._file(ended.piece), _CPU)[0] if ended.weights is None else ended.weights
+            for place, replica in enumerate(ended.piece.replicas):
+                if replica in wanted:
+                    rows[replica] = {name: value[place].clone() for name, value in weights.items()}
+        return {name: torch.stack([rows[replica][name] for replica in replicas]) for name in rows[replicas[0]]}
+
+
+def _columns(trained: Trained) -> tuple[Sequence[Any], ...]:
+    return trained.marks, trained.updates, trained.losses, trained.effective_temperatures
+
+
+def _write(path: Path, trained: Trained) -> None:
+    about = {name: value for name, value in vars(trained).items() if name != "weights"}
+    write_checkpoint(path, trained.weights, about)
+
+
+def _read(path: Path) -> Trained:
+    return Trained(weights={}, **read_checkpoint(path, _CPU)[1])
+
+
+def _give_back_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,114 @@
+"""Benchmarks measure what they say, in miniature; their numbers mean nothing on a machine that runs tests."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flow import invoke
+
+import collapsebench.bench.throughput as bench
+from collapsebench.bench.equilibrium import (
+    SPECTRUM,
+    Run,
+    Setting,
+    _best,
+    _race,
+    bench_linear_equilibrium,
+    bench_mlp_equilibrium,
+    exact_data,
+)
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_SECONDS", 0.01)
+    monkeypatch.setattr(bench, "_SIDE", 64)
+
+
+def test_throughput_tells_every_key_and_writes_the_command_and_the_hardware(tmp_path: Path) -> None:
+    done = invoke("bench", "throughput", "--replicas", 2, "--repeats", 1, "--json", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    for key in ("replica_update_ms", "speedup_over_plain_loop", "share_of_matrix_peak"):
+        assert found[key]["low"] <= found[key]["median"] <= found[key]["high"]
+    assert found["third_party_path"] == "fused"
+    assert found["third_party_share"]["median"] > 0
+    assert (found["speedup_over_pythae"] is None) == bool(found["why_no_pythae"])
+    assert json.loads((tmp_path / "out" / "throughput.json").read_text()) == found
+    page = (tmp_path / "out" / "throughput.md").read_text()
+    assert "speedup over the plain loop" in page
+    assert found["hardware"]["torch"] in page
+    assert "`collapsebench" in page
+
+
+def test_growth_has_a_spread_for_every_value_and_an_exponent() -> None:
+    done = invoke("bench", "growth", "--quick", "--repeats", 1, "--json")
+    assert done.exit_code == 0, done.output
+    found = {each["what"]: each for each in json.loads(done.stdout)["growth"]}
+    assert found.keys() == {"replicas", "width", "rows"}
+    for each in found.values():
+        assert len(each["values"]) == len(each["update_ms"]) == 2
+        assert np.isfinite(each["exponent"])
+        assert each["paths"] == ["fused", "fused"]
+
+
+def test_exact_data_have_exactly_the_covariance_asked_for() -> None:
+    data = exact_data()
+    assert data.pca.eigenvalues == pytest.approx(np.array(SPECTRUM) / sum(SPECTRUM), abs=1e-6)
+    factor = np.random.default_rng(0).standard_normal((5, 5))
+    wanted = factor @ factor.T
+    assert exact_data(covariance=wanted).second_moments["train"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_best_run_is_the_first_that_got_there_or_else_the_closest() -> None:
+    runs = [Run(Setting("adam", 1e-3, "cosine", 9), *rest) for rest in ((3.0, 9, 0.1, False), (5.0, 9, 0.004, True))]
+    assert _best(runs) is runs[1]
+    assert _best([runs[0], Run(runs[0].setting, 9.0, 9, 0.05, False)]).error == 0.05
+
+
+def test_the_linear_benchmark_reaches_the_oracle_and_states_its_search() -> None:
+    said: list[str] = []
+    covariance = np.diag([3.0, 1.5, 0.5])
+    found = bench_linear_equilibrium(
+        covariance, 3, repeats=1, patience=2.0, rates=(1e-2,), our_rates=(0.05, 0.1), budgets=(300,), say=said.append
+    )
+    assert found.ours.reached
+    assert found.ours.error < found.tolerance
+    assert found.equilibrium_speedup_linear.median == pytest.approx(found.adam.seconds / found.ours.seconds)
+    assert found.is_lower_bound == (not found.adam.reached)
+    assert len(found.search) == 2 + 3
+    assert said[0] == f"both are computed {found.path}"
+    assert len(said) == 1 + len(found.search) + 2
+
+
+def test_the_mlp_benchmark_races_every_rate_of_adam_and_the_best_of_them() -> None:
+    found = bench_mlp_equilibrium(budgets=(40,), temperatures=2, updates=40, rates=(1e-3, 1e-2), rows=512)
+    assert [race.against for race in found.races] == ["0.001", "0.01", "best of these"]
+    assert found.equilibrium_speedup_mlp == found.races[0].geometric_mean
+    for race in found.races:
+        assert race.worst == min(race.speedups) <= race.geometric_mean <= max(race.speedups)
+        assert 0 <= race.not_reached <= 2
+    best = np.min([race.objective for race in found.races[:2]], axis=0)
+    assert found.races[2].objective == pytest.approx(best)
+
+
+def test_a_race_takes_the_setting_that_misses_least_and_counts_a_miss_with_its_whole_time() -> None:
+    quick, thorough = (Setting("preconditioned", 1e-2, "cosine", budget) for budget in (10, 20))
+    courses = [
+        (quick, (np.array([1.0, 2.0]), np.array([[0.5, 0.9], [0.4, 0.8]]))),
+        (thorough, (np.array([2.0, 4.0]), np.array([[0.6, 0.7], [0.5, 0.3]]))),
+    ]
+    race = _race("0.001", np.array([0.5, 0.3]), 8.0, courses)
+    assert (race.ours, race.speedups, race.not_reached) == (thorough, (2.0, 2.0), 0)
+    race = _race("0.001", np.array([0.5, 0.1]), 8.0, courses)
+    assert (race.ours, race.speedups, race.not_reached, race.worst) == (quick, (8.0, 4.0), 1, 4.0)
+    assert race.geometric_mean == pytest.approx(math.sqrt(32.0))
+
+
+def test_both_contenders_are_computed_as_a_run_would_compute_them() -> None:
+    mlp = bench_mlp_equilibrium(budgets=(4,), temperatures=2, updates=4, rates=(1e-3,), rows=512)
+    assert (mlp.path, mlp.why_this_path) == ("fused", "")
