@@ -58,7 +58,7 @@ def stack_of(
     import torch
 
     from collapsebench.stack.stack import Stack
-    from collapsebench.training.pairs import build_pair
+    from collapsebench.training.build import build_pair
 
     encoder, decoder, objective = (
         create(kind, part[0], **part[1]) if isinstance(part, tuple) else part
@@ -148,7 +148,7 @@ def samples_of(data, split="train", *, replicas=1, dtype=None, **limits):
     """Return a split as observables read it; limits: max_rows, values_at_once."""
     import torch
 
-    from collapsebench.observing.observe import SplitSamples
+    from collapsebench.data.samples import SplitSamples
 
     return SplitSamples(
         data, split, replicas=replicas, width=32, device=torch.device("cpu"), dtype=dtype or torch.float32,

@@ -19,8 +19,7 @@ import pytest
 
 from collapsebench.authoring.check import LAWS, check_component
 from collapsebench.authoring.law import Finding
-from collapsebench.contracts.component import Kind
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import Kind, load_registry
 
 __all__ = ["DatasetLaws", "DecoderLaws", "EncoderLaws", "ExecutorLaws", "MetricLaws", "ObjectiveLaws", "ObservableLaws"]
 

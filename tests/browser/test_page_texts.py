@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import test_figures as made
 
-from collapsebench.contracts.component import Evaluation, Score
+from collapsebench.contracts import Evaluation, Score
 from collapsebench.publishing.folder import write_everything
 from collapsebench.publishing.page.numbers import all_runs
 from collapsebench.publishing.page.page import suite_page, write_index

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from collapsebench.checkpoint import read_checkpoint, write_checkpoint
 from collapsebench.errors import StoreError
+from collapsebench.store import read_checkpoint, write_checkpoint
 from collapsebench.training.trainer import Controls, OutOfTimeError
 
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
@@ -134,7 +134,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_other_file(tmp_path
     def full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("collapsebench.checkpoint.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(StoreError, match=r"x\.safetensors: could not be written .*no space left"):
         write_checkpoint(path, {"a": torch.ones(2)}, {"update": 2})
     assert read_checkpoint(path, torch.device("cpu"))[1] == {"update": 1}
@@ -147,7 +147,7 @@ def test_a_write_that_safetensors_refuses_is_a_store_error(tmp_path, monkeypatch
     def refused(*args, **kwargs):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("collapsebench.checkpoint.save_file", refused)
+    monkeypatch.setattr("safetensors.torch.save_file", refused)
     with pytest.raises(StoreError, match="could not be written"):
         write_checkpoint(tmp_path / "x.safetensors", {"a": torch.ones(2)}, {})
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 
 import click
+import generate as references
 import pytest
 from markdown_blocks import ROOT
 
-from collapsebench import references
-from collapsebench.contracts import hooks
-from collapsebench.contracts.component import KINDS
-from collapsebench.contracts.hooks import HOOKS
-from collapsebench.contracts.registry import Registered
+from collapsebench.contracts import HOOKS, KINDS, Registered, hooks
 from collapsebench.suite.schema import SuiteFile
 from collapsebench.suite.words import parameter_rows, table_sections
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from collapsebench.contracts.component import Decoder, Encoder, Parameters
+from collapsebench.contracts import Decoder, Encoder, Parameters
 from collapsebench.errors import PluginError
 from collapsebench.stack.stack import why_not
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 from collapsebench.training.trainer import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 

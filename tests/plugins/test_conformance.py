@@ -11,8 +11,7 @@ from test_worldclim import layers, write_bil, zipped
 
 from collapsebench import testing
 from collapsebench.authoring.check import LAWS
-from collapsebench.contracts.component import KINDS
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import KINDS, load_registry
 from collapsebench_datasets.fashion_mnist import FashionMnist
 from collapsebench_datasets.mnist import Mnist
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from collapsebench.contracts.component import Data, Split
+from collapsebench.contracts import Data, Split
 from collapsebench.data.standardise import standardise
 from collapsebench.errors import UserError
 from collapsebench.theory.oracle import oracle
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 from collapsebench.training.trainer import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
 

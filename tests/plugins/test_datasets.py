@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collapsebench.contracts.component import SPLITS
+from collapsebench.contracts import SPLITS
 from collapsebench.data.standardise import fingerprint, standardise
 from collapsebench_datasets.gaussian import eigenvalues
 from collapsebench_datasets.parameters import DigitsParameters, GaussianParameters

@@ -16,7 +16,7 @@ from local_hub import LocalHub
 from PIL import Image
 from test_idx import REAL, needs_real, pixels, small, write
 
-from collapsebench.contracts.component import SPLITS
+from collapsebench.contracts import SPLITS
 from collapsebench.errors import DataError
 from collapsebench_datasets import huggingface, sample_source
 from collapsebench_datasets.fashion_mnist import FashionMnist

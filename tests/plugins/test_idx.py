@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collapsebench.contracts.component import SPLITS
+from collapsebench.contracts import SPLITS
 from collapsebench.data.standardise import standardise
 from collapsebench.errors import DataError
 from collapsebench_datasets.fashion_mnist import FashionMnist

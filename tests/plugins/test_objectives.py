@@ -12,7 +12,7 @@ from flow import TINY, without, write_suite
 from scipy import stats
 
 from collapsebench import DataError, fixed_exponent_threshold, oracle
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import load_registry
 from collapsebench.executing.execute import execute_job
 from collapsebench.planning.cells import make_jobs, make_plan, with_records
 from collapsebench.scoring.score import score_plan

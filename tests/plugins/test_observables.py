@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench.contracts.component import SPLITS, Data, Split
+from collapsebench.contracts import SPLITS, Data, Split
 from collapsebench.data.standardise import standardise
 from collapsebench.stack.stack import StackModel
 from collapsebench.theory.oracle import oracle

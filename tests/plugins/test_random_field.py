@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from collapsebench.contracts.component import SPLITS
+from collapsebench.contracts import SPLITS
 from collapsebench.data.standardise import fingerprint, standardise
 from collapsebench_datasets.parameters import RandomFieldParameters
 from collapsebench_datasets.random_field import eigenvalues, power_spectrum, waves

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from collapsebench.contracts.component import SPLITS, Data
+from collapsebench.contracts import SPLITS, Data
 from collapsebench.data.standardise import fingerprint, standardise
 from collapsebench.errors import DataError
 from collapsebench_datasets.table_rows import RowSample

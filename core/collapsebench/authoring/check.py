@@ -15,8 +15,7 @@ from collapsebench.authoring import networks as laws_models
 from collapsebench.authoring import objectives as laws_objectives
 from collapsebench.authoring import observables_and_metrics as laws_results
 from collapsebench.authoring.law import Finding, Law, Subject, examine
-from collapsebench.contracts.component import Kind
-from collapsebench.contracts.registry import Registered, Registry
+from collapsebench.contracts import Kind, Registered, Registry
 
 LAWS: dict[Kind, tuple[Law, ...]] = {
     "dataset": (*laws_import.PRESUPPOSED, *laws_data.DATASET),

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 from collapsebench.authoring.law import BrokenLawError, Law, Subject, require
-from collapsebench.contracts.component import SPLITS, Data, Split
+from collapsebench.contracts import SPLITS, Data, Split
 from collapsebench.data.standardise import standardise
 
 _SEED = 0

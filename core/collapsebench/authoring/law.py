@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from collapsebench.contracts.registry import Registered, Registry
+from collapsebench.contracts import Registered, Registry
 from collapsebench.errors import PluginError
 
 T = TypeVar("T")

@@ -12,20 +12,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from collapsebench import contracts
 from collapsebench.authoring.law import BrokenLawError, Law, Subject, require
-from collapsebench.contracts import component as components
-from collapsebench.contracts.component import Kind
-from collapsebench.contracts.objective import Objective
-from collapsebench.contracts.registry import HEAVY, SLOW_SECONDS
+from collapsebench.contracts import HEAVY, SLOW_SECONDS, Kind
 
 CLASSES: dict[Kind, type[Any]] = {
-    "dataset": components.Dataset,
-    "encoder": components.Encoder,
-    "decoder": components.Decoder,
-    "objective": Objective,
-    "observable": components.Observable,
-    "metric": components.Metric,
-    "executor": components.Executor,
+    "dataset": contracts.Dataset,
+    "encoder": contracts.Encoder,
+    "decoder": contracts.Decoder,
+    "objective": contracts.Objective,
+    "observable": contracts.Observable,
+    "metric": contracts.Metric,
+    "executor": contracts.Executor,
 }
 
 _PROBE = """

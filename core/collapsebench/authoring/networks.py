@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from collapsebench.authoring.law import BrokenLawError, Law, Subject, require
 from collapsebench.authoring.reference_scan import FlatDecoder, FlatEncoder, PlainObjective, stack_of
-from collapsebench.contracts.component import SPLITS, WARD_IDENTITIES, Data, Decoder, Encoder, Parameters, Split
+from collapsebench.contracts import SPLITS, WARD_IDENTITIES, Data, Decoder, Encoder, Parameters, Split
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.stack.stack import why_not
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from collapsebench.authoring.law import BrokenLawError, Law, Subject, require
 from collapsebench.authoring.networks import BATCHABLE
-from collapsebench.contracts.objective import Objective
+from collapsebench.contracts import Objective
 
 _LATENTS = 3
 _BATCHES = (1, 2, 32)

@@ -14,8 +14,7 @@ import pandas as pd
 
 from collapsebench.authoring.law import BrokenLawError, Law, Subject, require
 from collapsebench.authoring.reference_scan import LATENTS, TEMPERATURES, ReferenceScan, reference_data, reference_scan
-from collapsebench.contracts.component import SPLITS, Evaluation, Measurement, Metric, Observable
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import SPLITS, Evaluation, Measurement, Metric, Observable, Registry
 from collapsebench.observing.observe import measure
 from collapsebench.scoring.score import checked
 

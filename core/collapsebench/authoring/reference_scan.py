@@ -16,23 +16,24 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from collapsebench.contracts.component import (
+from collapsebench.contracts import (
     SPLITS,
     Data,
     Decoder,
     Encoder,
     Measurement,
+    Objective,
     Parameters,
+    Prediction,
     Split,
     SplitName,
 )
-from collapsebench.contracts.objective import Objective, Prediction
+from collapsebench.data.samples import SplitSamples
 from collapsebench.data.standardise import Standardised, standardise
-from collapsebench.observing.observe import SplitSamples
 from collapsebench.stack.gaussian_head import GaussianHead
 from collapsebench.stack.stack import Stack, StackModel
 from collapsebench.theory.oracle import oracle
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 
 FEATURES, LATENTS, ROWS = 24, 20, 192
 TEMPERATURES = tuple(float(f"{t:.6g}") for t in np.geomspace(1.0, 1e-3, 25))

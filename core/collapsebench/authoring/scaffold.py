@@ -8,8 +8,7 @@ from pathlib import Path
 from string import Template
 
 from collapsebench import __version__
-from collapsebench.contracts.component import Kind
-from collapsebench.contracts.hooks import HOOKS
+from collapsebench.contracts import HOOKS, Kind
 from collapsebench.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -11,13 +11,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapsebench.bench.throughput import Floats, Parts, Spread, bench_job
-from collapsebench.contracts.component import Data, Split
-from collapsebench.contracts.registry import load_registry
+from collapsebench.bench.throughput import Parts, Spread, bench_job
+from collapsebench.contracts import Data, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.stack.stack import Computation
 from collapsebench.suite.schema import ComputeSettings, Training
@@ -26,6 +25,9 @@ from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import trainer_of
 from collapsebench.training.choose import find_path
 from collapsebench.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats
 
 SPECTRUM = (
     0.521846, 0.255571, 0.072220, 0.055175, 0.028966, 0.023592, 0.017553, 0.012215, 0.005980, 0.003593, 0.001617,

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from collapsebench.contracts.component import Component, Decoder, Encoder, Parameters
-from collapsebench.contracts.hooks import hookimpl
-from collapsebench.contracts.registry import Registry, Source, installed_plugins
+from collapsebench.contracts import (
+    Component,
+    Decoder,
+    Encoder,
+    Parameters,
+    Registry,
+    Source,
+    hookimpl,
+    installed_plugins,
+)
 
 NAME = "two pre-norm residual blocks of 64 GELU units each way"
 FOREIGN = "bench-foreign"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from collapsebench.bench.throughput import ROWS, WIDTH, Spread, bench_data, bench_trainer, milliseconds
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import load_registry
 from collapsebench.training.allocator import keep_freed_memory
 
 

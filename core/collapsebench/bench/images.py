@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from collapsebench.bench.throughput import Spread, milliseconds, plain_loop
-from collapsebench.contracts.component import Data, Split
-from collapsebench.contracts.registry import Registry, load_registry
+from collapsebench.contracts import Data, Registry, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.stack.stack import Computation, Stack
 from collapsebench.suite.schema import EvaluationSettings, Training
 from collapsebench.training import calibrate
 from collapsebench.training.allocator import keep_freed_memory
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 from collapsebench.training.trainer import Trainer
 
 SHAPE, LATENTS, ROWS = (1, 28, 28), 16, 4096

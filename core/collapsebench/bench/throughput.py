@@ -10,28 +10,27 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from collapsebench.bench.foreign import FOREIGN, NAME, registry_with_foreign
 from collapsebench.bench.pythae import pythae_epoch
-from collapsebench.contracts.component import Data, Split
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import Data, Registry, Split
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.stack.stack import Computation
 from collapsebench.suite.schema import ComputeSettings, EvaluationSettings, Training
 from collapsebench.training.allocator import keep_freed_memory
-from collapsebench.training.build import trainer_of
+from collapsebench.training.build import build_pair, trainer_of
 from collapsebench.training.choose import find_path
-from collapsebench.training.pairs import build_pair
 from collapsebench.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats
+
 Parts = tuple[str, Mapping[str, Any]]
-Floats = NDArray[np.float64]
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
 _PUBLISHED: Parts = ("mlp", {"depth": DEPTH, "width": WIDTH})
 _SECONDS, _SIDE, _EPOCH = 0.3, 2048, 20

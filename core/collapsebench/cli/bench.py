@@ -128,7 +128,7 @@ def equilibrium(
     """Time to equilibrium, ours against Adam: a covariance's linear objective, and an MLP. Minutes to an hour."""
     from collapsebench.bench.equilibrium import bench_linear_equilibrium, bench_mlp_equilibrium
     from collapsebench.cli.measure import parameters_of
-    from collapsebench.contracts.registry import load_registry
+    from collapsebench.contracts import load_registry
     from collapsebench.observing.foreign_data import data_as_seen
     from collapsebench.store import Store
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from collapsebench.contracts.component import KINDS, Kind
-from collapsebench.contracts.registry import Registered, Registry, load_registry
+from collapsebench.contracts import KINDS, Kind, Registered, Registry, load_registry
 from collapsebench.errors import ComponentError, PluginError, SuiteError, UserError, unknown
 from collapsebench.suite.words import parameter_rows
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from collapsebench.contracts.component import Progress
+from collapsebench.contracts import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
-from collapsebench.stack.stack import Stack
 
 
 class Batches:
@@ -32,13 +31,14 @@ class Batches:
         seeds: Sequence[int],
         batch_size: int | str,
         latent_dim: int,
-        stack: Stack,
         *,
+        device: torch.device,
+        dtype: torch.dtype,
         noisy: bool,
         antithetic: bool = False,
     ) -> None:
         split = data.splits["train"]
-        self._device, self._dtype = stack.device, stack.dtype
+        self._device, self._dtype = device, dtype
         self._x = torch.from_numpy(split.values).to(self._device, self._dtype)
         self._weights = None if split.weights is None else torch.from_numpy(split.weights).to(self._device, self._dtype)
         rows = len(self._x)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsebench.contracts.component import SPLITS, Data, Pca, Split, SplitName
+from collapsebench.contracts import SPLITS, Data, Pca, Split, SplitName
 from collapsebench.errors import DataError
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats
+
 _ROWS = 65_536
 
 

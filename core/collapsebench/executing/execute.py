@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from collapsebench.contracts.component import Observable, Progress
-from collapsebench.contracts.registry import Registry, load_registry
+from collapsebench.contracts import Observable, Progress, Registry, load_registry
+from collapsebench.data.samples import SplitSamples
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.errors import DataError
-from collapsebench.observing.observe import SplitSamples, measure
+from collapsebench.observing.observe import measure
 from collapsebench.planning.cells import classify, error_text, key_of
 from collapsebench.planning.provenance import provenance
 from collapsebench.stack.groups import GROUPS

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from collapsebench.contracts.component import SPLITS, Data, Split, SplitName
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import SPLITS, Data, Registry, Split, SplitName
 from collapsebench.data.standardise import Standardised, principal_components, standardise
 from collapsebench.errors import DataError
 from collapsebench.suite.problems import place, validated

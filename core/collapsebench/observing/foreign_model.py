@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from collapsebench.contracts.component import Model
+from collapsebench.contracts import Model
 from collapsebench.errors import ModelError
 from collapsebench.stack.stack import observation_noise
 

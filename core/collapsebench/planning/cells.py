@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.errors import CollapsebenchError, StoreError, UnsuitableError, blaming, is_out_of_memory
-from collapsebench.planning.waves import Piece, Protocol, make_pieces, make_waves
+from collapsebench.planning.waves import Piece, make_pieces, make_waves
 from collapsebench.publishing import notebook
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite.resolve import Architecture, Reference, Suite
+from collapsebench.suite.schema import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd

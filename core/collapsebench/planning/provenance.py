@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from collapsebench import __version__
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import Registry
 from collapsebench.suite.file import parsed_value, shipped_suites
 from collapsebench.suite.resolve import Suite
 

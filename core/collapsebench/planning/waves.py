@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Protocol = Literal["fresh", "up", "down"]
-PROTOCOLS: tuple[Protocol, ...] = ("fresh", "up", "down")
+from collapsebench.suite.schema import Protocol
 
 
 @dataclass(frozen=True)

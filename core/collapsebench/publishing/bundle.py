@@ -24,12 +24,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from collapsebench.contracts.component import Evaluation, Measurement, Pca, Score, SplitName
+from collapsebench.contracts import Evaluation, Measurement, Pca, Score, SplitName
 from collapsebench.errors import StoreError
 from collapsebench.scoring.results import CellResult, SuiteResults
 
 if TYPE_CHECKING:
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 FORMAT = 1
 PICTURES = "traversal-pictures"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from collapsebench.contracts.component import Score
+from collapsebench.contracts import Score
 from collapsebench.errors import UserError
 from collapsebench.publishing.boards import OVERALL, json_text
 from collapsebench.publishing.layout import CONVERGED, Column, Layout, Section, interval_method, number, origin

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.errors import DataError
 from collapsebench.scoring.results import CellResult
 from collapsebench.theory.oracle import Oracle, oracle
@@ -31,7 +31,7 @@ from collapsebench.theory.spectrum import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from collapsebench.contracts.component import Floats, Measurement
+    from collapsebench.contracts import Floats, Measurement
 
     Curve = Callable[[pd.DataFrame, Floats], Floats]
     Fit = Callable[[Floats, Floats, float], float]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from collapsebench.contracts.component import Score
+from collapsebench.contracts import Score
 from collapsebench.ranking.ranks import CONFIDENCE, t_interval
 from collapsebench.ranking.standings import (
     LATENTS,

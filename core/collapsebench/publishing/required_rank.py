@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import pca_curve, rank_distortions
 from collapsebench.publishing.tables import number
 from collapsebench.ranking.ranks import t_interval
@@ -19,7 +19,7 @@ from collapsebench.scoring.results import SuiteResults
 from collapsebench.theory.spectrum import TOLERANCES, effective_dimension
 
 if TYPE_CHECKING:
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 PCA = "PCA"
 BEST = "best VAE"

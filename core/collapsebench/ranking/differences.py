@@ -14,7 +14,7 @@ from collapsebench.ranking.ranks import CONFIDENCE, ROUNDOFF, WHOLE, stratified_
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 _NONE = float("nan")
 

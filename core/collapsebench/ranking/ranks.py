@@ -16,7 +16,7 @@ from scipy import stats
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 CONFIDENCE = 0.95
 """The confidence of every interval on a board."""

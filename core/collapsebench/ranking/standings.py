@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from collapsebench.contracts.component import Score
+from collapsebench.contracts import Score
 from collapsebench.ranking.ranks import PairedRank, paired_ranks
 from collapsebench.scoring.results import CellResult, SuiteResults
 

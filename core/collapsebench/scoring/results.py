@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from collapsebench.contracts.component import Evaluation, Measurement, Score
+from collapsebench.contracts import Evaluation, Measurement, Score
 
 
 @dataclass(frozen=True)

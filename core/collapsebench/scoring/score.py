@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from collapsebench.contracts.component import Evaluation, Measurement, Metric
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import Evaluation, Measurement, Metric, Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import PluginError, StoreError, blaming, unknown
 from collapsebench.executing.execute import observable_name, observe_cells

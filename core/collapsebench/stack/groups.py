@@ -14,12 +14,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Tensors
+
 Loss = Callable[..., Tensor]
 GROUPS = {"one-by-one": 1, "side-by-side": 1, "grouped": 4}
 

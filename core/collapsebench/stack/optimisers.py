@@ -10,13 +10,16 @@ import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from collapsebench.stack.kernel.library import KernelError, Update, load_kernel
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Tensors
+
 _RIDGE, _DAMPING = 1e-3, 1e-6
 _WIDEST = 256  # beyond it PyTorch's products, blocked for large matrices, are faster
 

@@ -11,25 +11,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from collapsebench.contracts.component import Decoder, Model
-from collapsebench.contracts.objective import Objective
+from collapsebench.contracts import Decoder, Model, Objective
 from collapsebench.seeds import seed_of
 from collapsebench.stack.groups import GROUPS, SideBySide
-from collapsebench.stack.kernel.chains import with_chains
+from collapsebench.stack.kernel.chains import StackedPosterior, with_chains
 from collapsebench.stack.kernel.library import KernelError
 from collapsebench.stack.kernel.pair import FusedPair, prices_of
-from collapsebench.stack.kernel.posterior import StackedPosterior
 
-Tensors = dict[str, Tensor]
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats, Tensors
+
 Computation = Literal["fused", "chained", "compiled", "batched", "grouped", "side-by-side", "one-by-one"]
 
 

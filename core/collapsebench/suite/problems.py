@@ -148,6 +148,8 @@ def _sentence(path: Path, detail: ErrorDetails, model: type[BaseModel], data: An
             return str(context["error"])
         case "path_type":
             return f"{_EXPECTED}a path"
+        case "byte_size" | "byte_size_unit":
+            return f"{_EXPECTED}an amount of memory such as '2 GiB'"
         case "too_short":
             return f"{_EXPECTED}a list of at least {context['min_length']}"
         case "string_pattern_mismatch":

@@ -13,10 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from collapsebench.contracts.component import Kind
-from collapsebench.contracts.registry import Registry, load_registry
+from collapsebench.contracts import Kind, Registry, load_registry
 from collapsebench.errors import CollapsebenchError, PluginError, SuiteError
-from collapsebench.planning.waves import Protocol
 from collapsebench.suite.file import SuiteEditor, find_suite, item_id, read_suite, shipped_suites
 from collapsebench.suite.problems import Problem, unknown_name, validated
 from collapsebench.suite.schema import (
@@ -25,6 +23,7 @@ from collapsebench.suite.schema import (
     Convergence,
     EvaluationSettings,
     Preconditioned,
+    Protocol,
     Scan,
     SuiteFile,
     Training,

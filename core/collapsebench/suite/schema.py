@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
 
-from collapsebench.planning.waves import Protocol
-from collapsebench.training.memory_size import as_bytes
+Protocol = Literal["fresh", "up", "down"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Amount = Annotated[ByteSize, Field(gt=0), WithJsonSchema({"type": "string"})]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -188,12 +188,6 @@ class EvaluationSettings(Section):
     )
 
 
-def _checked_amount(value: str | None) -> str | None:
-    if value is not None:
-        as_bytes(value)
-    return value
-
-
 class UsedComponent(Section):
     """A component: its id after `use`, then its parameters."""
 
@@ -210,7 +204,7 @@ class ComputeSettings(Section):
     )
     precision: Literal["float32", "float64"] = Field(default="float32", description="of weights and arithmetic")
     max_replicas_per_stack: PositiveInt = Field(default=128, description="replicas trained together, at most")
-    memory_limit: Annotated[str | None, AfterValidator(_checked_amount)] = Field(
+    memory_limit: Amount | None = Field(
         default=None,
         description="memory of the process, or of the device if it has its own, such as '2 GiB': stacks that need more "
         "are cut; by default what is left",

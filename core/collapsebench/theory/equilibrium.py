@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from collapsebench.contracts.component import WARD_IDENTITIES, Model, Samples, WardIdentity
+from collapsebench.contracts import WARD_IDENTITIES, Model, Samples, WardIdentity
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats
+
 _DENSE = 128
 _WINDOW = 1.25
 _COLLAPSED = 0.01

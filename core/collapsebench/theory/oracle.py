@@ -23,7 +23,7 @@ from collapsebench.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 _ROUNDOFF = 1e-8
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from collapsebench.theory.spectrum import tail_exponent
+from scipy import stats
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 TAIL_WINDOW = (4, 17)
 """The ranks over which the tail of a rank-distortion curve is fitted, both included."""
@@ -55,6 +54,26 @@ def rate_law(temperatures: ArrayLike, threshold: ArrayLike) -> Floats:
     t, scale = np.asarray(temperatures, dtype=np.float64), np.asarray(threshold, dtype=np.float64)
     rate: Floats = np.maximum(0.5 * (np.log(np.where(scale > 0, scale, np.nan)) - np.log(t)), 0.0)
     return rate
+
+
+def tail_exponent(curve: ArrayLike, window: tuple[int, int], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return a, low, high of D(K) ~ K^-a by log-log least squares over window[0] <= K <= window[1].
+
+    The interval is the t-interval of the slope; NaN with fewer than three usable ranks.
+
+    >>> curve = [1.0, *(k**-2.0 for k in range(1, 11))]
+    >>> round(tail_exponent(curve, (4, 10))[0], 3)
+    2.0
+    """
+    values = np.asarray(curve, dtype=np.float64)
+    ranks = np.arange(values.size)
+    used = (ranks >= max(window[0], 1)) & (ranks <= window[1]) & (values > 0) & np.isfinite(values)
+    if used.sum() < 3:
+        return float("nan"), float("nan"), float("nan")
+    line = stats.linregress(np.log(ranks[used]), np.log(values[used]))
+    half = float(stats.t.ppf(0.5 + confidence / 2, used.sum() - 2)) * float(line.stderr)
+    exponent = -float(line.slope)
+    return exponent, exponent - half, exponent + half
 
 
 def tail_law(curve: ArrayLike, window: tuple[int, int] = TAIL_WINDOW, confidence: float = 0.95) -> TailLaw:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-    from collapsebench.contracts.component import Floats, SplitName
+    from collapsebench.contracts import Floats, SplitName
 
 _SAME = 1e-6  # eigenvalues this close, relatively, are of one eigenspace
 
@@ -301,26 +301,6 @@ def first_swapped_rank(thresholds: ArrayLike, tolerance: float = 0.0) -> int:
     values = np.nan_to_num(np.asarray(thresholds, dtype=np.float64), nan=0.0, posinf=np.inf)
     rises = np.flatnonzero(values[1:] > (1.0 + tolerance) * values[:-1])
     return int(rises[0]) + 2 if rises.size else values.size + 1
-
-
-def tail_exponent(curve: ArrayLike, window: tuple[int, int], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return a, low, high of D(K) ~ K^-a by log-log least squares over window[0] <= K <= window[1].
-
-    The interval is the t-interval of the slope; NaN with fewer than three usable ranks.
-
-    >>> curve = [1.0, *(k**-2.0 for k in range(1, 11))]
-    >>> round(tail_exponent(curve, (4, 10))[0], 3)
-    2.0
-    """
-    values = np.asarray(curve, dtype=np.float64)
-    ranks = np.arange(values.size)
-    used = (ranks >= max(window[0], 1)) & (ranks <= window[1]) & (values > 0) & np.isfinite(values)
-    if used.sum() < 3:
-        return float("nan"), float("nan"), float("nan")
-    line = stats.linregress(np.log(ranks[used]), np.log(values[used]))
-    half = float(stats.t.ppf(0.5 + confidence / 2, used.sum() - 2)) * float(line.stderr)
-    exponent = -float(line.slope)
-    return exponent, exponent - half, exponent + half
 
 
 def _fit_exponent(t: Floats, y: Floats, guess: float, confidence: float) -> ExponentFit:

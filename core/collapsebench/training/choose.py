@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from collapsebench.contracts.registry import Registry
+from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.planning.cells import Names, Plan, error_text, used
 from collapsebench.stack.kernel.chains import covers
@@ -19,7 +19,6 @@ from collapsebench.suite.schema import ComputeSettings
 from collapsebench.training import calibrate
 from collapsebench.training.build import build_stack, create_used, trainer_of
 from collapsebench.training.memory import Footprint, footprint, room
-from collapsebench.training.memory_size import as_bytes
 from collapsebench.training.trainer import Trainer
 
 _TIMED = 4
@@ -135,7 +134,7 @@ def _that_fit(
 ) -> int:
     """Return how many of the wanted replicas each of several stacks may have so that they fit into memory at once."""
     found = _footprint(content, data, registry, "batched")
-    left = room(content["device"], as_bytes(compute.memory_limit) if compute.memory_limit else None)
+    left = room(content["device"], compute.memory_limit)
     return wanted if found is None else found.most(left / stacks, wanted)
 
 

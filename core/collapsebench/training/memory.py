@@ -9,16 +9,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from collapsebench.data.samples import rows_at_once
 from collapsebench.data.standardise import Standardised
-from collapsebench.observing.observe import rows_at_once
-from collapsebench.training.memory_size import available_bytes, resident_bytes
 from collapsebench.training.trainer import Trainer
 
 _SMALL, _ROWS = (2, 3), 512
@@ -164,7 +165,37 @@ def room(device: str, limit: int | None) -> float:
         held = torch.cuda.memory_allocated()
         return _SHARE * free if limit is None else min(limit - held, free)
     available = available_bytes()
-    if limit is None:
-        return float("inf") if available is None else _SHARE * available
-    left = float(limit - resident_bytes())
-    return left if available is None else min(left, available)
+    return _SHARE * available if limit is None else min(limit - resident_bytes(), available)
+
+
+def resident_bytes() -> int:
+    """Return how much of the machine's memory this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def available_bytes() -> int:
+    """Return how much memory this process may still take: of the machine, its control group and its own limits."""
+    limits = [_left_in_control_group(), _left_of_own_limits()]
+    known = [int(psutil.virtual_memory().available), *(amount for amount in limits if amount is not None)]
+    return max(0, min(known))
+
+
+def _left_in_control_group() -> int | None:
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return None
+    return None if limit == "max" else int(limit) - int(used)
+
+
+def _left_of_own_limits() -> int | None:
+    """The address space and the data segment that are left under this process's limits, where the system has them."""
+    process = psutil.Process()
+    if not hasattr(process, "rlimit"):
+        return None
+    used = process.memory_info()
+    limits = ((psutil.RLIMIT_AS, used.vms), (psutil.RLIMIT_DATA, used.data))
+    left = [
+        limit - held for kind, held in limits for limit in process.rlimit(kind)[:1] if limit != psutil.RLIM_INFINITY
+    ]
+    return min(left) if left else None

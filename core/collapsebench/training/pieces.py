@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from collapsebench.checkpoint import read_checkpoint, write_checkpoint
-from collapsebench.contracts.component import Progress
+from collapsebench.contracts import Progress
 from collapsebench.errors import is_out_of_memory
 from collapsebench.planning.waves import Piece
-from collapsebench.stack.stack import Tensors
-from collapsebench.store import Store
+from collapsebench.store import Store, read_checkpoint, write_checkpoint
 from collapsebench.training.trainer import Controls, OutOfTimeError, Trained, Trainer
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Tensors
 
 _CPU = torch.device("cpu")
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from collapsebench.contracts.registry import Registry
+from pydantic import ByteSize
+
+from collapsebench.contracts import Registry
 from collapsebench.planning.cells import Names, Plan, adopted_keys, waves_of
 from collapsebench.stack.stack import Computation
 from collapsebench.store import Store
 from collapsebench.training.choose import choose_path, predict_memory, predict_seconds
 from collapsebench.training.memory import Footprint, room
-from collapsebench.training.memory_size import as_bytes, bytes_text
 
 _TIMED_REPLICAS = 64
 
@@ -48,8 +49,8 @@ class PlannedStack:
         """What a stack takes and may take, in words."""
         if self.predicted is None:
             return "its memory cannot be predicted"
-        limit = "" if math.isinf(self.room) else f", of {bytes_text(self.room)} that it may take"
-        return f"{bytes_text(self.predicted(self.replicas))} predicted{limit}"
+        limit = "" if math.isinf(self.room) else f", of {_as_text(self.room)} that it may take"
+        return f"{_as_text(self.predicted(self.replicas))} predicted{limit}"
 
 
 def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> dict[Names, PlannedStack]:
@@ -64,7 +65,7 @@ def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> di
     for names in sorted(set(missing)):
         path, why = choose_path(plan, names, device, registry)
         found = predict_memory(plan, names, device, path, registry)
-        left = room(device, as_bytes(compute.memory_limit) if compute.memory_limit else None)
+        left = room(device, compute.memory_limit)
         wave = len(waves_of(plan.suite, names[1])[0])
         wanted = wave * min(missing.count(names), max(1, compute.max_replicas_per_stack // wave))
 
@@ -91,3 +92,7 @@ def seconds_at_most(
         each = predict_seconds(plan, names, device, stack.path, registry, min(_TIMED_REPLICAS, stack.replicas))
         total += (each or 0.0) * len(cells) * len(scan.temperatures) * plan.suite.training.rounds[-1]
     return total or None
+
+
+def _as_text(amount: float) -> str:
+    return ByteSize(amount).human_readable(separator=" ")

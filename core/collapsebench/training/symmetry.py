@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
-Tensors = dict[str, Tensor]
-Floats = NDArray[np.float64]
+from collapsebench.stack.stack import Stack
+from collapsebench.theory.equilibrium import Equilibrium
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats, Tensors
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,32 @@ def _holds(pair: nn.ModuleDict, symmetry: Symmetry, x: Tensor, z: Tensor, shift:
 def _call(pair: nn.ModuleDict, part: str, state: Tensors, value: Tensor) -> Any:
     own = {name.removeprefix(f"{part}."): tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
     return functional_call(pair[part], own, (value,))
+
+
+def less_penalty(found: Equilibrium, stack: Stack, symmetry: Symmetry) -> Equilibrium:
+    """Return what was found with the terms of the penalty taken off, so that all identities read as without it.
+
+    The last identity is corrected where the decoder is linear, whose first affine map is its output; elsewhere it is
+    left as it was found, and a replica for which it then fails is not called converged.
+    """
+    weights: Tensors = {name: value.detach() for name, value in {**stack.parameters, **stack.buffers}.items()}
+    slopes: Tensors = vmap(grad(stack.objective.penalty))(weights)
+    moves = {name: (slopes[name] * weights[name]).double() for name in slopes}
+    prices = stack.effective_temperatures() * stack.total_variance / stack.objective.decoder_variance
+    mean, first = symmetry.mean, symmetry.first
+    stretch = moves[f"{mean}.weight"].sum(-1) + moves[f"{mean}.bias"] - moves[f"{first}.weight"].sum(-2)
+    stretch += 2 * slopes[f"{symmetry.log_variance}.bias"]
+    along = torch.einsum("rf,rfk->rk", slopes[f"{first}.bias"], weights[f"{first}.weight"])
+    shift = along - slopes[f"{mean}.bias"]
+    output = moves[f"{first}.weight"].sum((-2, -1)) + moves[f"{first}.bias"].sum(-1)
+    pull = _numbers(output) / (2 * found.distortion) if stack.linear else 0.0
+    return replace(
+        found,
+        mean=found.mean - _numbers(shift) / prices[:, None],
+        scale=found.scale + _numbers(stretch) / prices[:, None],
+        orthogonality=found.orthogonality - pull,
+    )
+
+
+def _numbers(value: torch.Tensor) -> Floats:
+    return np.asarray(value.double().cpu().numpy())

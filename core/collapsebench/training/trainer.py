@@ -11,29 +11,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collapsebench.checkpoint import read_checkpoint, write_checkpoint
-from collapsebench.contracts.component import Progress
-from collapsebench.contracts.objective import Objective
+from collapsebench.contracts import Objective, Progress
 from collapsebench.data.batches import Batches
+from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
 from collapsebench.data.standardise import Standardised
-from collapsebench.observing.observe import VALUES_AT_ONCE, SplitSamples
 from collapsebench.stack.optimisers import Adam, Preconditioned, StackOptimiser
-from collapsebench.stack.stack import Stack, StackModel, Tensors
+from collapsebench.stack.stack import Stack, StackModel
+from collapsebench.store import read_checkpoint, write_checkpoint
 from collapsebench.suite.schema import EvaluationSettings, Training
 from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
 from collapsebench.training.allocator import returned_memory
 from collapsebench.training.average import Average
-from collapsebench.training.penalised import less_penalty
-from collapsebench.training.symmetry import Symmetry, find_symmetry
+from collapsebench.training.symmetry import Symmetry, find_symmetry, less_penalty
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats, Tensors
+
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 _SCREEN_ROWS = 4096
 _FIRST_PRICE = 0.1
@@ -108,7 +108,14 @@ class Trainer:
         self.stack, self.data, self.training, self.evaluation = stack, data, training, evaluation
         self.temperatures, self.latent_dim = np.asarray(temperatures), latent_dim
         self.batches = Batches(
-            data, seeds, training.batch_size, latent_dim, stack, noisy=not stack.linear, antithetic=training.antithetic
+            data,
+            seeds,
+            training.batch_size,
+            latent_dim,
+            device=stack.device,
+            dtype=stack.dtype,
+            noisy=not stack.linear,
+            antithetic=training.antithetic,
         )
         self.optimiser = make_optimiser(training)
         self.penalised = type(stack.objective).penalty is not Objective.penalty

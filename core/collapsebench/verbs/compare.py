@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsebench.contracts.component import Score
+from collapsebench.contracts import Score
 from collapsebench.errors import UserError
 from collapsebench.publishing.comparison import ABSENT, Comparison, compare_architectures, difference_frame, row
 from collapsebench.publishing.published import Published, read_published, rows, values

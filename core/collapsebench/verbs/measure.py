@@ -23,12 +23,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from collapsebench.contracts.component import SPLITS
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import SPLITS, load_registry
+from collapsebench.data.samples import SplitSamples
 from collapsebench.errors import UserError
 from collapsebench.observing.foreign_data import data_as_seen
 from collapsebench.observing.foreign_model import ExternalModel, evaluation_mode, pair_of
-from collapsebench.observing.observe import SplitSamples
 from collapsebench.observing.observe import measure as observe
 from collapsebench.store import Store
 from collapsebench.suite.schema import Convergence, EvaluationSettings
@@ -37,7 +36,7 @@ from collapsebench.theory.criteria import crosswalk, verdicts
 from collapsebench.theory.spectrum import ACTIVE, TOLERANCES, effective_dimension, one_shot_thresholds
 
 if TYPE_CHECKING:
-    from collapsebench.contracts.component import SplitName
+    from collapsebench.contracts import SplitName
     from collapsebench.data.standardise import Standardised
 
 _OBSERVABLES = ("latent-moments", "truncated-distortion", "losses", "equilibrium")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.errors import UserError
 from collapsebench.publishing.bundle import read_bundle
 from collapsebench.publishing.curves import (

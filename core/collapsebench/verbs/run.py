@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapsebench.contracts.component import Progress
-from collapsebench.contracts.registry import Registry, load_registry
+from collapsebench.contracts import Progress, Registry, load_registry
 from collapsebench.errors import StoreError, UserError
 from collapsebench.planning.cells import (
     Cell,

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from collapsebench.contracts.component import Pca, Progress
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import Pca, Progress, load_registry
 from collapsebench.errors import DataError, UserError
 from collapsebench.planning.cells import create
 from collapsebench.store import Store

@@ -14,13 +14,22 @@ import pytest
 import torch
 from torch import nn
 
+from collapsebench import contracts as api
 from collapsebench.authoring.check import LAWS, check_component
 from collapsebench.authoring.law import Finding, Law, Subject, examine
 from collapsebench.authoring.reference_scan import FlatDecoder, FlatEncoder, PlainObjective
-from collapsebench.contracts import component as api
-from collapsebench.contracts.component import Component, Data, Evaluation, Parameters, Score, Split
-from collapsebench.contracts.objective import Prediction
-from collapsebench.contracts.registry import Owner, Registered, load_registry
+from collapsebench.contracts import (
+    Component,
+    Data,
+    Evaluation,
+    Owner,
+    Parameters,
+    Prediction,
+    Registered,
+    Score,
+    Split,
+    load_registry,
+)
 
 
 def draw(seed: int, rows: int = 8) -> Data:

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from collapsebench.contracts.component import KINDS, Component
-from collapsebench.contracts.hooks import hookimpl
-from collapsebench.contracts.registry import Registry, Source, load_registry
+from collapsebench.contracts import KINDS, Component, Registry, Source, hookimpl, load_registry
 from collapsebench.errors import ComponentError, PluginError
 
 

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench.contracts.component import Data, Split
+from collapsebench.contracts import Data, Split
 from collapsebench.data.batches import Batches
 from collapsebench.data.standardise import standardise
 
 SEEDS = (0, 3)
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
+
+
+def batches_of(stack, data, seeds, size, latent_dim, **settings):
+    return Batches(data, seeds, size, latent_dim, device=stack.device, dtype=stack.dtype, **settings)
 
 
 @pytest.fixture
@@ -24,13 +28,13 @@ def draw(gaussian, make_stack):
         update, *, seeds=SEEDS, size=64, noisy=True, temperatures=(0.5, 0.1), data=gaussian, latent_dim=8, **settings
     ):
         stack = make_stack(data, temperatures, seeds=seeds, latent_dim=latent_dim)
-        return Batches(data, seeds, size, latent_dim, stack, noisy=noisy, **settings).draw(update)
+        return batches_of(stack, data, seeds, size, latent_dim, noisy=noisy, **settings).draw(update)
 
     return make
 
 
 def test_a_draw_depends_on_the_update_and_not_on_what_was_drawn_before(gaussian, make_stack, draw):
-    batches = Batches(gaussian, SEEDS, 64, 8, make_stack(gaussian, [0.1], seeds=SEEDS), noisy=True)
+    batches = batches_of(make_stack(gaussian, [0.1], seeds=SEEDS), gaussian, SEEDS, 64, 8, noisy=True)
     for update in (0, 5, 17, 3, 1_000_000, 5):
         for ours, fresh in zip(batches.draw(update)[:2], draw(update)[:2], strict=True):
             assert torch.equal(ours, fresh)
@@ -65,7 +69,7 @@ def test_architectures_of_equal_latent_dim_see_equal_noise_and_all_see_equal_bat
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_epoch_visits_every_row_once(gaussian, make_stack, epoch):
-    batches = Batches(gaussian, SEEDS, 64, 8, make_stack(gaussian, [0.1], seeds=SEEDS), noisy=False)
+    batches = batches_of(make_stack(gaussian, [0.1], seeds=SEEDS), gaussian, SEEDS, 64, 8, noisy=False)
     rows = torch.cat([batches.draw(8 * epoch + update)[0] for update in range(8)], dim=1).numpy()
     expected = np.sort(gaussian.splits["train"].values, axis=0)
     for seen in rows:
@@ -79,7 +83,7 @@ def test_two_epochs_have_different_orders(draw):
 
 
 def test_what_is_left_over_at_the_end_of_an_epoch_is_not_used_and_no_row_comes_twice(gaussian, make_stack):
-    batches = Batches(gaussian, (0,), 100, 8, make_stack(gaussian, [0.1]), noisy=False)
+    batches = batches_of(make_stack(gaussian, [0.1]), gaussian, (0,), 100, 8, noisy=False)
     rows = torch.cat([batches.draw(update)[0][0] for update in range(5)]).numpy()
     assert rows.shape == (500, 8)
     assert len(np.unique(rows, axis=0)) == 500

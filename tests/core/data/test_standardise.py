@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from collapsebench.contracts.component import SPLITS, Data, Split
+from collapsebench.contracts import SPLITS, Data, Split
 from collapsebench.data.standardise import fingerprint, standardise
 from collapsebench.errors import DataError
 

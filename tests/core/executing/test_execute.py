@@ -18,14 +18,12 @@ from flow import digests, stamps, weights, without, write_suite
 import collapsebench.executing.execute as execute
 import collapsebench.training.build as assembly
 import collapsebench.training.choose as paths
-from collapsebench.checkpoint import read_checkpoint
-from collapsebench.contracts.component import Progress
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import Progress, load_registry
 from collapsebench.errors import StoreError
 from collapsebench.executing.execute import execute_job, observable_name, observe_cells
 from collapsebench.planning.cells import Plan, make_jobs, make_plan, used
 from collapsebench.stack.kernel.library import KernelError
-from collapsebench.store import CellRecord, Store
+from collapsebench.store import CellRecord, Store, read_checkpoint
 from collapsebench.suite.resolve import EvaluationSettings, Reference, load_suite
 from collapsebench.training.choose import choose_path
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench.contracts.component import SPLITS, Data, Observable, Parameters, Split
+from collapsebench.contracts import SPLITS, Data, Observable, Parameters, Split
 from collapsebench.data.standardise import standardise
 from collapsebench.errors import PluginError
 from collapsebench.observing.observe import measure

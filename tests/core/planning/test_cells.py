@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flow import TINY, invoke, write_suite
 
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import load_registry
 from collapsebench.errors import StoreError
 from collapsebench.planning.cells import (
     Cell,

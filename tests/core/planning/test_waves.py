@@ -12,7 +12,7 @@ import pytest
 import torch
 from flow import TINY, invoke, without, write_suite
 
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import load_registry
 from collapsebench.executing.execute import execute_job
 from collapsebench.planning.cells import make_plan
 from collapsebench.planning.waves import Piece, make_pieces, make_waves

@@ -13,7 +13,7 @@ from flow import digests, invoke
 from test_figures import cell, measurement, suite
 
 from collapsebench import UserError, oracle, publish
-from collapsebench.contracts.component import Evaluation, Score
+from collapsebench.contracts import Evaluation, Score
 from collapsebench.errors import StoreError
 from collapsebench.publishing.boards import board, reasons
 from collapsebench.publishing.bundle import _spectrum, _spectrum_content, read_bundle

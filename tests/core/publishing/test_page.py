@@ -18,7 +18,7 @@ from test_figures import TEMPERATURES, cell, suite
 
 import collapsebench.publishing.page.page
 from collapsebench import UserError
-from collapsebench.contracts.component import Evaluation, Score
+from collapsebench.contracts import Evaluation, Score
 from collapsebench.publishing.folder import write_everything
 from collapsebench.publishing.page.numbers import all_runs, curve_tables, page_content, rounded, run_of
 from collapsebench.publishing.page.page import bibtex, suite_page, write_index

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 from flow import stamps, write_suite
 
-from collapsebench.contracts.component import Evaluation, Metric, Score
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import Evaluation, Metric, Score, load_registry
 from collapsebench.executing.execute import execute_job
 from collapsebench.planning.cells import make_jobs, make_plan
 from collapsebench.scoring.results import CellResult, SuiteResults

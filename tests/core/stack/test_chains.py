@@ -13,10 +13,8 @@ from torch.func import functional_call, vmap
 
 from collapsebench.stack.gaussian_head import GaussianHead
 from collapsebench.stack.kernel import library as kernel
-from collapsebench.stack.kernel.activations import activation_of
-from collapsebench.stack.kernel.chains import Layout, StackedChain, with_chains
-from collapsebench.stack.kernel.library import KernelError
-from collapsebench.stack.kernel.posterior import StackedPosterior
+from collapsebench.stack.kernel.chains import Layout, StackedChain, StackedPosterior, with_chains
+from collapsebench.stack.kernel.library import KernelError, activation_of
 from collapsebench.stack.stack import why_not
 from collapsebench.training.trainer import Controls
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from collapsebench.contracts.component import Data, Split
+from collapsebench.contracts import Data, Split
 from collapsebench.data.standardise import standardise
 from collapsebench.stack.gaussian_head import GaussianHead
 from collapsebench.stack.groups import GROUPS

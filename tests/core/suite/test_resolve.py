@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from collapsebench.contracts.registry import load_registry
+from collapsebench.contracts import load_registry
 from collapsebench.errors import SuiteError, UserError
 from collapsebench.suite.resolve import (
     Preconditioned,

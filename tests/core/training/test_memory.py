@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from flow import environment, invoke, records, without, write_suite
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from collapsebench.errors import is_out_of_memory
-from collapsebench.training.memory import LiveMemory
-from collapsebench.training.memory_size import as_bytes, available_bytes, bytes_text
+from collapsebench.suite.schema import ComputeSettings
+from collapsebench.training.memory import LiveMemory, available_bytes
 from collapsebench.training.trainer import Trainer
 
 WIDE = without("linear").replace("width = 8", "width = 64").replace("samples = 64", "samples = 512")
@@ -25,7 +26,7 @@ import json, os, resource, sys
 from pathlib import Path
 import pandas, pyarrow.parquet
 from collapsebench.executing.execute import execute_job
-from collapsebench.training.memory_size import resident_bytes
+from collapsebench.training.memory import resident_bytes
 from collapsebench.planning.cells import make_plan
 from collapsebench.training.planned_stacks import plan_stacks
 from collapsebench.verbs.run import open_session, plan_jobs
@@ -61,15 +62,13 @@ def test_live_memory_counts_what_is_alive_and_the_most_that_ever_was() -> None:
     assert len(a) == 1000
 
 
-def test_amounts_are_read_and_written() -> None:
-    assert as_bytes("2 GiB") == 2**31
-    assert as_bytes("500MB") == 5 * 10**8
-    assert bytes_text(2**31) == "2 GiB"
-    for wrong in ("", "2", "GiB", "2 gb", "-1 GiB", "0 MB"):
-        with pytest.raises(ValueError, match="expected an amount and a unit"):
-            as_bytes(wrong)
-    left = available_bytes()
-    assert left is None or left > 0
+def test_a_limit_is_read_with_its_unit_and_is_positive() -> None:
+    assert ComputeSettings.model_validate({"memory_limit": "2 GiB"}).memory_limit == 2**31
+    assert ComputeSettings.model_validate({"memory_limit": "500MB"}).memory_limit == 5 * 10**8
+    for wrong in ("", "GiB", "2 parsecs", "-1 GiB", "0 MB"):
+        with pytest.raises(ValidationError):
+            ComputeSettings.model_validate({"memory_limit": wrong})
+    assert available_bytes() > 0
 
 
 def test_a_memory_limit_that_is_none_is_a_mistake_of_the_suite(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from collapsebench.observing.observe import SplitSamples
+from collapsebench.data.samples import SplitSamples
 from collapsebench.stack.stack import StackModel
 from collapsebench.theory.equilibrium import measure_equilibrium
-from collapsebench.training.penalised import less_penalty
+from collapsebench.training.symmetry import less_penalty
 from collapsebench.training.trainer import Controls
 
 DECAY = ("weight-decay", {"omega": 0.02})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 from collapsebench.training.symmetry import Symmetry, find_symmetry
 from collapsebench.training.trainer import Controls
 

@@ -13,7 +13,7 @@ from collapsebench.data.batches import Batches
 from collapsebench.stack.stack import StackModel
 from collapsebench.theory.equilibrium import measure_equilibrium
 from collapsebench.theory.oracle import oracle
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 from collapsebench.training.trainer import Controls, OutOfTimeError
 
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
@@ -82,7 +82,7 @@ def test_a_stack_follows_a_plain_pytorch_loop_over_one_model(gaussian, make_stac
         pair = build_pair(*parts, gaussian.shape, 8, 0)
         beta = temperature * gaussian.total_variance / variance
         optimiser = torch.optim.Adam(pair.parameters(), lr=1e-2)
-        batches = Batches(gaussian, (0,), 64, 8, stack, noisy=True)
+        batches = Batches(gaussian, (0,), 64, 8, device=stack.device, dtype=stack.dtype, noisy=True)
         for update in range(20):
             x, noise, _ = batches.draw(update)
             mean, log_variance = pair["encoder"](x[0])

@@ -16,7 +16,7 @@ from collapsebench.errors import DataError, ModelError, UserError
 from collapsebench.store import Store
 from collapsebench.theory.criteria import CRITERIA, crosswalk
 from collapsebench.theory.oracle import oracle
-from collapsebench.training.pairs import build_pair
+from collapsebench.training.build import build_pair
 
 PARAMETERS = {"dimension": 8, "samples": 512, "evaluation_samples": 256}
 TEMPERATURE = 0.05

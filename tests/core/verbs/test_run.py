@@ -14,7 +14,7 @@ from flow import boards, invoke, stamps, weights, without, write_suite
 
 import collapsebench
 import collapsebench.training.planned_stacks as planned_stacks
-from collapsebench.contracts.component import Progress
+from collapsebench.contracts import Progress
 from collapsebench.errors import UserError
 from collapsebench.planning.cells import frozen_paths, make_plan
 from collapsebench.publishing.boards import COLUMNS

@@ -13,7 +13,7 @@ import pytest
 from flow import command, invoke, stamps
 
 import collapsebench
-from collapsebench.contracts.component import Pca
+from collapsebench.contracts import Pca
 from collapsebench.errors import DataError, UserError
 from collapsebench.verbs.scan import TableScan, _chosen
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.errors import UserError
 from collapsebench.publishing.figures import style
 from collapsebench.publishing.figures.ranks import (

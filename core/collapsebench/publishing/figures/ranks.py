@@ -11,7 +11,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import (
     Stack,
     pca_curve,
@@ -29,7 +29,7 @@ from collapsebench.ranking.standings import Group
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
     from collapsebench.theory.scaling import TailLaw
 
     Pair = tuple[Stack, Stack]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.lines import Line2D
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import (
     Stack,
     exact,
@@ -27,7 +27,7 @@ from collapsebench.theory.scaling import rate_law
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 RANKS = 20
 """The number of ranks that a figure draws at most."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 Colour = tuple[float, float, float, float]
 

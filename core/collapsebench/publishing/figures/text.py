@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.lines import Line2D
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import Stack
 from collapsebench.publishing.figures.style import Layout
 from collapsebench.ranking.standings import Group

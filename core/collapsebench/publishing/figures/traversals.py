@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from collapsebench.contracts.component import SplitName
+from collapsebench.contracts import SplitName
 from collapsebench.publishing.bundle import PICTURES
 from collapsebench.publishing.figures.style import CAPTION_SIZE, Layout, wrapped_caption
 from collapsebench.publishing.figures.text import Drawing, where
@@ -24,7 +24,7 @@ from collapsebench.theory.spectrum import ACTIVE, grid
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from collapsebench.contracts.component import Floats, Measurement
+    from collapsebench.contracts import Floats, Measurement
 
 VALUES = tuple(range(-3, 4))
 ROWS = 8

@@ -29,7 +29,7 @@ from collapsebench.ranking.standings import Group, comparisons
 from collapsebench.scoring.results import CellResult, SuiteResults
 
 if TYPE_CHECKING:
-    from collapsebench.contracts.component import Floats
+    from collapsebench.contracts import Floats
 
 DIGITS = 6
 """The significant digits of every number on a page, and of the same number in the tables beside it."""

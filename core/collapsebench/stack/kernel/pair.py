@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from collapsebench.contracts.objective import Objective
+from collapsebench.contracts import Objective
 from collapsebench.stack.kernel import program as steps
 from collapsebench.stack.kernel.library import KernelError, Pair, Step, load_kernel
 from collapsebench.stack.kernel.program import read_pair
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from collapsebench.contracts import Tensors
+
 _Two = ctypes.c_void_p * 2
 _PROBES = ((0.0, 1.0), (1e-6, 1e-6), (1e-3, 10.0), (1.0, 1e-3), (30.0, 0.1), (1e4, 1e3))
 _TIMES = (0.0, 0.1, 0.35, 0.7, 1.0)

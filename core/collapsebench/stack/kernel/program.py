@@ -17,9 +17,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from collapsebench.stack.gaussian_head import GaussianHead
-from collapsebench.stack.kernel.activations import NONE, Activation, activation_of
 from collapsebench.stack.kernel.chains import is_hooked
-from collapsebench.stack.kernel.library import KernelError
+from collapsebench.stack.kernel.library import NONE, Activation, KernelError, activation_of
 
 INPUT = -1
 WHATS = ("affine", "activation", "sum", "norm")

@@ -1,6 +1,6 @@
 """The reference pages of the documentation, made from what they describe: suite files, commands, components.
 
-python -m collapsebench.references docs        writes suites.md, commands.md and components.md into that folder
+python docs/generate.py docs        writes suites.md, commands.md and components.md into that folder
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from typing import Any
 import click
 
 from collapsebench.cli.main import main as command_line
-from collapsebench.contracts import hooks
-from collapsebench.contracts.component import KINDS, Kind
-from collapsebench.contracts.hooks import HOOKS
-from collapsebench.contracts.registry import Registered, load_registry
+from collapsebench.contracts import HOOKS, KINDS, Kind, Registered, hooks, load_registry
 from collapsebench.suite.schema import SuiteFile
 from collapsebench.suite.words import OWN, ParameterRow, TableSection, parameter_rows, table_sections
 
-COMMAND = "python -m collapsebench.references docs"
+COMMAND = "python docs/generate.py docs"
 """What regenerates the pages, from the root of a checkout."""
 
 DISTRIBUTION = "collapsebench"

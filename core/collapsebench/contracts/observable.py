@@ -1,0 +1,68 @@
+"""What a plugin with observables implements, and what an observable sees: trained replicas and a split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from collapsebench.contracts.autoencoder import WARD_IDENTITIES, WardIdentity
+from collapsebench.contracts.component import Configured, P
+from collapsebench.contracts.dataset import SPLITS, SplitName
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from collapsebench.contracts.component import Floats
+
+
+class Model(ABC):
+    """A stack of trained replicas as an observable sees it."""
+
+    temperatures: Floats
+    latent_dim: int
+    total_variance: float
+    decoder_variance: float
+    linear_decoder: bool
+    ward_identities: tuple[WardIdentity, ...] = WARD_IDENTITIES
+
+    @abstractmethod
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map x `(batch, *shape)` to mean and log_variance, each `(replica, batch, latent)`."""
+
+    @abstractmethod
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Map z `(replica, batch, latent)` to x_hat `(replica, batch, *shape)`."""
+
+    @abstractmethod
+    def noise(self, chunk: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return standard normal noise of a shape, the same for the same chunk number."""
+
+
+class Samples(ABC):
+    """A split, standardised, as an observable reads it: in chunks, with weights that sum to one over the split."""
+
+    name: SplitName
+    count: int
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def chunks(self, values_per_sample: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield x `(batch, *shape)` and weights `(batch,)`; ask for smaller chunks with a larger footprint."""
+
+
+class Observable(Configured[P]):
+    """A quantity measured on stored weights and data.
+
+    axis: what the second axis of the returned arrays counts. splits: those on which it is measured.
+    exhaustive: read every row of a split, also where the suite limits the rows of an evaluation.
+    """
+
+    axis: ClassVar[Literal["latent", "rank"] | None] = None
+    splits: ClassVar[tuple[SplitName, ...]] = SPLITS
+    exhaustive: ClassVar[bool] = False
+
+    @abstractmethod
+    def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:
+        """Return named arrays `(replica,)`, or `(replica, length)` if there is an axis."""

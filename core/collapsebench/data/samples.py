@@ -1,0 +1,65 @@
+"""A standardised split as observables read it: in chunks of bounded footprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from collapsebench.contracts import Samples, SplitName
+from collapsebench.data.standardise import Standardised
+from collapsebench.seeds import seed_of
+
+VALUES_AT_ONCE = 16_777_216
+
+
+class SplitSamples(Samples):
+    """A standardised split in chunks whose footprint, replicas included, stays bounded.
+
+    max_rows: at most so many rows, the same ones every time; None for all. width: values per row and replica at the
+    widest point of a model. values_at_once: of all rows of a chunk together.
+    """
+
+    def __init__(
+        self,
+        data: Standardised,
+        name: SplitName,
+        *,
+        replicas: int,
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_rows: int | None = None,
+        values_at_once: int = VALUES_AT_ONCE,
+    ) -> None:
+        split = data.splits[name]
+        values, weights = split.values, split.weights
+        if max_rows is not None and len(values) > max_rows:
+            rows = np.sort(np.random.default_rng(seed_of(use="rows")).permutation(len(values))[:max_rows])
+            values, weights = values[rows], None if weights is None else weights[rows]
+        self.name, self.count, self.shape = name, len(values), data.shape
+        self._values, self._device, self._dtype = values, device, dtype
+        self._weights = np.full(len(values), 1.0) if weights is None else weights.astype(np.float64)
+        self._weights /= self._weights.sum()
+        self._values_at_once = values_at_once
+        self._row_footprint = replicas * max(width, int(np.prod(data.shape)))
+
+    def chunks(self, values_per_sample: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield x `(batch, *shape)` and weights `(batch,)`; ask for smaller chunks with a larger footprint."""
+        rows = rows_at_once(self._row_footprint * max(1, values_per_sample), self._values_at_once)
+        for start in range(0, self.count, rows):
+            x = torch.from_numpy(self._values[start : start + rows]).to(self._device, self._dtype)
+            weights = torch.from_numpy(self._weights[start : start + rows])
+            yield x, weights.to(self._device, torch.float32 if self._device.type == "mps" else torch.float64)
+
+
+def rows_at_once(values_per_row: int, values_at_once: int = VALUES_AT_ONCE) -> int:
+    """Return how many rows a chunk has.
+
+    >>> from collapsebench.data.samples import rows_at_once
+    >>> rows_at_once(64 * 128)
+    2048
+    """
+    return max(8, values_at_once // values_per_row)
