@@ -1,1 +1,1 @@
-"""Bench."""
+"""How fast stacks are trained on this machine, and how soon they reach equilibrium."""

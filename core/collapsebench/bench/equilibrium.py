@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapsebench.bench.throughput import Parts, Spread, bench_job
+from collapsebench.bench.throughput import Parts, bench_job
+from collapsebench.bench.timing import Spread
 from collapsebench.contracts import Data, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.stack.stack import Computation

@@ -1,4 +1,4 @@
-"""How fast this machine trains stacks: ratios of interleaved measurements, because absolute times drift.
+"""How fast this machine trains stacks: against a plain loop, with convolutions, and as replicas, width and data grow.
 
 Source of the network: Hirn 2026, arXiv 2608.10599: 19 inputs, 4 hidden layers of 64 SiLU units, 32 latents, batch 256.
 """
@@ -6,24 +6,23 @@ Source of the network: Hirn 2026, arXiv 2608.10599: 19 inputs, 4 hidden layers o
 from __future__ import annotations
 
 import copy
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from collapsebench.bench.foreign import FOREIGN, NAME, registry_with_foreign
-from collapsebench.bench.pythae import pythae_epoch
-from collapsebench.contracts import Data, Registry, Split
+from collapsebench.bench.others import FOREIGN, NAME, pythae_epoch, registry_with_foreign
+from collapsebench.bench.timing import MatrixPeak, Spread, Turns, milliseconds, plain_loop
+from collapsebench.contracts import Data, Registry, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.stack.stack import Computation
 from collapsebench.suite.schema import ComputeSettings, EvaluationSettings, Training
+from collapsebench.training import calibrate
 from collapsebench.training.allocator import keep_freed_memory
-from collapsebench.training.build import build_pair, trainer_of
+from collapsebench.training.build import build_pair, build_stack, trainer_of
 from collapsebench.training.choose import find_path
 from collapsebench.training.trainer import Trainer
 
@@ -32,22 +31,10 @@ if TYPE_CHECKING:
 
 Parts = tuple[str, Mapping[str, Any]]
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
-_PUBLISHED: Parts = ("mlp", {"depth": DEPTH, "width": WIDTH})
-_SECONDS, _SIDE, _EPOCH = 0.3, 2048, 20
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, lowest and highest of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Summarise measurements."""
-        return cls(statistics.median(values), min(values), max(values))
+IMAGE, IMAGE_LATENTS, IMAGE_ROWS = (1, 28, 28), 16, 4096
+CONVOLUTIONS: Parts = ("conv", {"channels": 8, "depth": 2})
+_IMAGE_PATHS: tuple[Computation, ...] = ("batched", "grouped", "side-by-side", "one-by-one")
+_PYTHAE_BATCHES = 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,7 @@ class Throughput:
     and sample, over matrix_gflops, the rate of a large square float32 product of PyTorch measured in the same run;
     onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: an update of
     pythae's own trainer on the CPU over replica_update_ms; None where it was not measured, why_no_pythae says why.
-    third_party: a realistic pair that knows nothing of stacks, of about as many weights (`bench_foreign.py`);
+    third_party: a realistic pair that knows nothing of stacks, of about as many weights (`bench/others.py`);
     third_party_share: its throughput over that of the fast path, along the path that a run chooses for it.
     """
 
@@ -87,93 +74,176 @@ class Throughput:
     third_party_share: Spread
 
 
+@dataclass(frozen=True)
+class ImageThroughput:
+    """What `bench throughput --network conv` measures for a batch size; ratios are taken pair by pair.
+
+    path: the one that calibration chose. why_this_path: what it measured.
+    """
+
+    replicas: int
+    batch: int
+    device: str
+    path: str
+    why_this_path: str
+    replica_update_ms: Spread
+    plain_update_ms: Spread
+    speedup_over_plain_loop: Spread
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The cost of a replica's update at several values of what grows.
+
+    exponent: the slope of log update_ms over log value; 0 is no growth, 1 linear, 2 quadratic. paths: how each was
+    computed, as a run would.
+    """
+
+    what: str
+    values: tuple[int, ...]
+    update_ms: tuple[Spread, ...]
+    exponent: float
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BenchStack:
+    """A stack that is timed, computed as a run would compute it, and why so."""
+
+    trainer: Trainer
+    path: str
+    why_this_path: str
+
+
 def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") -> Throughput:
     """Time a stack against a plain loop and against the matrix peak, in turn, `repeats` times."""
     keep_freed_memory()
-    registry = registry_with_foreign()
-    place = torch.device(device)
-    data = bench_data()
-    pair = bench_pair(registry)
-    job = bench_job(_PUBLISHED, np.logspace(0, -6, replicas), LATENTS, _training(), device)
-    path, reason = find_path(job, data, registry, ComputeSettings())
-    trainer, general = (trainer_of(job, data, registry, way) for way in (path, "batched"))
-    stranger = bench_job((FOREIGN, {}), np.logspace(0, -6, replicas), LATENTS, _training(), device)
-    strange_path, why_strange = find_path(stranger, data, registry, ComputeSettings())
-    foreign = trainer_of(stranger, data, registry, strange_path)
-    plain = plain_loop(data, copy.deepcopy(pair).to(place), place)
-    theirs = pythae_epoch(data.splits["train"].values[: _EPOCH * BATCH], pair, LATENTS, BATCH)
-    if place.type != "cpu":
-        theirs = "pythae is timed on the CPU only"
-    square = torch.randn(_SIDE, _SIDE, device=place)
-    product = _onednn_product(square)
-    work = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
-    columns: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        one = milliseconds(plain, place)
-        many = milliseconds(trainer.advance, place) / replicas
-        unaware = milliseconds(general.advance, place) / replicas
-        strange = milliseconds(foreign.advance, place) / replicas
-        gflops = _gflops(lambda: square @ square, place)
-        found = {
-            "stack": many,
-            "general": unaware,
-            "plain": one,
-            "speedup": one / many,
-            "general speedup": one / unaware,
-            "foreign": strange,
-            "foreign share": many / strange,
-            "gflops": gflops,
-            "share": work / (many * 1e6) / gflops,
-            **({} if product is None else {"onednn": _gflops(product, place)}),
-            **({} if isinstance(theirs, str) else _over_pythae(theirs, many, place)),
-        }
-        for name, value in found.items():
-            columns.setdefault(name, []).append(value)
-    spread = {name: Spread.of(values) for name, values in columns.items()}
+    registry, place, data = registry_with_foreign(), torch.device(device), bench_data()
+    job = published_job(replicas, WIDTH, device)
+    stack = bench_stack(job, data, registry)
+    general = trainer_of(job, data, registry, "batched")
+    third_party = bench_stack(
+        bench_job((FOREIGN, {}), _temperatures(replicas), LATENTS, plain_adam(), device), data, registry
+    )
+    pair = bench_pair(registry, _published(), (INPUTS,), LATENTS)
+    plain = plain_loop(data, copy.deepcopy(pair).to(place), place, BATCH)
+    pythae: Callable[[], None] | str = "pythae is timed on the CPU only"
+    if place.type == "cpu":
+        pythae = pythae_epoch(data.splits["train"].values[: _PYTHAE_BATCHES * BATCH], pair, LATENTS, BATCH)
+    peak = MatrixPeak(place)
+    measurements: dict[str, Callable[[], float]] = {
+        "plain": lambda: milliseconds(plain, place),
+        "stack": lambda: milliseconds(stack.trainer.advance, place) / replicas,
+        "general": lambda: milliseconds(general.advance, place) / replicas,
+        "third party": lambda: milliseconds(third_party.trainer.advance, place) / replicas,
+        "gflops": peak.torch_gflops,
+    }
+    if peak.has_onednn:
+        measurements["onednn"] = peak.onednn_gflops
+    if not isinstance(pythae, str):
+        measurements["pythae"] = lambda: milliseconds(pythae, place) / _PYTHAE_BATCHES
+    turns = Turns.take(measurements, repeats)
     return Throughput(
         replicas=replicas,
         device=device,
-        path=path,
-        why_this_path=reason,
-        replica_update_ms=spread["stack"],
-        general_update_ms=spread["general"],
-        plain_update_ms=spread["plain"],
-        speedup_over_plain_loop=spread["speedup"],
-        general_speedup_over_plain_loop=spread["general speedup"],
-        share_of_matrix_peak=spread["share"],
-        matrix_gflops=spread["gflops"],
-        onednn_gflops=spread.get("onednn"),
-        pythae_update_ms=spread.get("pythae"),
-        speedup_over_pythae=spread.get("speedup over pythae"),
-        why_no_pythae=theirs if isinstance(theirs, str) else "",
+        path=stack.path,
+        why_this_path=stack.why_this_path,
+        replica_update_ms=turns.spread("stack"),
+        general_update_ms=turns.spread("general"),
+        plain_update_ms=turns.spread("plain"),
+        speedup_over_plain_loop=turns.ratio("plain", over="stack"),
+        general_speedup_over_plain_loop=turns.ratio("plain", over="general"),
+        share_of_matrix_peak=_share_of_peak(turns, pair),
+        matrix_gflops=turns.spread("gflops"),
+        onednn_gflops=turns.spread("onednn") if "onednn" in measurements else None,
+        pythae_update_ms=turns.spread("pythae") if "pythae" in measurements else None,
+        speedup_over_pythae=turns.ratio("pythae", over="stack") if "pythae" in measurements else None,
+        why_no_pythae=pythae if isinstance(pythae, str) else "",
         third_party=NAME,
-        third_party_path=strange_path,
-        why_third_party_path=why_strange,
-        third_party_update_ms=spread["foreign"],
-        third_party_share=spread["foreign share"],
+        third_party_path=third_party.path,
+        why_third_party_path=third_party.why_this_path,
+        third_party_update_ms=turns.spread("third party"),
+        third_party_share=turns.ratio("stack", over="third party"),
     )
 
 
-def _over_pythae(epoch: Callable[[], None], replica_update_ms: float, device: torch.device) -> dict[str, float]:
-    theirs = milliseconds(epoch, device) / _EPOCH
-    return {"pythae": theirs, "speedup over pythae": theirs / replica_update_ms}
+def _share_of_peak(turns: Turns, pair: nn.ModuleDict) -> Spread:
+    """Return the rate of an update's matrix products, 6 operations per weight and sample, over that of the machine."""
+    operations = 6 * BATCH * sum(p.numel() for p in pair.parameters() if p.dim() == 2)
+    return Spread.of([operations / (one["stack"] * 1e6) / one["gflops"] for one in turns.repetitions])
 
 
-def _gflops(product: Callable[[], Any], device: torch.device) -> float:
-    return 2 * _SIDE**3 / (milliseconds(product, device) * 1e6)
+def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: str = "cpu") -> ImageThroughput:
+    """Time a stack of the shipped convolutions, two stages from eight channels on, against a plain loop, in turn."""
+    keep_freed_memory()
+    registry, place, data = load_registry(), torch.device(device), image_data()
+    job = bench_job(CONVOLUTIONS, _temperatures(replicas), IMAGE_LATENTS, plain_adam(batch), device)
+    path, reason = _calibrated_path(job, data, registry)
+    trainer = trainer_of(job, data, registry, path)
+    plain = plain_loop(data, bench_pair(registry, CONVOLUTIONS, IMAGE, IMAGE_LATENTS).to(place), place, batch)
+    turns = Turns.take(
+        {
+            "plain": lambda: milliseconds(plain, place),
+            "stack": lambda: milliseconds(trainer.advance, place) / replicas,
+        },
+        repeats,
+    )
+    return ImageThroughput(
+        replicas,
+        batch,
+        device,
+        path,
+        reason,
+        replica_update_ms=turns.spread("stack"),
+        plain_update_ms=turns.spread("plain"),
+        speedup_over_plain_loop=turns.ratio("plain", over="stack"),
+    )
 
 
-def _onednn_product(square: Tensor) -> Callable[[], Any] | None:
-    """The same product through oneDNN, where this build of PyTorch has it."""
+def _calibrated_path(job: Mapping[str, Any], data: Standardised, registry: Registry) -> tuple[Computation, str]:
+    """Time every path of convolutions as a run does, without its prediction of memory, which takes a minute."""
+    if job["device"] != "cpu":
+        return "batched", "paths are measured on a CPU only"
+    replicas = min(len(job["temperatures"]), calibrate.REPLICAS)
+    few = {**job, "temperatures": _temperatures(replicas).tolist()}
+    stacks = {path: build_stack({**few, "path": path}, data, registry) for path in _IMAGE_PATHS}
+    x = torch.from_numpy(data.splits["train"].values[: job["training"]["batch_size"]])
+    times = calibrate.time_paths(stacks, x, torch.randn(len(x), IMAGE_LATENTS))
+    return calibrate.fastest(times), calibrate.report(times, replicas)
 
-    def product() -> Any:
-        return torch.ops.mkldnn._linear_pointwise(square, square, None, "none", [], "")
 
-    try:
-        product()
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return None
-    return product
+def bench_growth(
+    replicas: tuple[int, ...] = (1, 4, 16, 64, 128),
+    widths: tuple[int, ...] = (32, 64, 128, 256),
+    rows: tuple[int, ...] = (5_000, 50_000, 500_000),
+    repeats: int = 5,
+    device: str = "cpu",
+    stack: int = 16,
+) -> list[Growth]:
+    """Time the published network, in turn, with more replicas, and stacks of `stack` with more width and more data."""
+    keep_freed_memory()
+    cases = {
+        "replicas": {value: (value, WIDTH, ROWS) for value in replicas},
+        "width": {value: (stack, value, ROWS) for value in widths},
+        "rows": {value: (stack, WIDTH, value) for value in rows},
+    }
+    return [_growth(what, each, repeats, torch.device(device)) for what, each in cases.items()]
+
+
+def _growth(what: str, cases: Mapping[int, tuple[int, int, int]], repeats: int, device: torch.device) -> Growth:
+    """cases: what grows -> replicas, width and rows of the stack that is timed."""
+    registry, stacks = load_registry(), {}
+    for value, (replicas, width, rows) in cases.items():
+        stacks[value] = bench_stack(published_job(replicas, width, device.type), bench_data(rows), registry)
+
+    def measurement(value: int) -> Callable[[], float]:
+        return lambda: milliseconds(stacks[value].trainer.advance, device) / cases[value][0]
+
+    turns = Turns.take({str(value): measurement(value) for value in cases}, repeats)
+    spreads = tuple(turns.spread(str(value)) for value in cases)
+    logarithms = np.log(np.array([list(cases), [spread.median for spread in spreads]], dtype=np.float64))
+    exponent = float(np.polyfit(logarithms[0], logarithms[1], 1)[0]) if len(cases) > 1 else 0.0
+    return Growth(what, tuple(cases), spreads, exponent, tuple(each.path for each in stacks.values()))
 
 
 def bench_data(rows: int = ROWS) -> Standardised:
@@ -185,11 +255,26 @@ def bench_data(rows: int = ROWS) -> Standardised:
     return standardise(Data(train, validation, test, feature_names=tuple(f"x{i}" for i in range(INPUTS))), "bench")
 
 
-def bench_pair(registry: Registry, width: int = WIDTH) -> nn.ModuleDict:
-    """Return the published pair of networks, or one of another width."""
-    use, parameters = _PUBLISHED[0], {**_PUBLISHED[1], "width": width}
-    encoder = registry.get("encoder", use).create(parameters)
-    return build_pair(encoder, registry.get("decoder", use).create(parameters), (INPUTS,), LATENTS, 0)
+def image_data() -> Standardised:
+    """Return images of standard normal pixels."""
+    generator = np.random.default_rng(0)
+    train, validation, test = (
+        Split(generator.standard_normal((rows, *IMAGE)).astype(np.float32)) for rows in (IMAGE_ROWS, 64, 64)
+    )
+    names = tuple(f"pixel {i}" for i in range(int(np.prod(IMAGE))))
+    return standardise(Data(train, validation, test, feature_names=names, scaling="global"), "bench")
+
+
+def bench_pair(registry: Registry, parts: Parts, shape: tuple[int, ...], latent_dim: int) -> nn.ModuleDict:
+    """Return the pair of networks of an encoder and a decoder, with the initial weights of seed 0."""
+    use, parameters = parts
+    encoder, decoder = (registry.get(kind, use).create(parameters) for kind in ("encoder", "decoder"))
+    return build_pair(encoder, decoder, shape, latent_dim, 0)
+
+
+def published_job(replicas: int, width: int, device: str) -> dict[str, Any]:
+    """Return the job of a stack of the published network, or one of another width, with plain Adam."""
+    return bench_job(_published(width), _temperatures(replicas), LATENTS, plain_adam(), device)
 
 
 def bench_job(
@@ -214,59 +299,22 @@ def bench_job(
     }
 
 
-def bench_trainer(
-    registry: Registry, data: Standardised, replicas: int, width: int = WIDTH, device: str = "cpu"
-) -> tuple[Trainer, Computation]:
-    """Return a stack of the published network, with plain Adam, along the path that a run takes, and that path."""
-    parts = (_PUBLISHED[0], {**_PUBLISHED[1], "width": width})
-    job = bench_job(parts, np.logspace(0, -6, replicas), LATENTS, _training(), device)
-    path, _ = find_path(job, data, registry, ComputeSettings())
-    return trainer_of(job, data, registry, path), path
+def bench_stack(job: Mapping[str, Any], data: Standardised, registry: Registry) -> BenchStack:
+    """Return the stack of a job along the path that a run takes."""
+    path, reason = find_path(job, data, registry, ComputeSettings())
+    return BenchStack(trainer_of(job, data, registry, path), path, reason)
 
 
-def _training() -> Training:
+def plain_adam(batch_size: int = BATCH) -> Training:
+    """Return the training that is timed: plain Adam on mini-batches, without end."""
     return Training.model_validate(
-        {"optimiser": {"use": "adam"}, "batch_size": BATCH, "max_updates": 10**9, "schedule": "constant"}
+        {"optimiser": {"use": "adam"}, "batch_size": batch_size, "max_updates": 10**9, "schedule": "constant"}
     )
 
 
-def plain_loop(
-    data: Standardised, pair: nn.ModuleDict, device: torch.device, batch_size: int = BATCH
-) -> Callable[[], Any]:
-    """The loop that everyone writes: one model, mini-batches, fused Adam."""
-    x = torch.from_numpy(data.splits["train"].values).to(device)
-    optimiser = torch.optim.Adam(pair.parameters(), lr=3e-4, fused=True)
-    generator = torch.Generator(device).manual_seed(0)
-    beta = 0.1
-
-    def update() -> Tensor:
-        batch = x[torch.randint(len(x), (batch_size,), generator=generator, device=device)]
-        mean, log_variance = pair["encoder"](batch)
-        noise = torch.randn(mean.shape, generator=generator, device=device)
-        x_hat = pair["decoder"](mean + (0.5 * log_variance).exp() * noise)
-        distortion = 0.5 * (batch - x_hat).flatten(1).square().sum(1)
-        rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-        loss: Tensor = (distortion + beta * rate).mean()
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        return loss
-
-    return update
+def _published(width: int = WIDTH) -> Parts:
+    return "mlp", {"depth": DEPTH, "width": width}
 
 
-def milliseconds(step: Callable[[], Any], device: torch.device) -> float:
-    """Return the mean time of a step over about 0.3 seconds, after one step that is not counted."""
-    step()
-    _wait(device)
-    steps, started = 0, time.perf_counter()
-    while steps < 2 or time.perf_counter() - started < _SECONDS:
-        step()
-        steps += 1
-    _wait(device)
-    return (time.perf_counter() - started) / steps * 1e3
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _temperatures(replicas: int) -> Floats:
+    return np.logspace(0, -6, replicas)

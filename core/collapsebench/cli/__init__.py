@@ -1,1 +1,1 @@
-"""Cli."""
+"""The command line: one command for each verb of the Python API, and commands that look around."""

@@ -14,8 +14,8 @@ import click
 
 if TYPE_CHECKING:
     from collapsebench.bench.equilibrium import LinearEquilibrium, MlpEquilibrium, Setting
-    from collapsebench.bench.growth import Growth
-    from collapsebench.bench.throughput import Spread, Throughput
+    from collapsebench.bench.throughput import Growth, Throughput
+    from collapsebench.bench.timing import Spread
 
 Rows = dict[str, str]
 
@@ -76,7 +76,7 @@ def _throughput_rows(found: Throughput) -> Rows:
 
 
 def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, out: Path | None) -> None:
-    from collapsebench.bench.images import bench_images
+    from collapsebench.bench.throughput import bench_images
 
     found = [bench_images(replicas, batch, repeats, device) for batch in (64, 256)]
     rows: Rows = {}
@@ -207,7 +207,7 @@ def _setting(setting: Setting) -> str:
 @_report_options
 def growth(repeats: int, device: str, quick: bool, as_json: bool, out: Path | None) -> None:
     """Time an update of the published network with more replicas, more width, more rows of data."""
-    from collapsebench.bench.growth import bench_growth
+    from collapsebench.bench.throughput import bench_growth
 
     small: dict[str, Any] = {"replicas": (1, 2), "widths": (8, 16), "rows": (300, 600), "stack": 2} if quick else {}
     found = bench_growth(repeats=repeats, device=device, **small)

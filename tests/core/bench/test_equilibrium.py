@@ -1,16 +1,12 @@
-"""Benchmarks measure what they say, in miniature; their numbers mean nothing on a machine that runs tests."""
+"""The benchmark of equilibrium measures what it says, in miniature."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-from flow import invoke
 
-import collapsebench.bench.throughput as bench
 from collapsebench.bench.equilibrium import (
     SPECTRUM,
     Run,
@@ -21,39 +17,6 @@ from collapsebench.bench.equilibrium import (
     bench_mlp_equilibrium,
     exact_data,
 )
-
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_SECONDS", 0.01)
-    monkeypatch.setattr(bench, "_SIDE", 64)
-
-
-def test_throughput_tells_every_key_and_writes_the_command_and_the_hardware(tmp_path: Path) -> None:
-    done = invoke("bench", "throughput", "--replicas", 2, "--repeats", 1, "--json", "--out", tmp_path / "out")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    for key in ("replica_update_ms", "speedup_over_plain_loop", "share_of_matrix_peak"):
-        assert found[key]["low"] <= found[key]["median"] <= found[key]["high"]
-    assert found["third_party_path"] == "fused"
-    assert found["third_party_share"]["median"] > 0
-    assert (found["speedup_over_pythae"] is None) == bool(found["why_no_pythae"])
-    assert json.loads((tmp_path / "out" / "throughput.json").read_text()) == found
-    page = (tmp_path / "out" / "throughput.md").read_text()
-    assert "speedup over the plain loop" in page
-    assert found["hardware"]["torch"] in page
-    assert "`collapsebench" in page
-
-
-def test_growth_has_a_spread_for_every_value_and_an_exponent() -> None:
-    done = invoke("bench", "growth", "--quick", "--repeats", 1, "--json")
-    assert done.exit_code == 0, done.output
-    found = {each["what"]: each for each in json.loads(done.stdout)["growth"]}
-    assert found.keys() == {"replicas", "width", "rows"}
-    for each in found.values():
-        assert len(each["values"]) == len(each["update_ms"]) == 2
-        assert np.isfinite(each["exponent"])
-        assert each["paths"] == ["fused", "fused"]
 
 
 def test_exact_data_have_exactly_the_covariance_asked_for() -> None:
