@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from collapsebench.cli.options import AS_JSON, STORE, parameters_from
+
 if TYPE_CHECKING:
     from collapsebench.bench.equilibrium import LinearEquilibrium, MlpEquilibrium, Setting
     from collapsebench.bench.throughput import Growth, Throughput
@@ -27,7 +29,7 @@ def bench() -> None:
 
 def _report_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--out", type=click.Path(path_type=Path), help="Folder for JSON and Markdown.")(command)
-    return click.option("--json", "as_json", is_flag=True, help="As JSON.")(command)
+    return AS_JSON(command)
 
 
 @bench.command()
@@ -95,7 +97,7 @@ def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, ou
 @click.option("--part", "parts", multiple=True, type=click.Choice(["linear", "mlp"]), help="One of the two; both.")
 @click.option("--dataset", help="Id of a dataset, instead of Gaussian data with the spectrum of WorldClim 1.4.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A parameter of the dataset; repeatable.")
-@click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE.")
+@STORE
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Pairs of linear runs.")
 @click.option(
     "--patience",
@@ -127,7 +129,6 @@ def equilibrium(
 ) -> None:
     """Time to equilibrium, ours against Adam: a covariance's linear objective, and an MLP. Minutes to an hour."""
     from collapsebench.bench.equilibrium import bench_linear_equilibrium, bench_mlp_equilibrium
-    from collapsebench.cli.measure import parameters_of
     from collapsebench.contracts import load_registry
     from collapsebench.observing.foreign_data import data_as_seen
     from collapsebench.store import Store
@@ -137,7 +138,7 @@ def equilibrium(
 
     data = None
     if dataset:
-        data = data_as_seen(dataset, parameters_of(overrides), None, 0, load_registry(), Store(store).cache)
+        data = data_as_seen(dataset, parameters_from(overrides), None, 0, load_registry(), Store(store).cache)
     found: dict[str, Any] = {"data": dataset or "gaussian, spectrum of WorldClim 1.4"}
     rows: Rows = {"data": found["data"]}
     if not parts or "linear" in parts:

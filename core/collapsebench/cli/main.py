@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from collapsebench import __version__
+from collapsebench.cli.version import version_options
 from collapsebench.errors import CollapsebenchError, UserError
 from collapsebench.training.allocator import share_cores
 
 LAZY = {
     "run": ("collapsebench.cli.run:run", "Run a suite: train what is missing, observe, score, rank."),
-    "scan": ("collapsebench.cli.scan:scan", "Measure the latent spectrum of a table of your own."),
+    "scan": ("collapsebench.cli.measure:scan", "Measure the latent spectrum of a table of your own."),
     "plan": ("collapsebench.cli.run:plan", "Show what a run would do, and why."),
     "status": ("collapsebench.cli.run:status", "Show the state of every cell of a suite."),
     "explain": ("collapsebench.cli.run:explain", "Say why a cell would be trained anew."),
@@ -96,9 +96,11 @@ class _Refusal(_Failure):
 
 
 @click.group(cls=LazyGroup, lazy=LAZY, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="collapsebench", message="%(prog)s %(version)s")
-def main() -> None:
+@version_options
+def main(as_json: bool) -> None:
     """Measure which latents a beta-VAE keeps, in which order, at what price, and how it compares with PCA."""
+    if as_json:
+        raise click.UsageError("--json before a command goes with --version; give a command's own --json after it.")
     share_cores()
 
 

@@ -1,12 +1,14 @@
-"""The verb that measures a model trained elsewhere: measure."""
+"""The verbs that measure your own: measure, a model that is trained already, and scan, a table of data."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from collapsebench.cli.options import AS_JSON, STORE, parameters_from
 from collapsebench.errors import DataError, UserError
 from collapsebench.theory.conventions import CONVENTIONS, SCALINGS
 
@@ -23,9 +25,9 @@ from collapsebench.theory.conventions import CONVENTIONS, SCALINGS
 @click.option("--convention", type=click.Choice(tuple(CONVENTIONS)), help="Whose loss it is.")
 @click.option("--kl-weight", type=float, help="The weight beside beta of pytorch-vae-h (M_N).")
 @click.option("--eta", type=float, help="The eta of linear-vae.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report and one CSV per table.")
-@click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE.")
+@STORE
 def measure(
     model: str,
     decoder: str | None,
@@ -44,7 +46,7 @@ def measure(
         raise UserError("data: expected either --dataset ID or --data FILE; found both or neither. Give one.")
     if overrides and dataset is None:
         raise UserError("--set: found with --data, expected with --dataset, whose parameters it changes. Leave it out.")
-    parameters = parameters_of(overrides)
+    parameters = parameters_from(overrides)
     data: Any = dataset if file is None else _arrays(file)
     from collapsebench.observing.model_file import load_model
     from collapsebench.verbs.measure import measure as measure_model
@@ -54,27 +56,6 @@ def measure(
     if out is not None:
         paths = found.write(out)
         click.echo(f"{len(paths)} files in {out}", err=True)
-
-
-def parameters_of(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Return a dataset's parameters from KEY=VALUE texts."""
-    from collapsebench.suite.file import parsed_value
-
-    parameters: dict[str, Any] = {}
-    for text in overrides:
-        dotted, equals, value = text.partition("=")
-        *path, last = (key.strip() for key in dotted.split("."))
-        place: Any = parameters
-        for key in path:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                raise UserError(
-                    f"--set {dotted}: found a value at '{key}' already, expected a table. Set one of the two."
-                )
-        if not equals or not last:
-            raise UserError(f"--set: found '{text}', expected KEY=VALUE, as in dimension=8. Correct it.")
-        place[last] = parsed_value(value)
-    return parameters
 
 
 def _arrays(path: Path) -> Any:
@@ -95,3 +76,44 @@ def _arrays(path: Path) -> Any:
             "pickled objects are not read."
         ) from error
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--columns", multiple=True, metavar="NAME", help="Use this column only; may be repeated.")
+@click.option("--leave-out", multiple=True, metavar="NAME", help="Leave this column out; may be repeated.")
+@click.option(
+    "--missing",
+    type=click.Choice(["error", "drop-rows"]),
+    default="error",
+    show_default=True,
+    help="What a missing or infinite value does.",
+)
+@click.option("--max-rows", type=click.IntRange(min=6), help="Rows to use at most, a uniform sample. [default: 50000]")
+@click.option("--latent-dim", type=click.IntRange(min=1), help="Number of latents. [default: from the PCA spectrum]")
+@click.option("--temperatures", type=click.IntRange(min=2), help="Number of temperatures. [default: 5 a decade]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds. [default: 3 up to 100 columns]")
+@click.option(
+    "--max-updates", type=click.IntRange(min=1), help="Budget of every replica. [default: 1200 up to 300 columns]"
+)
+@click.option("--device", help="auto, cpu, cuda or mps.")
+@STORE
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for a copy of report, tables and figures.")
+@AS_JSON
+def scan(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure the latent spectrum of the table in FILE: CSV, TSV, Parquet, Arrow, Feather, NPY or NPZ."""
+    from collapsebench.cli.run import ProgressLines
+    from collapsebench.verbs.scan import scan as scan_table
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    with ProgressLines() as progress:
+        found = scan_table(file, report=progress.report, say=progress.say, **given)
+    click.echo(found.json() if as_json else found.text())
+    folder = found.folder
+    if out is not None:
+        from collapsebench.publishing.folder import copy_outputs
+
+        copy_outputs(folder, out)
+        folder = out
+    click.echo(f"Report, tables and {len(found.outcome.figures)} figure files: {folder}", err=as_json)
+    sys.exit(0 if found.outcome.ok else 1)

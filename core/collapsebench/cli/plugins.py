@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
+from collapsebench.cli.options import AS_JSON, parameters_from
 from collapsebench.contracts import KINDS, Kind, Registered, Registry, load_registry
 from collapsebench.errors import ComponentError, PluginError, SuiteError, UserError, unknown
 from collapsebench.suite.words import parameter_rows
 
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 LISTED = ("suite", *KINDS)
 
 
@@ -151,7 +151,7 @@ def check_plugin(
 ) -> None:
     """Check the conformance laws of NAME: a component, a plugin or a distribution. Exits with 1 if any is broken."""
     found = _named(load_registry(), name, None if kind is None else _kind(kind))
-    parameters, sizes = _parameters(settings), None if shape is None else _shape(shape)
+    parameters, sizes = parameters_from(settings), None if shape is None else _shape(shape)
 
     from collapsebench.authoring.check import check_component
     from collapsebench.store import Store
@@ -215,25 +215,6 @@ def _named(registry: Registry, name: str, kind: str | None) -> list[Registered]:
     broken = [report for report in registry.plugins() if report.status == "failed"]
     reasons = [f"not loaded: plugin {r.entry_point} of {r.distribution} {r.version}: {r.reason}" for r in broken]
     raise ComponentError("\n".join([problem, *reasons]))
-
-
-def _parameters(settings: Sequence[str]) -> dict[str, Any]:
-    """Return nested parameters from `dotted.key=value`, values read as TOML where they are."""
-    from collapsebench.suite.file import parsed_value
-
-    parameters: dict[str, Any] = {}
-    for setting in settings:
-        dotted, equals, value = setting.partition("=")
-        *above, last = dotted.strip().split(".")
-        table = parameters
-        for key in above:
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                raise UserError(f"--set {setting}: {key} has a value already, expected a table; give one of them.")
-        if not equals or not last:
-            raise UserError(f"--set: found '{setting}', expected KEY=VALUE, as in width=32.")
-        table[last] = parsed_value(value)
-    return parameters
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from collapsebench.cli.run import session_options, suite_options
+from collapsebench.cli.options import session_options, suite_options
 from collapsebench.verbs.run import Outcome, open_session, score_session
 
 FORMATS = ("text", "md", "csv", "json", "tex", "html")

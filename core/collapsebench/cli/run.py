@@ -1,15 +1,22 @@
-"""The verbs that plan and run: run, plan, status, explain, prepare."""
+"""The verbs that plan and run: run, plan, status, explain, prepare; and the progress of a run, line by line."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
+from collapsebench.cli.options import AS_JSON, suite_options
+from collapsebench.contracts import Progress
 from collapsebench.errors import UserError
 from collapsebench.verbs.run import Session, open_session, prepare_session, run_session
 from collapsebench.verbs.run import explain as explain_cell
@@ -18,25 +25,7 @@ if TYPE_CHECKING:
     from collapsebench.planning.cells import Cell, Plan
     from collapsebench.training.planned_stacks import PlannedStack
 
-
-def suite_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument SUITE and the options that decide how it is resolved."""
-    return click.argument("suite")(session_options(command))
-
-
-def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that decide how a suite is resolved."""
-    decorators = [
-        click.option("--preset", help="A preset of the suite."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the suite."),
-        click.option("--seeds", type=click.IntRange(min=1), help="Number of training seeds."),
-        click.option("--device", help="auto, cpu, cuda or mps."),
-        click.option("--executor", help="Id of an executor."),
-        click.option("--store", type=click.Path(), help="Folder of the store, instead of COLLAPSEBENCH_STORE."),
-    ]  # fmt: skip
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 @click.command()
@@ -49,8 +38,6 @@ def run(dry_run: bool, strict: bool, **options: Any) -> None:
     if dry_run:
         _show_plan(session, as_json=False)
         return
-    from collapsebench.cli.progress import ProgressLines
-
     with ProgressLines() as progress:
         outcome = run_session(session, progress.report, progress.say)
     click.echo(outcome.text())
@@ -60,7 +47,7 @@ def run(dry_run: bool, strict: bool, **options: Any) -> None:
 
 @click.command()
 @suite_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@AS_JSON
 def plan(as_json: bool, **options: Any) -> None:
     """Show every cell of SUITE, what is done and what would run."""
     _show_plan(open_session(**options), as_json=as_json)
@@ -68,7 +55,7 @@ def plan(as_json: bool, **options: Any) -> None:
 
 @click.command()
 @suite_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@AS_JSON
 def status(as_json: bool, **options: Any) -> None:
     """Show the state of every cell of SUITE, with the traceback of those that failed."""
     session = open_session(**options)
@@ -210,4 +197,64 @@ def _echo_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     click.echo(tabulate([[row[name] for name in columns] for row in rows], headers=columns))
 
 
-__all__ = ["explain", "plan", "prepare", "run", "status"]
+class ProgressLines:
+    """Progress on standard error: one live line per running stack in a terminal, plain lines elsewhere.
+
+    `say` and `report` may be called within its context.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live = self._console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+        )
+        self._bars = Bars(*columns, console=self._console)
+        self._tasks: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
+
+    def __enter__(self) -> ProgressLines:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if self._live:
+            self._console.print(text, highlight=False, markup=False)
+        else:
+            click.echo(text, err=True)
+
+    def report(self, name: str, progress: Progress) -> None:
+        """Show how far a stack is."""
+        text = describe(progress)
+        if self._live:
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=progress.budget, text=text)
+            done = progress.budget if progress.settled == progress.replicas else progress.update
+            self._bars.update(self._tasks[name], completed=done, text=text)
+            return
+        now = time.monotonic()
+        finished = progress.settled == progress.replicas
+        if finished or now - self._last.get(name, -1e9) >= _SECONDS_BETWEEN_LINES:
+            self._last[name] = now
+            click.echo(f"{name}: {text}", err=True)
+
+
+def describe(progress: Progress) -> str:
+    """Return a stack's progress in words: replicas settled, updates, speed, time left at most."""
+    left = (progress.budget - progress.update) / max(progress.updates_per_second, 1e-9)
+    time_left = "" if progress.settled == progress.replicas else f", at most {left:.0f} s left"
+    return (
+        f"{progress.settled}/{progress.replicas} replicas settled, update {progress.update}/{progress.budget}, "
+        f"{progress.updates_per_second:.0f} updates/s{time_left}"
+    )

@@ -88,6 +88,11 @@ class Update(ctypes.Structure):
     ]
 
 
+def find_compiler() -> str | None:
+    """Return the path of the C compiler: what CC names if it is there, else `cc`, else `gcc`; None without any."""
+    return shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
+
+
 @cache
 def load_kernel() -> ctypes.CDLL:
     """Return the compiled kernel; raises KernelError where there is none."""
@@ -103,7 +108,7 @@ def _load() -> ctypes.CDLL | str:
         return f"the kernel is not built on {platform.system()}"
     if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
         return "this build of PyTorch has no OpenMP"
-    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
+    compiler = find_compiler()
     if compiler is None:
         return "no C compiler (cc) on the path"
     try:
