@@ -47,7 +47,7 @@ def stack_of(
     decoder=("linear", {}),
     decoder_variance=1.0,
     objective=None,
-    path="batched",
+    computation="batched",
     dtype=None,
 ):
     """Build a stack, seed by seed, the temperatures in their order within each.
@@ -57,6 +57,7 @@ def stack_of(
     """
     import torch
 
+    from collapsebench.stack.computation import COMPUTATIONS
     from collapsebench.stack.stack import Stack
     from collapsebench.training.build import build_pair
 
@@ -77,7 +78,7 @@ def stack_of(
         data.total_variance,
         data.shape,
         decoder=decoder,
-        path=path,
+        computation=COMPUTATIONS[computation],
         device=torch.device("cpu"),
         dtype=dtype or torch.float32,
     )

@@ -83,3 +83,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = f"{type(error).__name__}: {error}"
     signs = ("OutOfMemoryError", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
+def classify(error: Exception) -> str:
+    """Return the status of a cell that an exception ended."""
+    if isinstance(error, UnsuitableError):
+        return "skipped"
+    if is_out_of_memory(error):
+        return "out-of-memory"
+    return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error as one line: its own message for ours, with its type for others, after the notes on it."""
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, CollapsebenchError) else f"{type(error).__name__}: {text}"
+    return ": ".join([*getattr(error, "__notes__", [])[::-1], text])

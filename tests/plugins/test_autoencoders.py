@@ -9,7 +9,7 @@ from torch import nn
 
 from collapsebench.contracts import Decoder, Encoder, Parameters
 from collapsebench.errors import PluginError
-from collapsebench.stack.stack import why_not
+from collapsebench.stack.computation import why_not
 from collapsebench.training.build import build_pair
 from collapsebench.training.trainer import Controls
 from collapsebench_autoencoders.mlp import ACTIVATIONS
@@ -290,7 +290,7 @@ def test_the_first_party_modules_can_be_batched(gaussian, make_stack, encoder, d
 def test_asking_why_not_batched_does_not_change_how_the_stack_computes(gaussian, make_stack):
     stack = make_stack(gaussian, [0.3, 0.1])
     assert why_not(stack, 8) is None
-    assert stack.path == "batched"
+    assert stack.computation.name == "batched"
 
 
 @pytest.mark.parametrize("kind", ["data-dependent control flow", "batch statistics"])
@@ -303,7 +303,7 @@ def test_a_module_that_cannot_be_batched_trains_one_by_one(gaussian, make_traine
         "convergence": {"checks": 6},
     }
     trainer = make_trainer(
-        gaussian, [0.3, 0.03], training=training, path="one-by-one", encoder=encoder_of(UNBATCHABLE[kind][0]),
+        gaussian, [0.3, 0.03], training=training, computation="one-by-one", encoder=encoder_of(UNBATCHABLE[kind][0]),
         decoder=("linear", {}),
     )  # fmt: skip
     trained = trainer.run(Controls())
@@ -324,7 +324,7 @@ def test_batch_statistics_belong_to_their_own_replica(gaussian, make_trainer):
             "convergence": {"checks": 1},
         }
         encoder = encoder_of(UNBATCHABLE["batch statistics"][0])
-        made = make_trainer(gaussian, [0.3], seeds=seeds, training=training, path="one-by-one", encoder=encoder)
+        made = make_trainer(gaussian, [0.3], seeds=seeds, training=training, computation="one-by-one", encoder=encoder)
         return made.run(Controls()).weights
 
     both, alone = run((0, 1)), run((1,))

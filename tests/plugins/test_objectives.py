@@ -14,7 +14,8 @@ from scipy import stats
 from collapsebench import DataError, fixed_exponent_threshold, oracle
 from collapsebench.contracts import load_registry
 from collapsebench.executing.execute import execute_job
-from collapsebench.planning.cells import make_jobs, make_plan, with_records
+from collapsebench.planning.cells import make_plan, with_records
+from collapsebench.planning.jobs import StackChoice, make_jobs
 from collapsebench.scoring.score import score_plan
 from collapsebench.stack.stack import StackModel
 from collapsebench.store import Store
@@ -64,7 +65,7 @@ def train(data, make, make_stack, make_trainer, make_samples):
     def scan(name):
         if name not in done:
             stacking = {"seeds": SEEDS, "latent_dim": LATENTS, "objective": make(name)}
-            stack = make_stack(data, TEMPERATURES, path="chained", **stacking)
+            stack = make_stack(data, TEMPERATURES, computation="kernel-chains", **stacking)
             training = {
                 "optimiser": {"use": "preconditioned", "learning_rate": 0.1}, "max_updates": 800,
                 "convergence": {"checks": 16, "ward_residual": 1e-3, "drift": 2e-3},
@@ -219,8 +220,10 @@ SHORT = {"batch_size": 64, "max_updates": 20, "convergence": {"checks": 3}}
 def make_short(request, data, make, make_stack, make_trainer):
     """Return a factory of trainers of a sampled decoder on mini-batches, one objective at a time."""
 
-    def trainer(temperatures, path="batched"):
-        stack = make_stack(data, temperatures, latent_dim=4, objective=make(request.param), path=path, **MLP)
+    def trainer(temperatures, computation="batched"):
+        stack = make_stack(
+            data, temperatures, latent_dim=4, objective=make(request.param), computation=computation, **MLP
+        )
         return make_trainer(data, temperatures, stack=stack, latent_dim=4, training=SHORT, evaluation={"samples": 64})
 
     return trainer
@@ -238,9 +241,9 @@ def test_a_replica_alone_ends_as_in_a_stack(make_short):
     assert alone.effective_temperatures[0] == pytest.approx(stacked.effective_temperatures[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("path", ["chained", "one-by-one"])
-def test_every_path_ends_alike(make_short, path):
-    same(make_short([0.3, 0.02]).run(Controls()), make_short([0.3, 0.02], path).run(Controls()), exactly=False)
+@pytest.mark.parametrize("computation", ["kernel-chains", "one-by-one"])
+def test_every_path_ends_alike(make_short, computation):
+    same(make_short([0.3, 0.02]).run(Controls()), make_short([0.3, 0.02], computation).run(Controls()), exactly=False)
 
 
 def test_an_interrupted_run_ends_with_the_same_numbers_and_the_same_state(make_short, tmp_path):
@@ -283,8 +286,9 @@ def run_suite(tmp_path_factory):
         suite, own = load_suite(write_suite(folder, text, store)), Store(folder / store)
         registry = load_registry()
         plan = make_plan(suite, own, registry)
-        names = {(cell.dataset, cell.architecture, cell.objective) for cell in plan.cells}
-        for job in make_jobs(plan, own, "cpu", dict.fromkeys(names, ("batched", ""))):
+        for job in make_jobs(
+            plan, own, "cpu", dict.fromkeys((cell.scan for cell in plan.cells), StackChoice("batched"))
+        ):
             execute_job(job)
         return score_plan(with_records(plan, own), own, registry, "cpu"), own
 

@@ -13,7 +13,7 @@ from collapsebench.authoring.law import BrokenLawError, Law, Subject, require
 from collapsebench.authoring.reference_scan import FlatDecoder, FlatEncoder, PlainObjective, stack_of
 from collapsebench.contracts import SPLITS, WARD_IDENTITIES, Data, Decoder, Encoder, Parameters, Split
 from collapsebench.data.standardise import Standardised, standardise
-from collapsebench.stack.stack import why_not
+from collapsebench.stack.computation import why_not
 
 _LATENTS = 3
 _BATCHES = (1, 2, 32)

@@ -23,7 +23,7 @@ from collapsebench.verbs.run import explain as explain_cell
 
 if TYPE_CHECKING:
     from collapsebench.planning.cells import Cell, Plan
-    from collapsebench.training.planned_stacks import PlannedStack
+    from collapsebench.training.choose import PlannedStack
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -64,7 +64,7 @@ def status(as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
+    _echo_table(rows, ("cell", "status", "converged", "computation", "key"))
     for cell in current.cells:
         if cell.record is not None and cell.record.reason:
             click.echo(f"\n{cell.name}: {cell.record.status}\n{cell.record.reason}")
@@ -105,40 +105,40 @@ def _plan(session: Session) -> Plan:
 
 
 def _rows(session: Session, current: Plan) -> list[dict[str, Any]]:
-    from collapsebench.planning.cells import frozen_paths
+    from collapsebench.planning.jobs import frozen_computations
 
-    frozen = frozen_paths(session.store)
+    frozen = frozen_computations(session.store)
     return [_row(cell, frozen) for cell in current.cells]
 
 
 def _row(cell: Cell, frozen: Mapping[str, str]) -> dict[str, Any]:
     """A cell as a row; frozen: how cells of interrupted jobs are computed, by key."""
     replicas = cell.record.replicas if cell.record else ()
-    trained_along = cell.record.provenance.get("path", "") if cell.record else ""
+    about = cell.record.provenance if cell.record else {}
     converged = sum(replica["mark"] == "converged" for replica in replicas)
     return {
         "cell": cell.name,
         "status": cell.status,
         "converged": f"{converged}/{len(replicas)}" if replicas else "",
-        "path": frozen.get(cell.key or "", trained_along),
+        "computation": frozen.get(cell.key or "", about.get("computation", about.get("path", ""))),
         "key": (cell.key or "")[:12],
     }
 
 
 def _stack(stack: PlannedStack) -> dict[str, Any]:
-    predicted = None if stack.predicted is None else stack.predicted(stack.replicas)
+    predicted = None if stack.predicted_bytes is None else stack.predicted_bytes(stack.replicas)
     return {
-        "scan": stack.name,
-        "path": stack.path,
-        "replicas_wanted": stack.wanted,
+        "scan": stack.label,
+        "computation": stack.computation,
+        "replicas_wanted": stack.replicas_wanted,
         "replicas": stack.replicas,
         "predicted_bytes": predicted,
-        "room_bytes": None if math.isinf(stack.room) else round(stack.room),
+        "available_bytes": None if math.isinf(stack.memory_available) else round(stack.memory_available),
     }
 
 
 def _show_plan(session: Session, *, as_json: bool) -> None:
-    from collapsebench.training.planned_stacks import plan_stacks, seconds_at_most
+    from collapsebench.training.choose import plan_stacks, seconds_at_most
 
     current = _plan(session)
     suite = session.suite
@@ -167,11 +167,12 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
             )
         )
         return
-    _echo_table(rows, ("cell", "status", "converged", "path", "key"))
+    _echo_table(rows, ("cell", "status", "converged", "computation", "key"))
     if stacks:
         click.echo("")
     for each in stacks:
-        click.echo(f"{each.name}: {each.path}, {each.replicas} of {each.wanted} replicas at a time, {each.memory}")
+        size = f"{each.replicas} of {each.replicas_wanted} replicas at a time"
+        click.echo(f"{each.label}: {each.computation}, {size}, {each.memory}")
     for dataset, (_, reason) in current.failures.items():
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(

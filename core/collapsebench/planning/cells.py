@@ -1,4 +1,4 @@
-"""Turn a suite into cells with content keys, and what is missing into frozen jobs.
+"""Turn a suite into cells with content keys.
 
 A cell's key is the SHA-256 of everything that decides its numbers, and of nothing else: no path, no order, no device.
 """
@@ -8,16 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised, standardise
-from collapsebench.errors import CollapsebenchError, StoreError, UnsuitableError, blaming, is_out_of_memory
-from collapsebench.planning.waves import Piece, make_pieces, make_waves
+from collapsebench.errors import blaming, classify, error_text
 from collapsebench.publishing import notebook
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite.resolve import Architecture, Reference, Suite
@@ -26,9 +24,16 @@ from collapsebench.suite.schema import Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-Names = tuple[str, str, str]
 SCHEMA = 1
 ENGINE = 1
+
+
+class ScanName(NamedTuple):
+    """The ids that name a scan within a suite."""
+
+    dataset: str
+    architecture: str
+    objective: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Cell:
     def name(self) -> str:
         """The cell as people call it: dataset/architecture/objective/seed."""
         return f"{self.dataset}/{self.architecture}/{self.objective}/{self.seed}"
+
+    @property
+    def scan(self) -> ScanName:
+        """The scan that it is one seed of."""
+        return ScanName(self.dataset, self.architecture, self.objective)
 
     @property
     def status(self) -> str:
@@ -163,8 +173,7 @@ def describe(
     fingerprint: str | None,
 ) -> dict[str, Any]:
     """Return everything that decides a cell's numbers, as JSON values."""
-    training = suite.training_of(architecture)
-    del training["checkpoint_every_seconds"]
+    training = suite.training_of(architecture).model_dump(mode="json", exclude={"checkpoint_every_seconds"})
     return {
         "schema": SCHEMA,
         "engine": ENGINE,
@@ -204,134 +213,6 @@ def key_of(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def frozen_paths(store: Store) -> dict[str, str]:
-    """Return how the cells of jobs that an interrupted run left are computed, by key; damaged files are passed over."""
-    found: dict[str, str] = {}
-    for path in sorted((store.root / "jobs").glob("*.json")):
-        try:
-            job = json.loads(path.read_text())
-            found |= {cell["key"]: job["path"] for cell in job["cells"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
-def adopted_keys(plan: Plan, store: Store) -> set[str]:
-    """Return the cells that are missing and belong to a job which an interrupted run left."""
-    return _unfinished(store, {cell.key for cell in plan.missing if cell.key})[1]
-
-
-def make_jobs(
-    plan: Plan,
-    store: Store,
-    device: str,
-    paths: Mapping[Names, tuple[str, str]],
-    most: Mapping[Names, Callable[[int], int]] | None = None,
-    predicted: Mapping[Names, Callable[[int], int] | None] | None = None,
-) -> list[Path]:
-    """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
-
-    paths: (dataset, architecture, objective) -> how its stacks are computed, and why not otherwise. most: the same ->
-    how many replicas may share a stack of which so many are wanted; by default all. predicted: the same -> the peak
-    memory of a stack of so many replicas, in bytes.
-    """
-    missing = {cell.key: cell for cell in plan.missing if cell.key}
-    files, adopted = _unfinished(store, set(missing))
-    for path in files:
-        job = json.loads(path.read_text())
-        store.write_text(
-            path, json.dumps({**job, **_manner(plan.suite, job["names"][1], device)}, indent=1, sort_keys=True)
-        )
-    groups: dict[Names, list[Cell]] = {}
-    for key, cell in missing.items():
-        if key not in adopted:
-            groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
-    for names, cells in groups.items():
-        waves = waves_of(plan.suite, names[1])
-        scans = max(1, plan.suite.compute.max_replicas_per_stack // len(waves[0]))
-        for start in range(0, len(cells), scans):
-            some = cells[start : start + scans]
-            pieces = make_pieces(waves, len(some), (most or {}).get(names, lambda wanted: wanted))
-            job = _job(plan.suite, names, some, pieces, device, paths[names])
-            peak = (predicted or {}).get(names)
-            job["predicted_bytes"] = peak(max(len(piece.replicas) for piece in pieces)) if peak else None
-            files.append(store.job_file(job["id"]))
-            store.write_text(files[-1], json.dumps(job, indent=1, sort_keys=True))
-    return files
-
-
-def _unfinished(store: Store, missing: set[str]) -> tuple[list[Path], set[str]]:
-    """The job files that an interrupted run left, if their cells are all planned and some still missing."""
-    files: list[Path] = []
-    adopted: set[str] = set()
-    for path in sorted((store.root / "jobs").glob("*.json")):
-        try:
-            keys = {cell["key"] for cell in json.loads(path.read_text())["cells"]}
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{path}: is not a readable job file ({error}). Remove it and run again.") from error
-        done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
-        if not keys - done:  # killed after its last cell was stored
-            store.discard_job(path)
-        elif keys - done <= missing and not keys & adopted:
-            files.append(path)
-            adopted |= keys
-    return files, adopted
-
-
-def _job(
-    suite: Suite,
-    names: Names,
-    cells: Sequence[Cell],
-    pieces: Sequence[Piece],
-    device: str,
-    path: tuple[str, str],
-) -> dict[str, Any]:
-    dataset = next(item for item in suite.datasets if item.id == names[0])
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    job = {
-        "suite": suite.id,
-        "names": list(names),
-        "cells": [{"key": cell.key, "seed": cell.seed, "description": cell.description} for cell in cells],
-        "dataset": used(dataset),
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "temperatures": list(suite.scan.temperatures),
-        "perturbation": suite.scan.perturbation if architecture.protocol == "down" else 0.0,
-        "pieces": [piece.entry for piece in pieces],
-        "split_seed": suite.split_seed,
-        "evaluation": suite.evaluation.model_dump(mode="json"),
-        "precision": suite.compute.precision,
-        **_manner(suite, architecture.id, device),
-        "path": path[0],
-        "why_this_path": path[1],
-    }
-    return {"id": key_of(job)[:16], **job}
-
-
-def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
-    """Return the waves in which an architecture's scans are trained, as places in the list of temperatures."""
-    protocol = next(item for item in suite.architectures if item.id == architecture).protocol
-    return make_waves(protocol, len(suite.scan.temperatures), suite.scan.wave_size)
-
-
-def _manner(suite: Suite, architecture: str, device: str) -> dict[str, Any]:
-    """What a job takes from the run that executes it, also where an earlier run froze it; no key holds any of it."""
-    return {
-        "training": suite.training_of(next(item for item in suite.architectures if item.id == architecture)),
-        "device": device,
-        "threads": suite.compute.threads,
-        "time_limit": suite.compute.time_limit,
-    }
-
-
-def used(reference: Reference) -> dict[str, Any]:
-    """Return what a job needs to create a component."""
-    return {"use": reference.qualified, "parameters": dict(reference.parameters)}
-
-
 def create(registry: Registry, reference: Reference) -> Any:
     """Create the component that a reference describes."""
     with blaming(f"{reference.kind} '{reference.qualified}'"):
@@ -342,22 +223,6 @@ def with_records(plan: Plan, store: Store) -> Plan:
     """Return a plan with what the store holds of its cells now; no data are loaded again."""
     cells = tuple(replace(cell, record=store.read_cell(cell.key) if cell.key else None) for cell in plan.cells)
     return replace(plan, cells=cells)
-
-
-def classify(error: Exception) -> str:
-    """Return the status of a cell that an exception ended."""
-    if isinstance(error, UnsuitableError):
-        return "skipped"
-    if is_out_of_memory(error):
-        return "out-of-memory"
-    return "not-installed" if isinstance(error, ModuleNotFoundError) else "failed"
-
-
-def error_text(error: BaseException) -> str:
-    """Return an error as one line: its own message for ours, with its type for others, after the notes on it."""
-    text = " ".join(str(error).split())
-    text = text if isinstance(error, CollapsebenchError) else f"{type(error).__name__}: {text}"
-    return ": ".join([*getattr(error, "__notes__", [])[::-1], text])
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

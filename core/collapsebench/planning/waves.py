@@ -7,9 +7,8 @@ on a saddle and would stay there, so each start is perturbed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from collapsebench.suite.schema import Protocol
 
@@ -27,24 +26,14 @@ class Piece:
     replicas: tuple[int, ...]
     parents: tuple[int, ...] = ()
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Piece:
-        """Read what `entry` wrote."""
-        return cls(entry["wave"], tuple(entry["replicas"]), tuple(entry["parents"]))
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        """The piece as JSON values."""
-        return {"wave": self.wave, "replicas": list(self.replicas), "parents": list(self.parents)}
-
     @property
     def name(self) -> str:
         """A name that no other piece of a job has."""
         return f"wave-{self.wave}-{self.replicas[0]}-{len(self.replicas)}"
 
-    def cut(self, most: int) -> list[Piece]:
+    def cut(self, max_replicas: int) -> list[Piece]:
         """Return pieces of nearly equal size with at most so many replicas each."""
-        count = -(-len(self.replicas) // max(1, most))
+        count = -(-len(self.replicas) // max(1, max_replicas))
         size = -(-len(self.replicas) // count)
         return [
             Piece(self.wave, self.replicas[start : start + size], self.parents[start : start + size])
@@ -67,11 +56,11 @@ def make_waves(protocol: Protocol, temperatures: int, size: int = 1) -> list[lis
     return [order[start : start + size] for start in range(0, temperatures, size)]
 
 
-def make_pieces(waves: Sequence[Sequence[int]], cells: int, most: Callable[[int], int]) -> list[Piece]:
+def make_pieces(waves: Sequence[Sequence[int]], cells: int, max_replicas: Callable[[int], int]) -> list[Piece]:
     """Return the pieces of a job in the order in which they are trained.
 
-    most: how many replicas may share a stack of which so many are wanted. A replica's parent is the last temperature
-    of the wave before, in its own cell.
+    max_replicas: how many replicas may share a stack of which so many are wanted. A replica's parent is the last
+    temperature of the wave before, in its own cell.
     """
     temperatures = sum(map(len, waves))
     pieces = []
@@ -80,5 +69,5 @@ def make_pieces(waves: Sequence[Sequence[int]], cells: int, most: Callable[[int]
         parents: tuple[int, ...] = ()
         if number:
             parents = tuple(replica // temperatures * temperatures + waves[number - 1][-1] for replica in replicas)
-        pieces += Piece(number, replicas, parents).cut(most(len(replicas)))
+        pieces += Piece(number, replicas, parents).cut(max_replicas(len(replicas)))
     return pieces

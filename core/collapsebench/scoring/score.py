@@ -13,9 +13,10 @@ import torch
 
 from collapsebench.contracts import Evaluation, Measurement, Metric, Registry
 from collapsebench.data.standardise import Standardised
-from collapsebench.errors import PluginError, StoreError, blaming, unknown
-from collapsebench.executing.execute import observable_name, observe_cells
-from collapsebench.planning.cells import Cell, Plan, create, error_text, used
+from collapsebench.errors import PluginError, StoreError, blaming, error_text, unknown
+from collapsebench.executing.observe import observable_name, observe_cells
+from collapsebench.planning.cells import Cell, Plan, ScanName, create
+from collapsebench.planning.jobs import ScanSpec
 from collapsebench.planning.provenance import commands, provenance
 from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.store import FINISHED, CellRecord, Store
@@ -97,11 +98,11 @@ def _observe_missing(
     """Measure what is not stored yet, scan by scan; return (cell key, observable) -> why it failed."""
     failures: dict[tuple[str, str], str] = {}
     suite = plan.suite
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    groups: dict[ScanName, list[Cell]] = {}
     for cell in plan.cells:
         if cell.is_finished:
-            groups.setdefault((cell.dataset, cell.architecture, cell.objective), []).append(cell)
-    for names, cells in groups.items():
+            groups.setdefault(cell.scan, []).append(cell)
+    for scan, cells in groups.items():
         for observable in observables:
             name = observable_name(observable, suite.evaluation)
             todo = []
@@ -118,7 +119,7 @@ def _observe_missing(
                 continue
             try:
                 failed = observe_cells(
-                    store, todo, _scan_content(suite, names, device), plan.data[names[0]], [observable], registry
+                    store, todo, ScanSpec.of(suite, scan, device), plan.data[scan.dataset], [observable], registry
                 )
             except Exception as error:
                 failed = {observable.use: error_text(error)}
@@ -128,21 +129,6 @@ def _observe_missing(
 
 def _is_measured(store: Store, record: CellRecord, name: str) -> bool:
     return (store.cell_folder(record.key) / "observables" / f"{name}.parquet").exists()
-
-
-def _scan_content(suite: Suite, names: tuple[str, str, str], device: str) -> dict[str, Any]:
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    return {
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "temperatures": list(suite.scan.temperatures),
-        "evaluation": suite.evaluation.model_dump(mode="json"),
-        "device": device,
-        "precision": suite.compute.precision,
-    }
 
 
 def _cell_result(
@@ -228,8 +214,8 @@ def measurement_of(
     suite: Suite, cell: Cell, data: Standardised, tables: Mapping[str, pd.DataFrame], registry: Registry
 ) -> Measurement:
     """Return what metrics see of a cell."""
-    architecture = next(item for item in suite.architectures if item.id == cell.architecture)
-    objective_reference = next(item for item in suite.objectives if item.id == cell.objective)
+    architecture = suite.architecture(cell.architecture)
+    objective_reference = suite.objective(cell.objective)
     decoder = create(registry, architecture.decoder)
     objective = create(registry, objective_reference)
     temperatures = np.array(suite.scan.temperatures, dtype=np.float64)

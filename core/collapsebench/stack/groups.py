@@ -1,4 +1,4 @@
-"""Losses and gradients of a stack, group of replicas by group: one after the other, or one group on each core.
+"""How many replicas of a stack are computed at once: all of them, some on each core, or one after the other.
 
 Batching pays by sharing the cost of a call. Where calls are long, as convolutions on a CPU are, it only drives
 activations out of the caches; then each core takes a group of its own, and threads need not wait for each other within
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import copy
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from threading import Barrier
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,100 @@ from torch.func import vmap
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
+    from collapsebench.stack.stack import Stack
 
 Loss = Callable[..., Tensor]
-GROUPS = {"one-by-one": 1, "side-by-side": 1, "grouped": 4}
+Batch = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""x, noise and weights of an update; each may carry a leading seed axis."""
 
 
-class Group:
+class Grouping(ABC):
+    """How many replicas are computed at once."""
+
+    as_a_whole: ClassVar[bool] = False
+    """Whether all replicas are computed in the same operations, so that a larger stack shares more."""
+
+    @abstractmethod
+    def map(
+        self, function: Callable[..., Any], state: Tensors, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
+    ) -> Any:
+        """Return what a function of one replica's state and arguments returns, stacked over replicas.
+
+        state: `(r, ...)`. axes: where each argument carries the replica axis, or None where all replicas share it.
+        """
+
+    @abstractmethod
+    def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
+        """Return the losses `(r,)` of a stack on a batch, and their gradients `(r, ...)` until the next call."""
+
+
+class AllAtOnce(Grouping):
+    """Every operation is done for all replicas at once."""
+
+    as_a_whole = True
+
+    def map(
+        self, function: Callable[..., Any], state: Tensors, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
+    ) -> Any:
+        """Map the function over the replica axis with torch.func."""
+        return vmap(function, in_dims=(0, *axes))(state, *arguments)
+
+    def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
+        """Differentiate the sum of the losses, which is that of independent replicas."""
+        losses = stack.mapped_losses(batch, dials, progress)
+        parameters = stack.parameters
+        gradients = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        return losses.detach(), {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class OnCores(Grouping):
+    """Groups of neighbouring replicas, one group on each core. size: replicas of a group."""
+
+    size: int
+
+    def map(
+        self, function: Callable[..., Any], state: Tensors, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
+    ) -> Any:
+        """Map the function over the replica axis with torch.func, so many replicas at a time."""
+        return vmap(function, in_dims=(0, *axes), chunk_size=self.size)(state, *arguments)
+
+    def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
+        """Let each core compute a group after the other."""
+        return stack.groups(self.size).gradients(dials, stack.seeds, progress, batch, on_each_core=True)
+
+
+class OneByOne(Grouping):
+    """One replica after the other, for modules that cannot be batched."""
+
+    def map(
+        self, function: Callable[..., Any], state: Tensors, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
+    ) -> Any:
+        """Call the function for each replica in turn."""
+        mapped = [*state.values(), *(value for value, axis in zip(arguments, axes, strict=True) if axis is not None)]
+        replicas = len(mapped[0])
+        # One slice per replica through `unbind`, whose gradient is a single stack.
+        slices = {name: value.unbind(0) for name, value in state.items()}
+        results = [
+            function(
+                {name: parts[r] for name, parts in slices.items()},
+                *(value if axis is None else value[r] for value, axis in zip(arguments, axes, strict=True)),
+            )
+            for r in range(replicas)
+        ]
+        if isinstance(results[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(results)
+
+    def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
+        """Let each replica's own module compute its loss and gradient in turn."""
+        return stack.groups(1).gradients(dials, stack.seeds, progress, batch, on_each_core=False)
+
+
+class ReplicaGroup:
     """Neighbouring replicas of a stack, with a copy of its modules that is their own.
 
     loss_of: a pair of modules -> the loss of a state `(state, dial, progress, x, noise, weights) -> ()`.
@@ -45,34 +135,32 @@ class Group:
         self.part, self.alone = part, part.stop - part.start == 1
         pair = copy.deepcopy(template)
         self._loss = loss_of(pair)
-        place = part.start if self.alone else part
-        self._state = {name: value[place] for name, value in buffers.items()}
+        index = part.start if self.alone else part
+        self._state = {name: value[index] for name, value in buffers.items()}
         for name, value in parameters.items():
-            self._state[name] = value.detach()[place].requires_grad_()
-            self._state[name].grad = gradients[name][place]
+            self._state[name] = value.detach()[index].requires_grad_()
+            self._state[name].grad = gradients[name][index]
         if self.alone:
             self._hand_over(pair)
 
     def _hand_over(self, pair: nn.ModuleDict) -> None:
-        """Make the state that modules own their own: what is left in it is the objective's."""
+        """Make the views the modules' own state, so that what is left belongs to the objective."""
         for name, parameter in pair.named_parameters():
-            own = self._state[name]
-            parameter.data, parameter.grad = own.data, own.grad
+            view = self._state[name]
+            parameter.data, parameter.grad = view.data, view.grad
         for name, buffer in pair.named_buffers():
             if name in self._state:
                 buffer.data = self._state[name]
         self._state = {name: value for name, value in self._state.items() if name.startswith("objective.")}
 
-    def run(
-        self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: tuple[Tensor | None, ...], axes: tuple[int, ...]
-    ) -> Tensor:
+    def run(self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: Batch, axes: tuple[int, ...]) -> Tensor:
         """Add the gradients of the replicas' losses to the stack's and return the losses `(g,)`.
 
-        batch: x, noise, weights; axes: how many axes each has without a leading seed axis.
+        axes: how many axes each part of the batch has without a leading seed axis.
         """
         arguments, differs = [], []
-        for value, own_axes in zip(batch, axes, strict=True):
-            by_seed = value is not None and value.dim() > own_axes
+        for value, plain_axes in zip(batch, axes, strict=True):
+            by_seed = value is not None and value.dim() > plain_axes
             several = by_seed and value is not None and len(value) > 1
             if by_seed and value is not None:
                 value = value[seeds[self.part.start if self.alone else self.part]] if several else value[0]
@@ -88,42 +176,46 @@ class Group:
         return losses.detach()
 
 
-class SideBySide:
-    """All groups of a stack, for as long as it keeps its replicas. path: a key of GROUPS."""
+class GroupedGradients:
+    """All groups of a stack, for as long as it keeps its replicas.
+
+    size: replicas of a group. axes: how many axes x, noise and weights have without a leading seed axis.
+    """
 
     def __init__(
         self,
-        path: str,
+        size: int,
         loss_of: Callable[[nn.ModuleDict], Loss],
         template: nn.ModuleDict,
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
+        axes: tuple[int, int, int],
     ) -> None:
-        self._path, self._on_each_core = path, path != "one-by-one"
+        self._size, self._axes = size, axes
         self._parameters = dict(parameters)
         self._gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        replicas, size = len(next(iter(parameters.values()))), GROUPS[path]
+        replicas = len(next(iter(parameters.values())))
         self._groups = [
-            Group(loss_of, template, parameters, buffers, self._gradients, slice(r, min(r + size, replicas)))
+            ReplicaGroup(loss_of, template, parameters, buffers, self._gradients, slice(r, min(r + size, replicas)))
             for r in range(0, replicas, size)
         ]
 
-    def serves(self, path: str, parameters: Mapping[str, Tensor]) -> bool:
-        """Return whether these are the tensors that the groups are views of, and this the path."""
-        return path == self._path and all(self._parameters[name] is value for name, value in parameters.items())
+    def serves(self, size: int, parameters: Mapping[str, Tensor]) -> bool:
+        """Return whether these are the tensors that the groups are views of, in groups of this size."""
+        return size == self._size and all(self._parameters[name] is value for name, value in parameters.items())
 
     def gradients(
-        self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: tuple[Tensor | None, ...], axes: tuple[int, ...]
+        self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: Batch, *, on_each_core: bool
     ) -> tuple[Tensor, Tensors]:
         """Return losses `(r,)` and gradients `(r, ...)`, which are overwritten by the next call."""
         for value in self._gradients.values():
             value.zero_()
 
-        def run(group: Group) -> Tensor:
-            return group.run(dials, seeds, progress, batch, axes)
+        def run(group: ReplicaGroup) -> Tensor:
+            return group.run(dials, seeds, progress, batch, self._axes)
 
         workers = torch.get_num_threads()
-        if self._on_each_core and workers > 1 and len(self._groups) > 1:
+        if on_each_core and workers > 1 and len(self._groups) > 1:
             losses = list(_pool(workers, os.getpid()).map(run, self._groups))
         else:
             losses = [run(group) for group in self._groups]

@@ -131,12 +131,24 @@ class Suite:
         resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": asdict(self.executor)}))
         return resolved
 
-    def training_of(self, architecture: Architecture) -> dict[str, Any]:
-        """Return the training section as an architecture is trained by it, as JSON values."""
-        training = self.training.model_dump(mode="json")
-        if architecture.learning_rate is not None:
-            training["optimiser"]["learning_rate"] = architecture.learning_rate
-        return training
+    def dataset(self, id: str) -> Reference:
+        """Return the dataset with an id."""
+        return next(item for item in self.datasets if item.id == id)
+
+    def architecture(self, id: str) -> Architecture:
+        """Return the architecture with an id."""
+        return next(item for item in self.architectures if item.id == id)
+
+    def objective(self, id: str) -> Reference:
+        """Return the objective with an id."""
+        return next(item for item in self.objectives if item.id == id)
+
+    def training_of(self, architecture: Architecture) -> Training:
+        """Return the training section as an architecture is trained by it, with its own learning rate if it has one."""
+        if architecture.learning_rate is None:
+            return self.training
+        optimiser = self.training.optimiser.model_copy(update={"learning_rate": architecture.learning_rate})
+        return self.training.model_copy(update={"optimiser": optimiser})
 
     @cached_property
     def suite_hash(self) -> str:

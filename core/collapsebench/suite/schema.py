@@ -212,12 +212,15 @@ class ComputeSettings(Section):
     threads: PositiveInt | None = Field(
         default=None, description="threads per process; left to the library if not given"
     )
-    path: Literal["auto", "fused", "chained", "compiled", "batched", "grouped", "side-by-side", "one-by-one"] = Field(
+    path: Literal[
+        "auto", "kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"
+    ] = Field(
         default="auto",
-        description="how a stack is computed: by the compiled kernel, loss and gradient in one pass or chain by chain "
-        "(auto, where it can do all), through torch.compile, through torch.func, the same in groups of four with one "
-        "group on each core, one replica on each core, or one after the other (auto, where it cannot be batched); else "
-        "auto measures which is fastest",
+        description="how a stack is computed. kernel: loss and gradient in one pass of the compiled kernel; "
+        "kernel-chains: through torch.func, affine maps by the kernel; batched: through torch.func, all replicas at "
+        "once; groups-on-cores: the same in groups of four, one group on each core; replicas-on-cores: one replica on "
+        "each core; one-by-one: one after the other. auto: by the kernel where it covers the networks, one by one "
+        "where they cannot be batched, else the fastest, as measured",
     )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"

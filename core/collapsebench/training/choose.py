@@ -1,169 +1,291 @@
-"""How the stacks of a scan are computed, and what they take: found out on small ones before anything is trained."""
+"""Choose each stack's computation and predict its memory and time from small trial stacks.
+
+The kernel comes first where it computes every map, then torch.func; each is tried against one replica after the other.
+On a CPU, what the kernel does not compute alone is timed in every way, in a few interleaved updates.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ByteSize
+from torch import Tensor
 
 from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised
-from collapsebench.planning.cells import Names, Plan, error_text, used
+from collapsebench.errors import error_text
+from collapsebench.planning.cells import Cell, Plan, ScanName
+from collapsebench.planning.jobs import ScanSpec, StackChoice, adopted_keys, waves_of
+from collapsebench.stack.computation import COMPUTATIONS, Computation, why_not
 from collapsebench.stack.kernel.chains import covers
 from collapsebench.stack.kernel.library import KernelError
-from collapsebench.stack.stack import Computation, Stack, why_not
+from collapsebench.stack.stack import Stack
+from collapsebench.store import Store
 from collapsebench.suite.schema import ComputeSettings
-from collapsebench.training import calibrate
-from collapsebench.training.build import build_stack, create_used, trainer_of
-from collapsebench.training.memory import Footprint, footprint, room
+from collapsebench.training.allocator import keep_freed_memory
+from collapsebench.training.build import build_stack, trainer_of
+from collapsebench.training.memory import Footprint, footprint, memory_available
 from collapsebench.training.trainer import Trainer
 
-_TIMED = 4
+TIMED_REPLICAS = 16
+_ROUNDS, _SECONDS, _HOPELESS, _LARGE = 4, 6.0, 1.5, 1.1
+_TIMED_UPDATES, _PREDICTED_REPLICAS = 4, 64
+_BATCHED, _ONE_BY_ONE = COMPUTATIONS["batched"], COMPUTATIONS["one-by-one"]
 
 
-def choose_path(plan: Plan, names: Names, device: str, registry: Registry) -> tuple[Computation, str]:
-    """Return how a scan's stacks are computed, and why so."""
-    content = _as_job(plan, names, device)
-    return find_path(content, plan.data[names[0]], registry, plan.suite.compute)
+@dataclass(frozen=True, kw_only=True)
+class PlannedStack(StackChoice):
+    """How the stacks of a scan are computed, and what they need.
+
+    replicas_wanted: of its largest wave. memory_available: the bytes that a stack may take.
+    """
+
+    name: ScanName
+    replicas_wanted: int
+    memory_available: float
+
+    @property
+    def label(self) -> str:
+        """The scan, as people say it: dataset/architecture/objective."""
+        return "/".join(self.name)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas a stack has at most."""
+        return self.max_replicas(self.replicas_wanted)
+
+    @property
+    def description(self) -> str:
+        """How the stacks are computed, as a sentence."""
+        return f"its stacks are computed {COMPUTATIONS[self.computation].description}"
+
+    @property
+    def memory(self) -> str:
+        """Predicted and permitted memory, as text."""
+        if self.predicted_bytes is None:
+            return "its memory cannot be predicted"
+        limit = "" if math.isinf(self.memory_available) else f", of {_as_text(self.memory_available)} that it may take"
+        return f"{_as_text(self.predicted_bytes(self.replicas))} predicted{limit}"
 
 
-def find_path(
-    content: Mapping[str, Any], data: Standardised, registry: Registry, compute: ComputeSettings
+def _as_text(amount: float) -> str:
+    return ByteSize(amount).human_readable(separator=" ")
+
+
+def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> dict[ScanName, PlannedStack]:
+    """Return how the stacks of every scan with a cell to train would be computed; nothing is written.
+
+    The scans of interrupted jobs are left out: they go on as they were planned.
+    """
+    compute = plan.suite.compute
+    missing = [cell.scan for cell in _new_cells(plan, store)]
+    stacks = {}
+    for name in sorted(set(missing)):
+        scan, data = scan_of_all_seeds(plan, name, device), plan.data[name.dataset]
+        computation, reason = choose_computation(scan, data, registry, compute)
+        with on_threads(compute.threads):
+            need = predict_memory(scan, data, registry, computation)
+        available = memory_available(device, compute.memory_limit)
+        wave = len(waves_of(plan.suite, name.architecture)[0])
+
+        def max_replicas(wanted: int, need: Footprint | None = need, available: float = available) -> int:
+            return wanted if need is None else need.max_replicas(available, wanted)
+
+        stacks[name] = PlannedStack(
+            computation=computation.name,
+            reason=reason,
+            max_replicas=max_replicas,
+            predicted_bytes=need.bytes if need else None,
+            name=name,
+            replicas_wanted=wave * min(missing.count(name), max(1, compute.max_replicas_per_stack // wave)),
+            memory_available=available,
+        )
+    return stacks
+
+
+def seconds_at_most(
+    plan: Plan, store: Store, stacks: Mapping[ScanName, PlannedStack], device: str, registry: Registry
+) -> float | None:
+    """Return the seconds that training takes if every new replica needs its whole budget; None if none can be timed."""
+    missing = [cell.scan for cell in _new_cells(plan, store)]
+    updates = len(plan.suite.scan.temperatures) * plan.suite.training.rounds[-1]
+    total = 0.0
+    for name, stack in stacks.items():
+        replicas = min(_PREDICTED_REPLICAS, stack.replicas)
+        each = predict_seconds(plan, name, device, COMPUTATIONS[stack.computation], registry, replicas)
+        total += (each or 0.0) * missing.count(name) * updates
+    return total or None
+
+
+def _new_cells(plan: Plan, store: Store) -> list[Cell]:
+    """The missing cells that no interrupted job holds."""
+    adopted = adopted_keys(plan, store)
+    return [cell for cell in plan.missing if cell.key not in adopted]
+
+
+def scan_of_all_seeds(plan: Plan, name: ScanName, device: str) -> ScanSpec:
+    """Return a scan with its temperatures once for each seed: a trial for the stack of all of them."""
+    scan = ScanSpec.of(plan.suite, name, device)
+    return scan.at(list(scan.temperatures) * len(plan.suite.seeds))
+
+
+def choose_computation(
+    scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings
 ) -> tuple[Computation, str]:
-    """Return how stacks of a job are computed, and why so: what stood against another way, or what was measured.
+    """Return how the stacks of a scan are computed, and why: what stood against another way, or what was measured.
 
-    The compiled kernel comes first where it computes every map, all in one pass or chain by chain, then torch.func;
-    each is tried against one replica after the other. On a CPU what is not all the kernel's is timed along every path.
     What cannot even be computed one by one is left to fail so, with the plugin's own error.
     """
-    asked, device = compute.path, content["device"]
-    wanted: list[Computation] = ["batched"] if asked == "auto" else [asked, "batched"]
-    by_kernel = asked == "auto" and device == "cpu" and content["precision"] == "float32"
+    automatic = compute.path == "auto"
+    by_kernel = automatic and scan.device == "cpu" and scan.precision == "float32"
+    wanted = [_BATCHED] if automatic else [COMPUTATIONS[compute.path], _BATCHED]
     if by_kernel:
-        wanted[:0] = ["fused", "chained"]
-    trial = _few(content, 4)
+        wanted[:0] = [computation for computation in COMPUTATIONS.values() if computation.engine.by_kernel]
+    trial = _few(scan, 4)
     reasons: list[str] = []
-    for path in wanted:
-        if path == "one-by-one":
-            return path, ""
+    for computation in wanted:
+        if computation is _ONE_BY_ONE:
+            return computation, ""
         try:
-            if by_kernel and path == "fused" and create_used(registry, "decoder", content).linear:
-                continue  # its expectation over z has a closed form, which is no reason to wonder
-            stack = build_stack({**trial, "path": path}, data, registry)
-            reason = why_not(stack, content["latent_dim"])
+            if by_kernel and computation.name == "kernel" and scan.decoder.create("decoder", registry).linear:
+                continue  # its expectation over z has a closed form, so nothing needs explaining
+            stack = build_stack(trial, (0,), computation, data, registry)
+            reason = why_not(stack, scan.latent_dim)
         except KernelError as error:
-            reason = f"{path}: {error}"
+            reason = f"{computation.name}: {error}"
         except Exception:
-            return "one-by-one", ""  # it will fail, or be skipped, and the row of each run will say why
+            return _ONE_BY_ONE, ""  # it will fail, or be skipped, and the row of each run will say why
         if reason is None:
-            if asked == "auto" and device == "cpu" and path != "fused" and not _all_chained(stack):
-                path, reason = _measured_path(content, data, registry, compute, path)
+            if automatic and scan.device == "cpu" and not _is_all_by_kernel(stack):
+                computation, reason = _fastest(scan, data, registry, compute, computation)
                 reasons.append(reason)
-            return path, "; ".join(reasons)
+            return computation, "; ".join(reasons)
         reasons.append(reason)
-    return "one-by-one", "; ".join(dict.fromkeys(reasons))
+    return _ONE_BY_ONE, "; ".join(dict.fromkeys(reasons))
 
 
-def _all_chained(stack: Stack) -> bool:
-    return stack.path == "chained" and covers(stack.template)
+def _is_all_by_kernel(stack: Stack) -> bool:
+    name = stack.computation.name
+    return name == "kernel" or (name == "kernel-chains" and covers(stack.template))
 
 
-def _as_job(plan: Plan, names: Names, device: str) -> dict[str, Any]:
-    """What a job of a scan says, as far as building and training its stacks goes; its temperatures once for a seed."""
-    suite = plan.suite
-    architecture = next(item for item in suite.architectures if item.id == names[1])
-    objective = next(item for item in suite.objectives if item.id == names[2])
-    return {
-        "encoder": used(architecture.encoder),
-        "decoder": used(architecture.decoder),
-        "objective": used(objective),
-        "latent_dim": architecture.latent_dim,
-        "cells": [{"seed": 0}],
-        "temperatures": list(suite.scan.temperatures) * len(suite.seeds),
-        "device": device,
-        "precision": suite.compute.precision,
-        "training": suite.training.model_dump(mode="json"),
-        "evaluation": suite.evaluation.model_dump(mode="json"),
-    }
+def _few(scan: ScanSpec, replicas: int) -> ScanSpec:
+    """The scan with so many replicas, at its first two temperatures."""
+    return scan.at((list(scan.temperatures)[:2] * replicas)[:replicas])
 
 
-def _few(content: Mapping[str, Any], replicas: int) -> dict[str, Any]:
-    """The job with so many replicas, at its first two temperatures."""
-    return {**content, "temperatures": (list(content["temperatures"])[:2] * replicas)[:replicas]}
-
-
-def _measured_path(
-    content: Mapping[str, Any], data: Standardised, registry: Registry, compute: ComputeSettings, whole: Computation
+def _fastest(
+    scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings, whole: Computation
 ) -> tuple[Computation, str]:
-    """Time every path on the batches of a job, with as many of its replicas as calibration needs and memory allows."""
-    temperatures = content["temperatures"]
-    paths: list[Computation] = list(dict.fromkeys([whole, "batched", "grouped", "side-by-side", "one-by-one"]))
-    wanted = min(calibrate.REPLICAS, len(temperatures), compute.max_replicas_per_stack)
-    replicas = min(wanted, _that_fit(content, data, registry, compute, wanted, len(paths)))
-    rows, size = data.splits["train"].values, content["training"]["batch_size"]
+    """Time every computation on batches of a scan, with as many replicas as timing needs and memory allows."""
+    names = dict.fromkeys([whole.name, "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"])
+    wanted = min(TIMED_REPLICAS, len(scan.temperatures), compute.max_replicas_per_stack)
+    replicas = min(wanted, _that_fit(scan, data, registry, compute, wanted, len(names)))
+    rows, size = data.splits["train"].values, scan.training.batch_size
     x = torch.from_numpy(rows if isinstance(size, str) else rows[:size])
-    noise: torch.Tensor | None = torch.randn(len(x), content["latent_dim"], generator=torch.Generator())
+    noise: Tensor | None = torch.randn(len(x), scan.latent_dim, generator=torch.Generator())
     stacks, failures = {}, []
-    with calibrate.on_threads(compute.threads):
-        for path in paths:
+    with on_threads(compute.threads):
+        for name in names:
             try:
-                stack = build_stack(
-                    {**content, "temperatures": list(temperatures[:replicas]), "path": path}, data, registry
-                )
+                stack = build_stack(scan.at(scan.temperatures[:replicas]), (0,), COMPUTATIONS[name], data, registry)
                 x, noise = x.to(stack.dtype), None if stack.linear or noise is None else noise.to(stack.dtype)
                 stack.gradients(x, noise, None, 0.0)
-                stacks[path] = stack
+                stacks[name] = stack
             except Exception as error:
-                failures.append(f"{path}: {error_text(error)}")
+                failures.append(f"{name}: {error_text(error)}")
         if not stacks:
-            return "one-by-one", "; ".join(failures)
-        times = calibrate.time_paths(stacks, x, noise)
-        return calibrate.fastest(times), "; ".join([calibrate.report(times, replicas), *failures])
+            return _ONE_BY_ONE, "; ".join(failures)
+        times = time_computations(stacks, x, noise)
+        return COMPUTATIONS[fastest(times)], "; ".join([report(times, replicas), *failures])
+
+
+def time_computations(stacks: Mapping[str, Stack], x: Tensor, noise: Tensor | None) -> dict[str, float]:
+    """Return the shortest time of an update of every stack, in milliseconds per replica.
+
+    stacks: by the name of their computation, alike in all else. x `(b, *shape)`, noise `(b, k)`. After the first round,
+    those far behind the best are not run again.
+    """
+    keep_freed_memory()
+    best: dict[str, float] = {}
+    started = time.perf_counter()
+    for turn in range(_ROUNDS + 1):  # the first is a warm-up: caches, and code that is compiled on first use
+        for name, stack in stacks.items():
+            if turn > 1 and best[name] > _HOPELESS * min(best.values()):
+                continue
+            if turn > 1 and time.perf_counter() - started > _SECONDS:
+                return best
+            before = time.perf_counter()
+            stack.gradients(x, noise, None, 0.0)
+            taken = (time.perf_counter() - before) / len(stack) * 1e3
+            if turn:
+                best[name] = min(taken, best.get(name, taken))
+    return best
+
+
+def fastest(times: Mapping[str, float]) -> str:
+    """Return the computation to use: the fastest, but all replicas at once only if that is faster by a tenth or more.
+
+    Larger stacks than the measured one fill memory only where all replicas are computed at once.
+
+    >>> fastest({"batched": 1.0, "groups-on-cores": 1.05})
+    'groups-on-cores'
+    """
+    return min(times, key=lambda name: times[name] * (_LARGE if COMPUTATIONS[name].grouping.as_a_whole else 1))
+
+
+def report(times: Mapping[str, float], replicas: int) -> str:
+    """Return the measurement as a sentence, the fastest first."""
+    listed = ", ".join(f"{name} {times[name]:.3g}" for name in sorted(times, key=lambda name: times[name]))
+    return f"measured with {replicas} replicas on {torch.get_num_threads()} threads, ms per replica-update: {listed}"
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Compute on a number of threads, if one is given, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _that_fit(
-    content: Mapping[str, Any],
-    data: Standardised,
-    registry: Registry,
-    compute: ComputeSettings,
-    wanted: int,
-    stacks: int,
+    scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings, wanted: int, stacks: int
 ) -> int:
     """Return how many of the wanted replicas each of several stacks may have so that they fit into memory at once."""
-    found = _footprint(content, data, registry, "batched")
-    left = room(content["device"], compute.memory_limit)
-    return wanted if found is None else found.most(left / stacks, wanted)
-
-
-def predict_memory(plan: Plan, names: Names, device: str, path: Computation, registry: Registry) -> Footprint | None:
-    """Return what a scan's stacks take on a path, or None where not even a small one can be trained."""
-    with calibrate.on_threads(plan.suite.compute.threads):
-        return _footprint(_as_job(plan, names, device), plan.data[names[0]], registry, path)
+    need = predict_memory(scan, data, registry, _BATCHED)
+    available = memory_available(scan.device, compute.memory_limit)
+    return wanted if need is None else need.max_replicas(available / stacks, wanted)
 
 
 def predict_seconds(
-    plan: Plan, names: Names, device: str, path: Computation, registry: Registry, replicas: int
+    plan: Plan, name: ScanName, device: str, computation: Computation, registry: Registry, replicas: int
 ) -> float | None:
     """Return the seconds of an update of one replica, timed on a few of a stack of so many; checks are not counted.
 
     None where not even that can be trained.
     """
-    content = _few(_as_job(plan, names, device), replicas)
+    scan = _few(scan_of_all_seeds(plan, name, device), replicas)
     try:
-        with calibrate.on_threads(plan.suite.compute.threads):
-            trainer = trainer_of(content, plan.data[names[0]], registry, path)
+        with on_threads(plan.suite.compute.threads):
+            trainer = trainer_of(scan, computation, plan.data[name.dataset], registry)
             trainer.advance()
             _wait_for(device)
             started = time.perf_counter()
-            for _ in range(_TIMED):
+            for _ in range(_TIMED_UPDATES):
                 trainer.advance()
             _wait_for(device)
     except Exception:  # what cannot be trained has its error reported by the job
         return None
-    return (time.perf_counter() - started) / (_TIMED * replicas)
+    return (time.perf_counter() - started) / (_TIMED_UPDATES * replicas)
 
 
 def _wait_for(device: str) -> None:
@@ -171,22 +293,24 @@ def _wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _footprint(
-    content: Mapping[str, Any], data: Standardised, registry: Registry, path: Computation
+def predict_memory(
+    scan: ScanSpec, data: Standardised, registry: Registry, computation: Computation
 ) -> Footprint | None:
-    own, latent_dim = content["training"], content["latent_dim"]
+    """Return what the stacks of a scan need, or None where not even a small one can be trained."""
 
     def make(replicas: int, data: Standardised, changes: Mapping[str, Any]) -> Trainer:
-        training = {**own, **changes, "optimiser": dict(own["optimiser"])}
-        training["optimiser"] |= {"refresh_every": 1} if "refresh_every" in training["optimiser"] else {}
-        return trainer_of({**_few(content, replicas), "training": training}, data, registry, path)
+        every = {"refresh_every": 1} if hasattr(scan.training.optimiser, "refresh_every") else {}
+        optimiser = scan.training.optimiser.model_copy(update=every)
+        training = scan.training.model_copy(update={**changes, "optimiser": optimiser})
+        small = _few(scan, replicas).model_copy(update={"training": training})
+        return trainer_of(small, computation, data, registry)
 
-    width, workers = max(4 * latent_dim, math.prod(data.shape)), torch.get_num_threads()
+    width, workers = max(4 * scan.latent_dim, math.prod(data.shape)), torch.get_num_threads()
+    on_cores = computation.name == "replicas-on-cores"
     try:
-        if path != "side-by-side":
-            return footprint(make, data, own["batch_size"], width, content["device"])
-        with calibrate.on_threads(1):  # where the prediction looks on: in this thread, a replica after the other
-            found = footprint(make, data, own["batch_size"], width, content["device"])
+        # What runs on other threads cannot be followed, so the replicas run one after the other in this one.
+        with on_threads(1 if on_cores else None):
+            need = footprint(make, data, scan.training.batch_size, width, scan.device)
     except Exception:  # what cannot be trained has its error reported by the job
         return None
-    return found.on_cores(workers)
+    return need.on_cores(workers) if on_cores else need

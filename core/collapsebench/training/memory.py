@@ -73,10 +73,10 @@ class Footprint:
         """Return it with what a replica after the other shares, its activations, held once on each core instead."""
         return replace(self, update=replace(self.update, shared=count * self.update.shared))
 
-    def most(self, room: float, wanted: int) -> int:
+    def max_replicas(self, available: float, wanted: int) -> int:
         """Return how many of the wanted replicas fit into so many bytes, one at least."""
         fit = range(1, wanted + 1)
-        return max((replicas for replicas in fit if self.bytes(replicas) <= room), default=1)
+        return max((replicas for replicas in fit if self.bytes(replicas) <= available), default=1)
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -158,7 +158,7 @@ def _fitted(peaks: Mapping[tuple[int, int], float]) -> Phase:
     return Phase(origins[0] - shared * sizes[0], slopes[0] - a_row * sizes[0], a_row, shared)
 
 
-def room(device: str, limit: int | None) -> float:
+def memory_available(device: str, limit: int | None) -> float:
     """Return the bytes that a stack may take: the limit, less what the process holds; else a share of what is left."""
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info()

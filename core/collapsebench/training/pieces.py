@@ -7,9 +7,8 @@ interrupted job goes on with the next.
 from __future__ import annotations
 
 import gc
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from collapsebench.contracts import Progress
 from collapsebench.errors import is_out_of_memory
+from collapsebench.planning.jobs import Job
 from collapsebench.planning.waves import Piece
 from collapsebench.store import Store, read_checkpoint, write_checkpoint
 from collapsebench.training.trainer import Controls, OutOfTimeError, Trained, Trainer
@@ -40,18 +40,16 @@ class _Finished:
 
 @dataclass
 class PieceRun:
-    """The pieces of a job on their way. make_trainer: gives a freshly initialised piece."""
+    """The pieces of a job on their way. path: of the job's file. make_trainer: gives a freshly initialised piece."""
 
-    job: Path
-    content: Mapping[str, Any]
+    path: Path
+    job: Job
     make_trainer: Callable[[Piece], Trainer]
     finished: list[_Finished] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, controls: Controls) -> None:
         """Train every piece, or go on where an interrupted run was."""
-        waiting = [Piece.of(entry) for entry in self.content["pieces"]]
-        self.events = list(self.content.get("events", ()))
+        waiting = list(self.job.pieces)
         alone = len(waiting) == 1
         while waiting:
             piece = waiting[0]
@@ -77,7 +75,7 @@ class PieceRun:
             return _read(ended)
         trainer = self.make_trainer(piece)
         self._start(trainer, piece)
-        checkpoint = self.job.with_suffix(".safetensors") if alone else self._file(piece, "running.")
+        checkpoint = self.path.with_suffix(".safetensors") if alone else self._file(piece, "running.")
         try:
             trained = trainer.run(replace(controls, checkpoint=checkpoint, report=self._report(controls, piece, left)))
         except OutOfTimeError as error:
@@ -95,14 +93,14 @@ class PieceRun:
         if not piece.parents:
             return
         start, initial = self.weights(piece.parents), trainer.stack.weights()
-        share = self.content["perturbation"]
+        share = self.job.scan.perturbation
         for name in trainer.stack.parameters:
             start[name] = start[name] + share * initial[name].cpu()
         trainer.stack.load(start)
 
     def _report(self, controls: Controls, piece: Piece, left: int) -> Callable[[Progress], None]:
         """Count the updates and the replicas of all pieces together."""
-        done, total = len(self.finished), len(self.content["cells"]) * len(self.content["temperatures"])
+        done, total = len(self.finished), len(self.job.cells) * len(self.job.scan.temperatures)
         settled = sum(len(ended.piece.replicas) for ended in self.finished)
 
         def report(progress: Progress) -> None:
@@ -114,19 +112,22 @@ class PieceRun:
     def _halve(self, waiting: Sequence[Piece], reason: str) -> list[Piece]:
         """Cut what does not fit, and everything after it, to half its size; the job file remembers it."""
         piece = waiting[0]
-        most = (len(piece.replicas) + 1) // 2
-        event = {"event": "out-of-memory", "wave": piece.wave, "replicas": len(piece.replicas), "then": most}
-        self.events.append({**event, "reason": reason, "time": round(time.time())})
-        smaller = [half for each in waiting for half in each.cut(most)]
-        pieces = [*(ended.piece for ended in self.finished), *smaller]
-        content = {**self.content, "pieces": [each.entry for each in pieces], "events": self.events}
-        Store(self.job.parent.parent).write_text(self.job, json.dumps(content, indent=1, sort_keys=True))
-        for unfinished in (self.job.with_suffix(".safetensors"), self._file(piece, "running.")):
+        half = (len(piece.replicas) + 1) // 2
+        event = {"event": "out-of-memory", "wave": piece.wave, "replicas": len(piece.replicas), "then": half}
+        smaller = [part for each in waiting for part in each.cut(half)]
+        self.job = self.job.model_copy(
+            update={
+                "pieces": (*(ended.piece for ended in self.finished), *smaller),
+                "events": (*self.job.events, {**event, "reason": reason, "time": round(time.time())}),
+            }
+        )
+        self.job.write(self.path, Store(self.path.parent.parent))
+        for unfinished in (self.path.with_suffix(".safetensors"), self._file(piece, "running.")):
             unfinished.unlink(missing_ok=True)
         return smaller
 
     def _file(self, piece: Piece, prefix: str = "") -> Path:
-        return self.job.with_suffix(f".{prefix}{piece.name}.safetensors")
+        return self.path.with_suffix(f".{prefix}{piece.name}.safetensors")
 
     def each(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
         """Return mark, updates, loss and effective temperature of replicas."""

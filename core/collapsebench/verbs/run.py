@@ -12,21 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapsebench.contracts import Progress, Registry, load_registry
-from collapsebench.errors import StoreError, UserError
-from collapsebench.planning.cells import (
-    Cell,
-    Plan,
-    classify,
-    create,
-    differences,
-    error_text,
-    make_jobs,
-    make_plan,
-    nearest,
-    with_records,
-)
+from collapsebench.errors import StoreError, UserError, classify, error_text
+from collapsebench.planning.cells import Cell, Plan, create, differences, make_plan, nearest, with_records
+from collapsebench.planning.jobs import make_jobs
 from collapsebench.store import Store
-from collapsebench.suite.resolve import Suite, load_suite
+from collapsebench.suite.resolve import Reference, Suite, load_suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,11 +242,11 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
 
     suite, store, registry = session.suite, session.store, session.registry
     device = session.device
-    open_metrics(suite, registry)  # what can never be scored is not trained
+    _, observables = open_metrics(suite, registry)  # what can never be scored is not trained
     store.make_writable()
     unprepared = prepare_session(session, say)
     current = make_plan(suite, store, registry)
-    jobs = plan_jobs(session, current, say)
+    jobs = plan_jobs(session, current, say, observables)
     done = len(current.cells) - len(current.missing) - sum(cell.key is None for cell in current.cells)
     say(f"{len(current.cells)} cells: {done} done, {len(current.missing)} to train in {len(jobs)} jobs on {device}")
     executor = registry.get("executor", suite.executor.qualified).create(suite.executor.parameters)
@@ -265,23 +255,30 @@ def run_session(session: Session, report: Callable[[str, Progress], None], say: 
     return score_session(session, unprepared, say, with_records(current, store))
 
 
-def plan_jobs(session: Session, current: Plan, say: Say = lambda text: None) -> list[Path]:
-    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why so.
+def plan_jobs(
+    session: Session,
+    current: Plan,
+    say: Say = lambda text: None,
+    observables: Sequence[Reference] | None = None,
+) -> list[Path]:
+    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why.
 
-    What an interrupted run froze keeps its path; it is not measured again.
+    observables: what is measured in each job; by default what the suite's metrics require. An interrupted job keeps its
+    computation, which is not measured again.
     """
-    from collapsebench.training.planned_stacks import plan_stacks
+    from collapsebench.scoring.score import open_metrics
+    from collapsebench.training.choose import plan_stacks
 
+    if observables is None:
+        _, observables = open_metrics(session.suite, session.registry)
     stacks = plan_stacks(current, session.store, session.device, session.registry)
     for stack in stacks.values():
-        if stack.why:
-            say(f"{stack.name}: {stack.manner}: {stack.why}")
-        if stack.replicas < stack.wanted:
-            say(f"{stack.name}: {stack.wanted} replicas are trained {stack.replicas} at a time: {stack.memory}")
-    paths = {names: (stack.path, stack.why) for names, stack in stacks.items()}
-    most = {names: stack.most for names, stack in stacks.items()}
-    predicted = {names: stack.predicted for names, stack in stacks.items()}
-    return make_jobs(current, session.store, session.device, paths, most, predicted)
+        if stack.reason:
+            say(f"{stack.label}: {stack.description}: {stack.reason}")
+        if stack.replicas < stack.replicas_wanted:
+            size = f"{stack.replicas_wanted} replicas are trained {stack.replicas} at a time"
+            say(f"{stack.label}: {size}: {stack.memory}")
+    return make_jobs(current, session.store, session.device, stacks, observables, say)
 
 
 def score_session(

@@ -159,10 +159,10 @@ def test_at_the_prior_what_noise_does_to_gradients_cancels_in_antithetic_pairs(g
     assert spread[True] < spread[False] / 50
 
 
-@pytest.mark.parametrize("path", ["fused", "chained", "batched"])
-def test_every_path_takes_antithetic_batches_and_finds_the_mean_of_both_halves(gaussian, make_trainer, path):
+@pytest.mark.parametrize("computation", ["kernel", "kernel-chains", "batched"])
+def test_every_path_takes_antithetic_batches_and_finds_the_mean_of_both_halves(gaussian, make_trainer, computation):
     training = {"batch_size": 64, "max_updates": 10, "antithetic": True}
-    trainer = make_trainer(gaussian, [0.3, 0.03], training=training, path=path, **MLP)
+    trainer = make_trainer(gaussian, [0.3, 0.03], training=training, computation=computation, **MLP)
     x, noise, _ = trainer.batches.draw(0)
     losses, gradients = trainer.stack.gradients(x, noise, None, 0.0)
     whole = {name: value.clone() for name, value in gradients.items()}

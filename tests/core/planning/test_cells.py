@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import TINY, invoke, write_suite
+from flow import TINY, write_suite
 
 from collapsebench.contracts import load_registry
-from collapsebench.errors import StoreError
-from collapsebench.planning.cells import (
-    Cell,
-    Plan,
-    describe,
-    differences,
-    error_text,
-    key_of,
-    make_jobs,
-    make_plan,
-    nearest,
-)
+from collapsebench.planning.cells import Cell, Plan, describe, differences, key_of, make_plan, nearest
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite.resolve import Suite, load_suite
-from collapsebench.training import planned_stacks
-from collapsebench.training.choose import predict_seconds
-from collapsebench.verbs.run import open_session
 
 WORLDCLIM = TINY + '[[datasets]]\nuse = "worldclim"\n'
-PATHS = {("gaussian", name, "beta-vae"): (True, "") for name in ("linear", "mlp")}
 
 
 @pytest.fixture
@@ -191,63 +175,6 @@ def test_only_what_ended_is_not_trained_again(suite_file: Path, store: Store, st
     assert (found.cells[0] in found.missing) == again
 
 
-def test_jobs_hold_every_missing_cell_once_with_no_more_replicas_than_allowed(suite_file: Path, store: Store) -> None:
-    plan = planned(suite_file, store, "compute.max_replicas_per_stack=8", "seeds=5")
-    jobs = [json.loads(path.read_text()) for path in make_jobs(plan, store, "cpu", PATHS)]
-    planned_keys = sorted(str(cell.key) for cell in plan.missing)
-    assert sorted(cell["key"] for job in jobs for cell in job["cells"]) == planned_keys
-    assert [(job["names"][1], [cell["seed"] for cell in job["cells"]]) for job in jobs] == [
-        (name, seeds) for name in ("linear", "mlp") for seeds in ([0, 1], [2, 3], [4])
-    ]
-
-
-def test_freezing_the_same_plan_twice_gives_the_same_jobs(suite_file: Path, store: Store) -> None:
-    plan = planned(suite_file, store)
-    first = {path: path.read_text() for path in make_jobs(plan, store, "cpu", PATHS)}
-    again = {path: path.read_text() for path in make_jobs(plan, store, "cpu", PATHS)}
-    assert first == again
-    assert sorted(first) == sorted((store.root / "jobs").iterdir())
-
-
-def test_an_unfinished_job_is_taken_up_with_the_composition_it_had(suite_file: Path, store: Store) -> None:
-    first = make_jobs(planned(suite_file, store), store, "cpu", PATHS)
-    more = planned(suite_file, store, seeds=3)
-    jobs = [json.loads(path.read_text()) for path in make_jobs(more, store, "cpu", PATHS)]
-    assert len(jobs) == 4
-    assert {job["id"] for job in jobs} > {path.stem for path in first}
-    assert sorted(cell["seed"] for job in jobs for cell in job["cells"]) == [0, 0, 1, 1, 2, 2]
-
-
-def test_limits_of_this_run_replace_those_of_the_interrupted_one(suite_file: Path, store: Store) -> None:
-    make_jobs(planned(suite_file, store, "compute.time_limit=0.1", "compute.threads=2"), store, "cpu", PATHS)
-    now = planned(suite_file, store, "compute.time_limit=100.0", "training.checkpoint_every_seconds=5.0")
-    for path in make_jobs(now, store, "cpu", PATHS):
-        job = json.loads(path.read_text())
-        assert (job["time_limit"], job["threads"], job["training"]["checkpoint_every_seconds"]) == (100.0, 1, 5.0)
-
-
-def test_an_unfinished_job_of_cells_that_are_not_planned_is_left_alone(suite_file: Path, store: Store) -> None:
-    left = make_jobs(planned(suite_file, store), store, "cpu", PATHS)
-    other = planned(suite_file, store, "training.max_updates=10")
-    assert not {*make_jobs(other, store, "cpu", PATHS)} & {*left}
-    assert all(path.exists() for path in left)
-
-
-def test_a_job_that_was_killed_after_its_last_cell_leaves_nothing_behind(suite_file: Path, store: Store) -> None:
-    for path in make_jobs(planned(suite_file, store), store, "cpu", PATHS):
-        path.with_suffix(".safetensors").write_bytes(b"a checkpoint")
-    for cell in planned(suite_file, store).cells:
-        finish(store, cell)
-    assert make_jobs(planned(suite_file, store), store, "cpu", PATHS) == []
-    assert list((store.root / "jobs").iterdir()) == []
-
-
-def test_a_damaged_job_file_is_refused_with_its_place(suite_file: Path, store: Store) -> None:
-    store.write_text(store.job_file("torn"), '{"cells": [{"key"')
-    with pytest.raises(StoreError, match=r"torn\.json: is not a readable job file.*Remove it"):
-        make_jobs(planned(suite_file, store), store, "cpu", PATHS)
-
-
 def test_the_nearest_cell_is_the_one_with_the_fewest_differences(suite_file: Path, store: Store) -> None:
     cell = planned(suite_file, store).cells[0]
     assert nearest(cell, store) is None
@@ -263,31 +190,3 @@ def test_differences_are_none_for_equals_and_swap_with_their_arguments() -> None
     assert differences(ours, ours) == {}
     assert differences(ours, theirs) == {"a.b": (1, 3), "d": (2, None)}
     assert differences(theirs, ours) == {key: (b, a) for key, (a, b) in differences(ours, theirs).items()}
-
-
-def test_an_error_is_one_line_with_its_type_unless_it_is_one_of_ours() -> None:
-    assert error_text(ValueError("two\n  lines")) == "ValueError: two lines"
-    assert error_text(StoreError("says what\nto do")) == "says what to do"
-
-
-def test_a_plan_says_how_long_training_takes_at_most(tmp_path, monkeypatch):
-    """Seconds of an update of a replica, times replicas, times the budget; a scan that cannot be timed counts none."""
-    monkeypatch.setattr(
-        planned_stacks, "predict_seconds", lambda plan, names, *rest: None if names[1] == "linear" else 0.5
-    )
-    shown = invoke("plan", write_suite(tmp_path), "--store", tmp_path / "store", "--json")
-    said = json.loads(shown.output)
-    timed = [row for row in said["plan"] if "/mlp/" in row["cell"]]
-    budget = said["updates_at_most"] / said["replicas"]
-    temperatures = said["replicas"] / said["to_train"]
-    assert said["seconds_at_most"] == pytest.approx(0.5 * len(timed) * temperatures * budget)
-
-
-def test_the_seconds_of_an_update_are_timed_on_a_stack_as_it_would_be_trained(tmp_path):
-    session = open_session(write_suite(tmp_path), store=tmp_path / "store")
-    planned = make_plan(session.suite, session.store, session.registry)
-    names = ("gaussian", "mlp", "beta-vae")
-    found = predict_seconds(planned, names, "cpu", "fused", session.registry, 4)
-    assert found is not None
-    assert 0 < found < 1
-    assert predict_seconds(planned, names, "meta", "fused", session.registry, 4) is None

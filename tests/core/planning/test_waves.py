@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from flow import TINY, invoke, without, write_suite
+from pydantic import TypeAdapter
 
 from collapsebench.contracts import load_registry
 from collapsebench.executing.execute import execute_job
@@ -41,7 +41,7 @@ def test_pieces_hold_every_replica_once_and_start_from_their_own_cell_in_the_wav
         assert len({piece.name for piece in pieces}) == len(pieces)
         assert max(len(piece.replicas) for piece in pieces) <= most
         for piece in pieces:
-            assert Piece.of(json.loads(json.dumps(piece.entry))) == piece
+            assert TypeAdapter(Piece).validate_json(TypeAdapter(Piece).dump_json(piece)) == piece
             assert len(piece.parents) == (len(piece.replicas) if piece.wave else 0)
             for replica, parent in zip(piece.replicas, piece.parents, strict=False):
                 assert replica // 5 == parent // 5

@@ -13,7 +13,8 @@ from flow import stamps, write_suite
 
 from collapsebench.contracts import Evaluation, Metric, Score, load_registry
 from collapsebench.executing.execute import execute_job
-from collapsebench.planning.cells import make_jobs, make_plan
+from collapsebench.planning.cells import make_plan
+from collapsebench.planning.jobs import StackChoice, make_jobs
 from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.scoring.score import default_ranking, score_plan
 from collapsebench.store import CellRecord, Store
@@ -31,8 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_suite(folder)
     store = Store(folder / "store")
     plan = make_plan(load_suite(folder / "tiny.toml", overrides=QUICK), store, load_registry())
-    paths = {("gaussian", name, "beta-vae"): ("batched", "") for name in ("linear", "mlp")}
-    for job in make_jobs(plan, store, "cpu", paths):
+    for job in make_jobs(plan, store, "cpu", dict.fromkeys((cell.scan for cell in plan.cells), StackChoice("batched"))):
         execute_job(job)
     return folder
 

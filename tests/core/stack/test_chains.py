@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
+from collapsebench.stack.computation import why_not
 from collapsebench.stack.gaussian_head import GaussianHead
 from collapsebench.stack.kernel import library as kernel
 from collapsebench.stack.kernel.chains import Layout, StackedChain, StackedPosterior, with_chains
 from collapsebench.stack.kernel.library import KernelError, activation_of
-from collapsebench.stack.stack import why_not
 from collapsebench.training.trainer import Controls
 
 ACTIVATIONS = {
@@ -162,8 +162,8 @@ def test_training_along_the_kernel_equals_training_through_torch_func(gaussian, 
     training = {"optimiser": {"use": use, "learning_rate": 0.01}, "batch_size": 64, "max_updates": 40}
     parts = {"encoder": ("mlp", {"depth": 2, "width": 12}), "decoder": (decoder, {})}
     ours, reference = (
-        make_trainer(gaussian, [0.3, 0.03], training=training, path=path, **parts).run(Controls())
-        for path in ("chained", "batched")
+        make_trainer(gaussian, [0.3, 0.03], training=training, computation=computation, **parts).run(Controls())
+        for computation in ("kernel-chains", "batched")
     )
     assert ours.losses == pytest.approx(reference.losses, rel=1e-5)
     for name, value in ours.weights.items() if use == "adam" else ():
@@ -175,9 +175,11 @@ def test_a_replica_in_a_chained_stack_of_32_has_the_losses_it_has_alone(gaussian
     training = {"optimiser": {"use": "adam", "learning_rate": 0.01}, "batch_size": 64, "max_updates": 40}
     parts = {"encoder": ("mlp", {"depth": 2, "width": 12}), "decoder": ("mlp", {"depth": 2, "width": 12})}
     temperatures = [0.5 * 0.8**k for k in range(32)]
-    whole = make_trainer(gaussian, temperatures, training=training, path="chained", **parts).run(Controls())
+    whole = make_trainer(gaussian, temperatures, training=training, computation="kernel-chains", **parts).run(
+        Controls()
+    )
     for replica in (3, 31):
-        alone = make_trainer(gaussian, [temperatures[replica]], training=training, path="chained", **parts)
+        alone = make_trainer(gaussian, [temperatures[replica]], training=training, computation="kernel-chains", **parts)
         trained = alone.run(Controls())
         assert trained.losses[0] == pytest.approx(whole.losses[replica], rel=1e-6)
         for name, value in trained.weights.items():
@@ -196,11 +198,11 @@ def test_a_module_with_hooks_or_nothing_to_chain_is_left_alone():
 
 def test_double_precision_and_other_devices_are_refused_with_the_reason(gaussian, make_stack):
     with pytest.raises(KernelError, match=r"float32 on the CPU, not torch\.float64 on cpu"):
-        make_stack(gaussian, [0.1], path="chained", dtype=torch.float64)
+        make_stack(gaussian, [0.1], computation="kernel-chains", dtype=torch.float64)
 
 
 def test_the_path_is_tried_against_one_by_one(gaussian, make_stack):
-    assert why_not(make_stack(gaussian, [0.3, 0.1], seeds=(0, 1), path="chained"), 8) is None
+    assert why_not(make_stack(gaussian, [0.3, 0.1], seeds=(0, 1), computation="kernel-chains"), 8) is None
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from torch import nn
 
 from collapsebench.contracts import Data, Split
 from collapsebench.data.standardise import standardise
+from collapsebench.stack.computation import why_not
 from collapsebench.stack.gaussian_head import GaussianHead
-from collapsebench.stack.groups import GROUPS
 from collapsebench.stack.kernel.chains import covers
-from collapsebench.stack.stack import why_not
 from collapsebench.training.trainer import Controls
 
 MLP = ("mlp", {"depth": 1, "width": 12})
@@ -66,30 +65,30 @@ def assert_equal(ours, expected, places=slice(None)):
         assert torch.allclose(ours[name], value[places], rtol=1e-9, atol=1e-13), name
 
 
-@pytest.mark.parametrize("path", GROUPS)
+@pytest.mark.parametrize("computation", ["one-by-one", "replicas-on-cores", "groups-on-cores"])
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses_and_gradients_of_groups_equal_those_of_the_whole_stack(
-    images, make_stack, threads, path, name, weighted
+    images, make_stack, threads, computation, name, weighted
 ):
     options = {"seeds": SEEDS, "dtype": torch.float64, **PAIRS[name]}
     arguments = batch(images, weighted=weighted)
-    ours = make_stack(images, TEMPERATURES, path=path, **options)
+    ours = make_stack(images, TEMPERATURES, computation=computation, **options)
     expected = outcome(make_stack(images, TEMPERATURES, **options), arguments)
     assert_equal(outcome(ours, arguments), expected)
     assert_equal(outcome(ours, arguments), expected)  # nothing is left of the first time
 
 
-@pytest.mark.parametrize("path", GROUPS)
-def test_a_batch_that_all_seeds_share_may_come_with_or_without_their_axis(images, make_stack, path):
-    stack = make_stack(images, TEMPERATURES, path=path, dtype=torch.float64, **PAIRS["conv"])
+@pytest.mark.parametrize("computation", ["one-by-one", "replicas-on-cores", "groups-on-cores"])
+def test_a_batch_that_all_seeds_share_may_come_with_or_without_their_axis(images, make_stack, computation):
+    stack = make_stack(images, TEMPERATURES, computation=computation, dtype=torch.float64, **PAIRS["conv"])
     x, noise, _ = batch(images, seeds=1)
     assert_equal(outcome(stack, (x, noise, None)), outcome(stack, (x[0], noise[0], None)))
 
 
-@pytest.mark.parametrize("path", GROUPS)
-def test_groups_follow_a_stack_that_loses_replicas_or_loads_others(images, make_stack, path):
-    stack = make_stack(images, TEMPERATURES, seeds=SEEDS, path=path, dtype=torch.float64, **PAIRS["conv"])
+@pytest.mark.parametrize("computation", ["one-by-one", "replicas-on-cores", "groups-on-cores"])
+def test_groups_follow_a_stack_that_loses_replicas_or_loads_others(images, make_stack, computation):
+    stack = make_stack(images, TEMPERATURES, seeds=SEEDS, computation=computation, dtype=torch.float64, **PAIRS["conv"])
     arguments = batch(images)
     first, kept = outcome(stack, arguments), stack.weights()
     part = stack.select(torch.tensor([1, 5]))
@@ -102,22 +101,22 @@ def test_groups_follow_a_stack_that_loses_replicas_or_loads_others(images, make_
     assert_equal(outcome(stack, arguments), first, [0, 3, 4])
 
 
-@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
+@pytest.mark.parametrize("computation", ["replicas-on-cores", "groups-on-cores"])
 @pytest.mark.parametrize("use", ["adam", "preconditioned"])
-def test_training_in_groups_equals_training_the_whole_stack(images, make_trainer, path, use):
+def test_training_in_groups_equals_training_the_whole_stack(images, make_trainer, computation, use):
     """12 updates of conv encoder and decoder in float32: losses to 1e-4."""
     options = {"training": {**BRIEF, "optimiser": {"use": use, "learning_rate": 0.003}}, "evaluation": {"samples": 64}}
     ours, expected = (
-        make_trainer(images, TEMPERATURES, seeds=SEEDS, path=way, **options, **PAIRS["conv"]).run(Controls())
-        for way in (path, "batched")
+        make_trainer(images, TEMPERATURES, seeds=SEEDS, computation=way, **options, **PAIRS["conv"]).run(Controls())
+        for way in (computation, "batched")
     )
     assert ours.losses == pytest.approx(expected.losses, rel=1e-4)
     assert ours.marks == expected.marks
 
 
-@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
-def test_a_replica_trained_side_by_side_equals_the_same_trained_alone(images, make_trainer, threads, path):
-    options = {"training": BRIEF, "evaluation": {"samples": 64}, "path": path, **PAIRS["conv"]}
+@pytest.mark.parametrize("computation", ["replicas-on-cores", "groups-on-cores"])
+def test_a_replica_trained_side_by_side_equals_the_same_trained_alone(images, make_trainer, threads, computation):
+    options = {"training": BRIEF, "evaluation": {"samples": 64}, "computation": computation, **PAIRS["conv"]}
     whole = make_trainer(images, TEMPERATURES, **options).run(Controls())
     for replica, temperature in enumerate(TEMPERATURES):
         alone = make_trainer(images, [temperature], **options).run(Controls())
@@ -125,7 +124,7 @@ def test_a_replica_trained_side_by_side_equals_the_same_trained_alone(images, ma
 
 
 def test_numbers_do_not_depend_on_how_many_cores_share_the_work(images, make_stack):
-    stack = make_stack(images, TEMPERATURES, seeds=SEEDS, path="side-by-side", **PAIRS["conv"])
+    stack = make_stack(images, TEMPERATURES, seeds=SEEDS, computation="replicas-on-cores", **PAIRS["conv"])
     arguments = [part if part is None else part.float() for part in batch(images)]
     before, found = torch.get_num_threads(), []
     try:
@@ -143,9 +142,9 @@ def test_numbers_do_not_depend_on_how_many_cores_share_the_work(images, make_sta
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
-@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
-def test_a_replica_that_is_not_finite_leaves_its_neighbours_unchanged(images, make_stack, path):
-    stack = make_stack(images, TEMPERATURES, path=path, dtype=torch.float64, **PAIRS["conv"])
+@pytest.mark.parametrize("computation", ["replicas-on-cores", "groups-on-cores"])
+def test_a_replica_that_is_not_finite_leaves_its_neighbours_unchanged(images, make_stack, computation):
+    stack = make_stack(images, TEMPERATURES, computation=computation, dtype=torch.float64, **PAIRS["conv"])
     arguments = batch(images, seeds=1)
     before = outcome(stack, arguments)
     with torch.no_grad():
@@ -155,9 +154,11 @@ def test_a_replica_that_is_not_finite_leaves_its_neighbours_unchanged(images, ma
     assert_equal({name: value[[0, 2]] for name, value in after.items()}, before, [0, 2])
 
 
-@pytest.mark.parametrize("path", ["side-by-side", "grouped"])
-def test_encoding_and_decoding_by_groups_equal_those_of_the_whole_stack(images, make_stack, path):
-    whole, ours = (make_stack(images, TEMPERATURES, path=way, **PAIRS["conv"]) for way in ("batched", path))
+@pytest.mark.parametrize("computation", ["replicas-on-cores", "groups-on-cores"])
+def test_encoding_and_decoding_by_groups_equal_those_of_the_whole_stack(images, make_stack, computation):
+    whole, ours = (
+        make_stack(images, TEMPERATURES, computation=way, **PAIRS["conv"]) for way in ("batched", computation)
+    )
     x = torch.from_numpy(images.splits["test"].values[:20])
     with torch.no_grad():
         for a, b in zip(ours.encode(x), whole.encode(x), strict=True):
@@ -166,10 +167,10 @@ def test_encoding_and_decoding_by_groups_equal_those_of_the_whole_stack(images, 
         assert torch.allclose(ours.decode(z), whole.decode(z), atol=1e-6)
 
 
-@pytest.mark.parametrize("path", ["chained", "batched", "grouped", "side-by-side"])
+@pytest.mark.parametrize("computation", ["kernel-chains", "batched", "groups-on-cores", "replicas-on-cores"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_every_path_of_every_pair_is_tried_against_one_by_one(images, make_stack, path, name):
-    assert why_not(make_stack(images, TEMPERATURES[:2], seeds=SEEDS, path=path, **PAIRS[name]), 8) is None
+def test_every_path_of_every_pair_is_tried_against_one_by_one(images, make_stack, computation, name):
+    assert why_not(make_stack(images, TEMPERATURES[:2], seeds=SEEDS, computation=computation, **PAIRS[name]), 8) is None
 
 
 def test_only_modules_that_are_affine_throughout_are_the_kernel_s_alone():

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from collapsebench import Decoder, Encoder, GaussianHead, Objective, Parameters
+from collapsebench.stack.computation import why_not
 from collapsebench.stack.kernel.library import KernelError
-from collapsebench.stack.stack import why_not
 from collapsebench.training.trainer import Controls
 
 ACTIVATIONS = ("silu", "relu", "tanh", "gelu", "elu", "softplus")
-BY_PASSES = ("fused", "batched")
+BY_PASSES = ("kernel", "batched")
 MLP = {"encoder": ("mlp", {"depth": 2, "width": 12}), "decoder": ("mlp", {"depth": 2, "width": 12})}
 
 
 def both(make_stack, data, temperatures, batch, *, weighted=False, shared=True, latent_dim=8, progress=0.5, **parts):
     """Return losses and gradients of a random batch in one pass and, in float64, through torch.func."""
     found = []
-    for path, dtype in (("fused", torch.float32), ("batched", torch.float64)):
-        stack = make_stack(data, temperatures, path=path, dtype=dtype, latent_dim=latent_dim, **parts)
+    for computation, dtype in (("kernel", torch.float32), ("batched", torch.float64)):
+        stack = make_stack(data, temperatures, computation=computation, dtype=dtype, latent_dim=latent_dim, **parts)
         generator = torch.Generator().manual_seed(0)
         axis = () if shared else (int(stack.seeds.max()) + 1,)
         x = torch.randn(*axis, batch, *data.shape, generator=generator).to(dtype)
@@ -86,9 +86,11 @@ def test_a_replica_has_the_same_bits_whatever_it_is_stacked_with(gaussian, make_
         "settle_latents": False,
     }  # fmt: skip
     temperatures = [0.5 * 0.8**k for k in range(32)]
-    whole = make_trainer(gaussian, temperatures, training=training, path="fused", **MLP).run(Controls())
+    whole = make_trainer(gaussian, temperatures, training=training, computation="kernel", **MLP).run(Controls())
     for replica in (3, 31):
-        alone = make_trainer(gaussian, [temperatures[replica]], training=training, path="fused", **MLP).run(Controls())
+        alone = make_trainer(gaussian, [temperatures[replica]], training=training, computation="kernel", **MLP).run(
+            Controls()
+        )
         assert alone.losses[0] == whole.losses[replica]
         for name, value in alone.weights.items():
             assert torch.allclose(value[0], whole.weights[name][replica], rtol=1e-6, atol=1e-7)
@@ -99,7 +101,8 @@ def test_training_in_one_pass_equals_training_through_torch_func(gaussian, make_
     """40 updates in float32: losses to 1e-5, Adam's weights to 1e-3; the preconditioner magnifies rounding errors."""
     training = {"optimiser": {"use": use, "learning_rate": 0.01}, "batch_size": 64, "max_updates": 40}
     ours, reference = (
-        make_trainer(gaussian, [0.3, 0.03], training=training, path=path, **MLP).run(Controls()) for path in BY_PASSES
+        make_trainer(gaussian, [0.3, 0.03], training=training, computation=computation, **MLP).run(Controls())
+        for computation in BY_PASSES
     )
     assert ours.losses == pytest.approx(reference.losses, rel=1e-5)
     for name, value in ours.weights.items() if use == "adam" else ():
@@ -107,7 +110,7 @@ def test_training_in_one_pass_equals_training_through_torch_func(gaussian, make_
 
 
 def test_a_replica_of_nan_leaves_the_others_as_they_are(gaussian, make_stack):
-    stack, spoilt = (make_stack(gaussian, [0.3, 0.1, 0.03], path="fused", **MLP) for _ in range(2))
+    stack, spoilt = (make_stack(gaussian, [0.3, 0.1, 0.03], computation="kernel", **MLP) for _ in range(2))
     name = next(iter(spoilt.parameters))
     with torch.no_grad():
         spoilt.parameters[name][1] = torch.nan
@@ -267,7 +270,7 @@ def encoder_of(module):
 def test_a_foreign_module_of_affine_maps_takes_it_too(gaussian, make_stack, module):
     parts = {"encoder": encoder_of(module), "decoder": MLP["decoder"]}
     assert_same(*both(make_stack, gaussian, [0.3, 0.01], 40, **parts))
-    assert why_not(make_stack(gaussian, [0.3, 0.1], path="fused", **parts), 8) is None
+    assert why_not(make_stack(gaussian, [0.3, 0.1], computation="kernel", **parts), 8) is None
 
 
 class Ends(nn.Module):
@@ -319,7 +322,7 @@ def test_the_shipped_residual_networks_take_it_with_every_activation(gaussian, m
 )
 def test_a_module_that_does_anything_else_is_refused_with_the_reason(gaussian, make_stack, module, reason):
     with pytest.raises(KernelError, match=reason):
-        make_stack(gaussian, [0.3], path="fused", encoder=encoder_of(module), decoder=MLP["decoder"])
+        make_stack(gaussian, [0.3], computation="kernel", encoder=encoder_of(module), decoder=MLP["decoder"])
 
 
 def test_linear_decoders_hooks_and_double_precision_are_refused_with_the_reason(gaussian, make_stack):
@@ -330,11 +333,11 @@ def test_linear_decoders_hooks_and_double_precision_are_refused_with_the_reason(
             return made
 
     with pytest.raises(KernelError, match="closed form"):
-        make_stack(gaussian, [0.3], path="fused", encoder=MLP["encoder"])
+        make_stack(gaussian, [0.3], computation="kernel", encoder=MLP["encoder"])
     with pytest.raises(KernelError, match="hooks"):
-        make_stack(gaussian, [0.3], path="fused", encoder=MLP["encoder"], decoder=Hooked(Parameters()))
+        make_stack(gaussian, [0.3], computation="kernel", encoder=MLP["encoder"], decoder=Hooked(Parameters()))
     with pytest.raises(KernelError, match=r"torch\.float64"):
-        make_stack(gaussian, [0.3], path="fused", dtype=torch.float64, **MLP)
+        make_stack(gaussian, [0.3], computation="kernel", dtype=torch.float64, **MLP)
 
 
 class Lying(Objective[Parameters]):
@@ -367,11 +370,11 @@ class Deciding(Lying):
 )
 def test_an_objective_that_is_not_affine_is_refused(gaussian, make_stack, objective, reason):
     with pytest.raises(KernelError, match=reason):
-        make_stack(gaussian, [0.3], path="fused", objective=objective, **MLP)
+        make_stack(gaussian, [0.3], computation="kernel", objective=objective, **MLP)
 
 
 def test_the_gradients_of_one_call_are_not_those_of_the_next(gaussian, make_stack):
-    stack = make_stack(gaussian, [0.3], path="fused", **MLP)
+    stack = make_stack(gaussian, [0.3], computation="kernel", **MLP)
     x, noise = torch.randn(20, 8), torch.randn(20, 8)
     _, first = stack.gradients(x, noise, None, 0.0)
     kept = copy.deepcopy(first)

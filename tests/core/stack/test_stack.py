@@ -33,10 +33,12 @@ def loss_and_gradients(stack, *arguments):
 def test_batched_losses_and_gradients_equal_those_computed_one_by_one(gaussian, make_stack, name, weighted):
     results = [
         loss_and_gradients(
-            make_stack(gaussian, TEMPERATURES, seeds=SEEDS, path=path, dtype=torch.float64, **ARCHITECTURES[name]),
+            make_stack(
+                gaussian, TEMPERATURES, seeds=SEEDS, computation=computation, dtype=torch.float64, **ARCHITECTURES[name]
+            ),
             *(part if part is None else part.double() for part in batch(gaussian, weighted=weighted)),
         )
-        for path in ("batched", "one-by-one")
+        for computation in ("batched", "one-by-one")
     ]
     (ours, gradients), (reference, expected) = results
     assert torch.allclose(ours, reference, rtol=1e-12)

@@ -28,7 +28,7 @@ import pandas, pyarrow.parquet
 from collapsebench.executing.execute import execute_job
 from collapsebench.training.memory import resident_bytes
 from collapsebench.planning.cells import make_plan
-from collapsebench.training.planned_stacks import plan_stacks
+from collapsebench.training.choose import plan_stacks
 from collapsebench.verbs.run import open_session, plan_jobs
 session = open_session(sys.argv[1], overrides=sys.argv[3:], store=sys.argv[2])
 plan = make_plan(session.suite, session.store, session.registry)
@@ -38,13 +38,13 @@ pandas.DataFrame({"a": [1]}).to_parquet(Path(sys.argv[2]) / "warm.parquet")
 before = resident_bytes()
 if "RLIMIT_PARTS" in os.environ:
     used = int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
-    room = stack.predicted(stack.wanted) // int(os.environ["RLIMIT_PARTS"])
+    room = stack.predicted_bytes(stack.replicas_wanted) // int(os.environ["RLIMIT_PARTS"])
     resource.setrlimit(resource.RLIMIT_DATA, (used + room, -1))
 statuses = set(execute_job(job).values())
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 (record, *_) = session.store.cells()
 events = [event["replicas"] for event in record.provenance["events"]]
-print(json.dumps([[*statuses], record.reason, peak - before, stack.predicted(stack.replicas), events]))
+print(json.dumps([[*statuses], record.reason, peak - before, stack.predicted_bytes(stack.replicas), events]))
 """
 
 

@@ -56,8 +56,8 @@ def test_a_replica_in_a_stack_of_32_equals_the_same_replica_alone(gaussian, make
 @pytest.mark.parametrize("use", ["adam", "preconditioned"])
 def test_training_one_by_one_equals_training_batched(gaussian, make_trainer, use):
     batched, single = (
-        make_trainer(gaussian, [0.3, 0.03], training=settings(use), path=path, **MLP).run(Controls())
-        for path in ("batched", "one-by-one")
+        make_trainer(gaussian, [0.3, 0.03], training=settings(use), computation=computation, **MLP).run(Controls())
+        for computation in ("batched", "one-by-one")
     )
     assert single.losses == pytest.approx(batched.losses, rel=1e-5)
     for name, value in single.weights.items():

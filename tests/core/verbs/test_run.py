@@ -13,10 +13,11 @@ import pytest
 from flow import boards, invoke, stamps, weights, without, write_suite
 
 import collapsebench
-import collapsebench.training.planned_stacks as planned_stacks
+import collapsebench.training.choose as choose
 from collapsebench.contracts import Progress
 from collapsebench.errors import UserError
-from collapsebench.planning.cells import frozen_paths, make_plan
+from collapsebench.planning.cells import make_plan
+from collapsebench.planning.jobs import frozen_computations
 from collapsebench.publishing.boards import COLUMNS
 from collapsebench.verbs.run import Outcome, Session, explain, open_session, plan_jobs, prepare_session
 
@@ -56,22 +57,22 @@ def test_run_returns_the_board_with_the_columns_that_readers_rely_on(outcome: Ou
     assert "<table" in outcome._repr_html_()
 
 
-def test_what_an_interrupted_run_froze_keeps_its_path_and_is_not_measured_again(
+def test_what_an_interrupted_run_froze_keeps_its_computation_and_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = write_suite(tmp_path)
-    session = open_session(suite, **options(suite, "compute.path='grouped'"))
+    session = open_session(suite, **options(suite, "compute.path='groups-on-cores'"))
     current = make_plan(session.suite, session.store, session.registry)
     frozen = plan_jobs(session, current)
-    assert {*frozen_paths(session.store).values()} == {"grouped"}
+    assert {*frozen_computations(session.store).values()} == {"groups-on-cores"}
 
     def measure(*arguments: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(planned_stacks, "choose_path", measure)
+    monkeypatch.setattr(choose, "choose_computation", measure)
     assert sorted(plan_jobs(session, current)) == sorted(frozen)
     done = invoke("plan", suite, "--store", session.store.root, "--json", *sets(*QUICK))
-    assert {row["path"] for row in json.loads(done.output)["plan"]} == {"grouped"}
+    assert {row["computation"] for row in json.loads(done.output)["plan"]} == {"groups-on-cores"}
 
 
 def sets(*overrides: str) -> list[str]:

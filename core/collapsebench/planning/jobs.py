@@ -1,0 +1,320 @@
+"""Freeze what is missing into jobs: files that say everything an executor needs, wherever it runs.
+
+A `ScanSpec` says what is trained and measured; a `Job` adds the cells, the data, the order of training and how the
+stacks are computed. The JSON of a job is its file, and carries the version of its schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from collapsebench.contracts import Kind, Registry
+from collapsebench.errors import StoreError, blaming
+from collapsebench.planning.cells import Cell, Plan, ScanName, key_of
+from collapsebench.planning.waves import Piece, make_pieces, make_waves
+from collapsebench.store import FINISHED, Store
+from collapsebench.suite.resolve import Reference, Suite
+from collapsebench.suite.schema import EvaluationSettings, Training
+
+SCHEMA_VERSION = 2
+"""Raise it when a job file changes its meaning; jobs of an earlier version are planned anew."""
+
+Notice = Callable[[str], None]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComponentSpec(_Spec):
+    """A component with its parameters, as a job creates it; use: `distribution/id`."""
+
+    use: str
+    parameters: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, reference: Reference) -> ComponentSpec:
+        """Return what a job needs to create the component that a suite refers to."""
+        return cls(use=reference.qualified, parameters=dict(reference.parameters))
+
+    def create(self, kind: Kind, registry: Registry) -> Any:
+        """Create the component; errors name it."""
+        with blaming(f"{kind} '{self.use}'"):
+            return registry.get(kind, self.use).create(self.parameters)
+
+
+class ScanSpec(_Spec):
+    """What is trained and measured, apart from data and seeds: components, temperatures, settings.
+
+    temperatures: T, descending. perturbation: the share of its initial weights that a replica gets at each start of a
+    down scan. device: a name that PyTorch knows.
+    """
+
+    encoder: ComponentSpec
+    decoder: ComponentSpec
+    objective: ComponentSpec
+    latent_dim: int
+    temperatures: tuple[float, ...]
+    training: Training
+    evaluation: EvaluationSettings
+    perturbation: float = 0.0
+    precision: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, suite: Suite, name: ScanName, device: str) -> ScanSpec:
+        """Return the scan of a suite that has a name, on a device."""
+        architecture = suite.architecture(name.architecture)
+        return cls(
+            encoder=ComponentSpec.of(architecture.encoder),
+            decoder=ComponentSpec.of(architecture.decoder),
+            objective=ComponentSpec.of(suite.objective(name.objective)),
+            latent_dim=architecture.latent_dim,
+            temperatures=tuple(suite.scan.temperatures),
+            training=suite.training_of(architecture),
+            evaluation=suite.evaluation,
+            perturbation=suite.scan.perturbation if architecture.protocol == "down" else 0.0,
+            precision=suite.compute.precision,
+            device=device,
+        )
+
+    def at(self, temperatures: Sequence[float]) -> ScanSpec:
+        """Return the same scan at other temperatures."""
+        return self.model_copy(update={"temperatures": tuple(temperatures)})
+
+
+class JobCell(_Spec):
+    """A cell that a job trains: its key, its seed, and the description that the key is the hash of."""
+
+    key: str
+    seed: int
+    description: dict[str, Any]
+
+
+class Job(_Spec):
+    """Everything that an executor receives: what to train, on which data, in which order, and what to observe in it.
+
+    pieces: the replicas that are trained together, in their order; replicas count cell after cell, the temperatures in
+    their order within each. observables: what is measured as soon as a cell is trained, where it was trained.
+    computation: the name of how stacks are computed (`stack/computation.py`); why_this_computation: what stood against
+    another, or what was measured. threads, time_limit: None for no limit. predicted_bytes: of the largest piece.
+    events: pieces that did not fit into memory and were cut.
+    """
+
+    schema_version: Literal[2] = 2
+    id: str = ""
+    suite: str
+    name: ScanName
+    dataset: ComponentSpec
+    split_seed: int
+    scan: ScanSpec
+    cells: tuple[JobCell, ...]
+    pieces: tuple[Piece, ...]
+    observables: tuple[Reference, ...] = ()
+    computation: str
+    why_this_computation: str = ""
+    threads: int | None = None
+    time_limit: float | None = None
+    predicted_bytes: int | None = None
+    events: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read a job file; raises OutdatedJobError for an earlier schema version, StoreError for what is no job."""
+        try:
+            content = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+            version = content.get("schema_version", 1)
+            if version == SCHEMA_VERSION:
+                return cls.model_validate(content)
+        except (OSError, ValidationError) as error:
+            reason = str(error) if isinstance(error, OSError) else _first_problem(error)
+            raise StoreError(f"{path}: is not a readable job file ({reason}). Remove it and run again.") from error
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: has job schema {version!r}, expected at most {SCHEMA_VERSION}: a later release wrote it. Run "
+                "that release again, or remove the file."
+            )
+        raise OutdatedJobError(path, version)
+
+    def write(self, path: Path, store: Store) -> None:
+        """Write the job file atomically."""
+        store.write_text(path, self.model_dump_json(indent=1))
+
+    @cached_property
+    def label(self) -> str:
+        """What the job trains, as people say it: dataset/architecture/objective."""
+        return "/".join(self.name)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each cell, in order."""
+        return tuple(cell.seed for cell in self.cells)
+
+
+class OutdatedJobError(Exception):
+    """A job file of an earlier schema version, whose cells are planned anew."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        self.path = path
+        super().__init__(
+            f"{path.name}: was planned by an earlier release (job schema {version}, now {SCHEMA_VERSION}). Its cells "
+            "are planned and trained anew, from their first update."
+        )
+
+
+@dataclass(frozen=True)
+class StackChoice:
+    """How the stacks of a scan are computed. reason: what stood against another way, or what was measured.
+
+    max_replicas: how many replicas may share a stack, given how many are wanted. predicted_bytes: the peak memory of a
+    stack of so many replicas; None where it cannot be predicted.
+    """
+
+    computation: str
+    reason: str = ""
+    max_replicas: Callable[[int], int] = lambda wanted: wanted
+    predicted_bytes: Callable[[int], int] | None = None
+
+
+def make_jobs(
+    plan: Plan,
+    store: Store,
+    device: str,
+    choices: Mapping[ScanName, StackChoice],
+    observables: Sequence[Reference] = (),
+    notice: Notice = lambda text: None,
+) -> list[Path]:
+    """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
+
+    observables: what is measured in each job. notice: is told which job files are planned anew, and why.
+    """
+    missing = {cell.key: cell for cell in plan.missing if cell.key}
+    for error in _outdated(store):
+        notice(str(error))
+        store.discard_job(error.path)
+    unfinished, adopted = _unfinished(store, set(missing))
+    for path, job in unfinished:
+        _refreshed(job, plan.suite, device, observables).write(path, store)
+    files = [path for path, _ in unfinished]
+    groups: dict[ScanName, list[Cell]] = {}
+    for key, cell in missing.items():
+        if key not in adopted:
+            groups.setdefault(cell.scan, []).append(cell)
+    for name, cells in groups.items():
+        for job in _jobs_of(plan.suite, name, cells, device, choices[name], observables):
+            files.append(store.job_file(job.id))
+            job.write(files[-1], store)
+    return files
+
+
+def _jobs_of(
+    suite: Suite,
+    name: ScanName,
+    cells: Sequence[Cell],
+    device: str,
+    choice: StackChoice,
+    observables: Sequence[Reference],
+) -> Iterator[Job]:
+    waves = waves_of(suite, name.architecture)
+    scans = max(1, suite.compute.max_replicas_per_stack // len(waves[0]))
+    for start in range(0, len(cells), scans):
+        some = cells[start : start + scans]
+        pieces = make_pieces(waves, len(some), choice.max_replicas)
+        predict = choice.predicted_bytes
+        job = Job(
+            suite=suite.id,
+            name=name,
+            dataset=ComponentSpec.of(suite.dataset(name.dataset)),
+            split_seed=suite.split_seed,
+            scan=ScanSpec.of(suite, name, device),
+            cells=tuple(
+                JobCell(key=cell.key or "", seed=cell.seed, description=dict(cell.description)) for cell in some
+            ),
+            pieces=tuple(pieces),
+            observables=tuple(observables),
+            computation=choice.computation,
+            why_this_computation=choice.reason,
+            threads=suite.compute.threads,
+            time_limit=suite.compute.time_limit,
+            predicted_bytes=predict(max(len(piece.replicas) for piece in pieces)) if predict else None,
+        )
+        yield job.model_copy(update={"id": key_of(job.model_dump(mode="json"))[:16]})
+
+
+def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Reference]) -> Job:
+    """Return an interrupted job with what it takes from the run that executes it; no key holds any of this."""
+    training = suite.training_of(suite.architecture(job.name.architecture))
+    return job.model_copy(
+        update={
+            "scan": job.scan.model_copy(update={"training": training, "device": device}),
+            "threads": suite.compute.threads,
+            "time_limit": suite.compute.time_limit,
+            "observables": tuple(observables),
+        }
+    )
+
+
+def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
+    """Return the waves in which an architecture's scans are trained, as positions in the list of temperatures."""
+    protocol = suite.architecture(architecture).protocol
+    return make_waves(protocol, len(suite.scan.temperatures), suite.scan.wave_size)
+
+
+def frozen_computations(store: Store) -> dict[str, str]:
+    """Return how the cells of interrupted jobs are computed, by key; files that cannot be read are passed over."""
+    return {cell.key: job.computation for _, job in _readable(store) for cell in job.cells}
+
+
+def adopted_keys(plan: Plan, store: Store) -> set[str]:
+    """Return the cells that are missing and belong to a job which an interrupted run left."""
+    return _unfinished(store, {cell.key for cell in plan.missing if cell.key})[1]
+
+
+def _unfinished(store: Store, missing: set[str]) -> tuple[list[tuple[Path, Job]], set[str]]:
+    """The jobs that an interrupted run left, if their cells are all planned and some of them still missing."""
+    found: list[tuple[Path, Job]] = []
+    adopted: set[str] = set()
+    for path in _job_files(store):
+        try:
+            job = Job.read(path)
+        except OutdatedJobError:
+            continue
+        keys = {cell.key for cell in job.cells}
+        done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
+        if not keys - done:  # killed after its last cell was stored
+            store.discard_job(path)
+        elif keys - done <= missing and not keys & adopted:
+            found.append((path, job))
+            adopted |= keys
+    return found, adopted
+
+
+def _outdated(store: Store) -> Iterator[OutdatedJobError]:
+    for path in _job_files(store):
+        try:
+            Job.read(path)
+        except OutdatedJobError as error:
+            yield error
+
+
+def _readable(store: Store) -> Iterator[tuple[Path, Job]]:
+    for path in _job_files(store):
+        try:
+            yield path, Job.read(path)
+        except (OutdatedJobError, StoreError):
+            continue
+
+
+def _job_files(store: Store) -> list[Path]:
+    return sorted((store.root / "jobs").glob("*.json"))
+
+
+def _first_problem(error: ValidationError) -> str:
+    detail = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}".removeprefix(": ")

@@ -1,0 +1,148 @@
+"""How a stack is computed, along two axes: how one replica is (`Engine`), and how many replicas at once (`Grouping`).
+
+All computations give numbers that agree within rounding; `why_not` tries one against one replica after the other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from collapsebench.contracts import Objective
+from collapsebench.stack.groups import AllAtOnce, Grouping, OnCores, OneByOne
+from collapsebench.stack.kernel.chains import StackedPosterior, with_chains
+from collapsebench.stack.kernel.library import KernelError
+from collapsebench.stack.kernel.pair import FusedPair
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Tensors
+    from collapsebench.stack.stack import Stack
+
+
+class Engine(ABC):
+    """How the loss and the gradient of a replica are computed. Raises KernelError, with the reason, where it cannot."""
+
+    by_kernel: ClassVar[bool] = False
+
+    @abstractmethod
+    def modules(self, plain: nn.ModuleDict, device: torch.device, dtype: torch.dtype) -> nn.ModuleDict:
+        """Return the modules that compute what a plain pair does, with parameters of the same names."""
+
+    @abstractmethod
+    def sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
+
+    def one_pass(
+        self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
+    ) -> FusedPair | None:
+        """Return what computes loss and gradient of a whole stack in one call, or None if nothing does."""
+        return None
+
+
+class TorchFunc(Engine):
+    """The modules as they are, mapped over replicas by torch.func."""
+
+    def modules(self, plain: nn.ModuleDict, device: torch.device, dtype: torch.dtype) -> nn.ModuleDict:
+        """Return the pair itself."""
+        return plain
+
+    def sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
+        variance = log_variance.exp()
+        return mean + variance.sqrt() * noise, 0.5 * (mean.square() + variance - 1 - log_variance)
+
+
+class KernelChains(Engine):
+    """The modules, with affine maps, their activations and the sampling computed by the compiled kernel."""
+
+    by_kernel = True
+
+    def modules(self, plain: nn.ModuleDict, device: torch.device, dtype: torch.dtype) -> nn.ModuleDict:
+        """Return the pair with its chains of affine maps replaced."""
+        if device.type != "cpu" or dtype != torch.float32:
+            raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
+        return with_chains(plain)
+
+    def sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z drawn from the posterior, and the rate of every latent in nats, each `(b, k)`."""
+        parts = (mean[None], log_variance[None], noise[None])
+        z, rate = StackedPosterior.apply(*parts)  # type: ignore[no-untyped-call]
+        return z[0], rate[0]
+
+
+class KernelPair(KernelChains):
+    """Loss and gradient of a whole pair in one pass of the compiled kernel; observables use its chains."""
+
+    def one_pass(
+        self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
+    ) -> FusedPair | None:
+        """Return the pair as the kernel computes it."""
+        if linear:
+            raise KernelError("a linear decoder has its expectation over z taken in closed form")
+        return FusedPair(plain, objective, parameters, features)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How a stack is computed. name: as suites and results call it. description: as a sentence continues it."""
+
+    name: str
+    engine: Engine
+    grouping: Grouping
+    description: str
+
+
+_ALL = (
+    Computation("kernel", KernelPair(), AllAtOnce(), "by the compiled kernel, loss and gradient in one pass"),
+    Computation("kernel-chains", KernelChains(), AllAtOnce(), "through torch.func, affine maps by the compiled kernel"),
+    Computation("batched", TorchFunc(), AllAtOnce(), "through torch.func, all replicas at once"),
+    Computation("groups-on-cores", TorchFunc(), OnCores(4), "in groups of four replicas, one group on each core"),
+    Computation("replicas-on-cores", TorchFunc(), OnCores(1), "one replica on each core"),
+    Computation("one-by-one", TorchFunc(), OneByOne(), "one replica after the other"),
+)
+COMPUTATIONS = {computation.name: computation for computation in _ALL}
+"""Every way to compute a stack, by name; those of the kernel first, as they are tried."""
+
+_FORMER_NAMES = {"grouped": "groups-on-cores", "side-by-side": "replicas-on-cores"}
+
+
+def observing_computation(trained: set[str]) -> Computation:
+    """Return how stacks are observed that were trained by computations of these names.
+
+    A module that was not computed all at once need not fit, or work, all at once when it is observed.
+    """
+    names = {_FORMER_NAMES.get(name, name) for name in trained}
+    apart = (name for name in ("one-by-one", "replicas-on-cores", "groups-on-cores") if name in names)
+    return COMPUTATIONS[next(apart, "batched")]
+
+
+def why_not(stack: Stack, latent_dim: int) -> str | None:
+    """Return why a stack cannot be computed as it is meant to be, or None if it can: tried, against one by one."""
+    generator = torch.Generator().manual_seed(0)
+    seeds = int(stack.seeds.max()) + 1
+    x = torch.randn(seeds, 4, *stack.shape, generator=generator).to(stack.device, stack.dtype)
+    noise = torch.randn(seeds, 4, latent_dim, generator=generator).to(stack.device, stack.dtype)
+    results = []
+    # What fails one by one fails for a reason of its own.
+    for computed in (stack.computed(COMPUTATIONS["one-by-one"]), stack):
+        before = stack.weights()
+        try:
+            losses, gradients = computed.gradients(x, noise, None, 0.0)
+            results.append([losses, *(value.clone() for value in gradients.values())])
+        except RuntimeError as error:
+            if computed is not stack:
+                raise
+            return f"torch.func cannot map it: {str(error).strip().splitlines()[0]}"
+        finally:
+            changed = any(not torch.equal(before[name], value) for name, value in stack.weights().items())
+            stack.load(before)
+        if changed:
+            return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
+    for reference, ours in zip(*results, strict=True):
+        if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
+            return f"computed {stack.computation.description}, it gives other numbers than one by one"
+    return None

@@ -1,0 +1,162 @@
+"""Jobs are frozen from what is missing, say everything an executor needs, and are never misread."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flow import invoke, stamps, write_suite
+from pydantic import ValidationError
+
+from collapsebench.contracts import load_registry
+from collapsebench.errors import StoreError
+from collapsebench.planning.cells import Cell, Plan, ScanName, key_of, make_plan
+from collapsebench.planning.jobs import SCHEMA_VERSION, Job, StackChoice, make_jobs
+from collapsebench.store import CellRecord, Store
+from collapsebench.suite.resolve import Reference, Suite, load_suite
+
+CHOICES = {ScanName("gaussian", name, "beta-vae"): StackChoice("batched") for name in ("linear", "mlp")}
+FORMER = Path(__file__).resolve().parents[2] / "data/store-20a43c3"
+"""A suite, its data and a store that commit 20a43c3 wrote: four cells that ended, two that ran out of time."""
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Path:
+    return write_suite(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def planned(suite: Path | Suite, store: Store, *overrides: str, **options: Any) -> Plan:
+    resolved = suite if isinstance(suite, Suite) else load_suite(suite, overrides=overrides, **options)
+    return make_plan(resolved, store, load_registry())
+
+
+def finish(store: Store, cell: Cell) -> None:
+    assert cell.key is not None
+    store.write_cell(CellRecord(cell.key, cell.description, "ok"))
+
+
+def test_jobs_hold_every_missing_cell_once_with_no_more_replicas_than_allowed(suite_file: Path, store: Store) -> None:
+    plan = planned(suite_file, store, "compute.max_replicas_per_stack=8", "seeds=5")
+    jobs = [Job.read(path) for path in make_jobs(plan, store, "cpu", CHOICES)]
+    planned_keys = sorted(str(cell.key) for cell in plan.missing)
+    assert sorted(cell.key for job in jobs for cell in job.cells) == planned_keys
+    assert [(job.name.architecture, list(job.seeds)) for job in jobs] == [
+        (name, seeds) for name in ("linear", "mlp") for seeds in ([0, 1], [2, 3], [4])
+    ]
+
+
+def test_freezing_the_same_plan_twice_gives_the_same_jobs(suite_file: Path, store: Store) -> None:
+    plan = planned(suite_file, store)
+    first = {path: path.read_text() for path in make_jobs(plan, store, "cpu", CHOICES)}
+    again = {path: path.read_text() for path in make_jobs(plan, store, "cpu", CHOICES)}
+    assert first == again
+    assert sorted(first) == sorted((store.root / "jobs").iterdir())
+
+
+def test_an_unfinished_job_is_taken_up_with_the_composition_it_had(suite_file: Path, store: Store) -> None:
+    first = make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    more = planned(suite_file, store, seeds=3)
+    jobs = [Job.read(path) for path in make_jobs(more, store, "cpu", CHOICES)]
+    assert len(jobs) == 4
+    assert {job.id for job in jobs} > {path.stem for path in first}
+    assert sorted(seed for job in jobs for seed in job.seeds) == [0, 0, 1, 1, 2, 2]
+
+
+def test_limits_of_this_run_replace_those_of_the_interrupted_one(suite_file: Path, store: Store) -> None:
+    make_jobs(planned(suite_file, store, "compute.time_limit=0.1", "compute.threads=2"), store, "cpu", CHOICES)
+    now = planned(suite_file, store, "compute.time_limit=100.0", "training.checkpoint_every_seconds=5.0")
+    for path in make_jobs(now, store, "cpu", CHOICES):
+        job = Job.read(path)
+        assert (job.time_limit, job.threads, job.scan.training.checkpoint_every_seconds) == (100.0, 1, 5.0)
+
+
+def test_an_unfinished_job_of_cells_that_are_not_planned_is_left_alone(suite_file: Path, store: Store) -> None:
+    left = make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    other = planned(suite_file, store, "training.max_updates=10")
+    assert not {*make_jobs(other, store, "cpu", CHOICES)} & {*left}
+    assert all(path.exists() for path in left)
+
+
+def test_a_job_that_was_killed_after_its_last_cell_leaves_nothing_behind(suite_file: Path, store: Store) -> None:
+    for path in make_jobs(planned(suite_file, store), store, "cpu", CHOICES):
+        path.with_suffix(".safetensors").write_bytes(b"a checkpoint")
+    for cell in planned(suite_file, store).cells:
+        finish(store, cell)
+    assert make_jobs(planned(suite_file, store), store, "cpu", CHOICES) == []
+    assert list((store.root / "jobs").iterdir()) == []
+
+
+def test_a_damaged_job_file_is_refused_with_its_place(suite_file: Path, store: Store) -> None:
+    store.write_text(store.job_file("torn"), '{"cells": [{"key"')
+    with pytest.raises(StoreError, match=r"torn\.json: is not a readable job file.*Remove it"):
+        make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+
+
+def test_a_job_is_what_its_file_says_and_nothing_else(suite_file: Path, store: Store) -> None:
+    observables = [Reference("observable", "losses", "losses", {"a": 1}, 1, "collapsebench")]
+    for path in make_jobs(planned(suite_file, store), store, "cpu", CHOICES, observables):
+        job, content = Job.read(path), json.loads(path.read_text())
+        assert content["schema_version"] == SCHEMA_VERSION
+        assert Job.model_validate_json(job.model_dump_json()) == job
+        assert job.observables == tuple(observables)
+        assert [key_of(cell.description) for cell in job.cells] == [cell.key for cell in job.cells]
+        with pytest.raises(ValidationError, match="frozen"):
+            job.suite = "another"  # type: ignore[misc]
+        path.write_text(json.dumps({**content, "a key of tomorrow": 1}))
+        with pytest.raises(StoreError, match=r"is not a readable job file \(a key of tomorrow: Extra inputs"):
+            Job.read(path)
+
+
+def test_a_job_of_a_later_schema_is_refused_and_kept(suite_file: Path, store: Store) -> None:
+    (path, *_) = make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(StoreError, match="a later release wrote it"):
+        make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    assert path.exists()
+
+
+def test_a_job_of_an_earlier_schema_is_planned_anew_with_a_notice(tmp_path: Path) -> None:
+    folder = shutil.copytree(FORMER, tmp_path / "former")
+    store, notices = Store(folder / "store"), []
+    overrides = ('datasets.five.path="' + str(folder / "five.csv") + '"', "seeds=3")
+    plan = make_plan(load_suite(folder / "five.toml", overrides=overrides), store, load_registry())
+    former = sorted((store.root / "jobs").glob("*.json"))
+    assert len(former) == 2
+    choices = {cell.scan: StackChoice("batched") for cell in plan.cells}
+    jobs = make_jobs(plan, store, "cpu", choices, notice=notices.append)
+    assert [notice.split(":")[0] for notice in notices] == [path.name for path in former]
+    assert all("job schema 1, now 2). Its cells are planned and trained anew" in notice for notice in notices)
+    assert [path for path in former if path.exists()] == []
+    assert list((store.root / "jobs").glob("*.safetensors")) == []
+    assert sorted(cell.key for path in jobs for cell in Job.read(path).cells) == sorted(
+        str(cell.key) for cell in plan.missing
+    )
+
+
+def test_a_store_that_an_earlier_commit_wrote_is_read_and_trains_nothing_anew(tmp_path: Path) -> None:
+    folder = shutil.copytree(FORMER, tmp_path / "former")
+    before = stamps(folder / "store", "cells/*/*/weights.safetensors")
+    arguments = (
+        folder / "five.toml",
+        "--store",
+        folder / "store",
+        "--set",
+        f"datasets.five.path={folder / 'five.csv'}",
+    )
+    done = invoke("run", *arguments)
+    assert done.exit_code == 0, done.output
+    assert "4 cells: 4 done, 0 to train in 0 jobs" in done.output
+    assert stamps(folder / "store", "cells/*/*/weights.safetensors") == before
+    board = (folder / "store/suites/five/board.csv").read_text()
+    assert board.count(",linear,") > 10
+    status = json.loads(invoke("status", *arguments, "--json").output)
+    assert {row["status"] for row in status} == {"ok"}
+    assert {row["computation"] for row in status} == {"chained", "fused"}
