@@ -57,7 +57,7 @@ def update_of_second_job(store: Path) -> int:
                 update = int(json.loads(file.metadata()["meta"])["update"])
         except FileNotFoundError:
             continue
-        if job["encoder"]["use"].endswith("mlp"):
+        if job["scan"]["encoder"]["use"].endswith("mlp"):
             return update
     return 0
 

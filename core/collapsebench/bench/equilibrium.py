@@ -11,20 +11,21 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collapsebench.bench.throughput import Parts, bench_job
+from collapsebench.bench.throughput import Parts, bench_scan
 from collapsebench.bench.timing import Spread
 from collapsebench.contracts import Data, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
-from collapsebench.stack.stack import Computation
+from collapsebench.planning.jobs import ScanSpec
+from collapsebench.stack.computation import Computation
 from collapsebench.suite.schema import ComputeSettings, Training
 from collapsebench.theory.oracle import oracle
 from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import trainer_of
-from collapsebench.training.choose import find_path
+from collapsebench.training.choose import choose_computation
 from collapsebench.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -70,8 +71,14 @@ class Contest:
     parts: Parts
     temperatures: Floats
     batch_size: int | str
-    path: Computation
-    why_this_path: str
+    computation: Computation
+    why_this_computation: str
+
+    @property
+    def sentence(self) -> str:
+        """How both are computed, and why."""
+        why = f": {self.why_this_computation}" if self.why_this_computation else ""
+        return f"both are computed {self.computation.description}{why}"
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,8 @@ class LinearEquilibrium:
     ours: Run
     adam: Run
     search: tuple[Run, ...]
-    path: str
-    why_this_path: str
+    computation: str
+    why_this_computation: str
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class MlpEquilibrium:
     """A race against each learning rate of Adam, and against the best of them at each temperature.
 
     equilibrium_speedup_mlp: the geometric mean of the race against `DEFAULT_RATE`. adam_seconds: median over rates.
-    path: how the stacks of both are computed, as a run would.
+    computation: how the stacks of both are computed, as a run would.
     """
 
     equilibrium_speedup_mlp: float
@@ -134,8 +141,8 @@ class MlpEquilibrium:
     temperatures: tuple[float, ...]
     adam_updates: int
     adam_seconds: float
-    path: str
-    why_this_path: str
+    computation: str
+    why_this_computation: str
 
 
 def exact_data(spectrum: Sequence[float] | None = None, covariance: Floats | None = None) -> Standardised:
@@ -171,7 +178,7 @@ def bench_linear_equilibrium(
     target = oracle(data.second_moments["train"], grid, data.shape[0]).signal_fraction
 
     contest = _contest(data, ("linear", {}), grid, "full")
-    say(f"both are computed {contest.path}{contest.why_this_path and f': {contest.why_this_path}'}")
+    say(contest.sentence)
 
     def run(setting: Setting, limit: float) -> Run:
         found = _run_linear(data, contest, target, setting, limit)
@@ -190,8 +197,8 @@ def bench_linear_equilibrium(
     ratios = [adams.seconds / mine.seconds for mine, adams in pairs]
     bound = not all(adams.reached for _, adams in pairs)
     return LinearEquilibrium(
-        Spread.of(ratios), bound, TOLERANCE, pairs[0][0], pairs[0][1], (*ours, *theirs), contest.path,
-        contest.why_this_path,
+        Spread.of(ratios), bound, TOLERANCE, pairs[0][0], pairs[0][1], (*ours, *theirs), contest.computation.name,
+        contest.why_this_computation,
     )  # fmt: skip
 
 
@@ -232,7 +239,7 @@ def bench_mlp_equilibrium(
     keep_freed_memory()
     data, grid = data or _gaussian(rows), np.logspace(0, -5, temperatures)
     contest = _contest(data, ("mlp", {"depth": 2, "width": 64}), grid, 256)
-    say(f"both are computed {contest.path}{contest.why_this_path and f': {contest.why_this_path}'}")
+    say(contest.sentence)
     targets, times = {}, []
     for rate in rates:
         trainer = _trainer(data, contest, Setting("adam", rate, "cosine", updates))
@@ -249,7 +256,13 @@ def bench_mlp_equilibrium(
     races = tuple(_race(against, target, seconds, courses) for against, target in targets.items())
     headline = next((race for race in races if race.against == f"{DEFAULT_RATE:g}"), races[0])
     return MlpEquilibrium(
-        headline.geometric_mean, races, tuple(grid), updates, seconds, contest.path, contest.why_this_path
+        headline.geometric_mean,
+        races,
+        tuple(grid),
+        updates,
+        seconds,
+        contest.computation.name,
+        contest.why_this_computation,
     )
 
 
@@ -302,16 +315,17 @@ def _gaussian(rows: int) -> Standardised:
 
 
 def _trainer(data: Standardised, contest: Contest, setting: Setting) -> Trainer:
-    job = _job(data, contest.parts, contest.temperatures, setting.training(contest.batch_size))
-    return trainer_of(job, data, load_registry(), contest.path)
+    scan = _scan(data, contest.parts, contest.temperatures, setting.training(contest.batch_size))
+    return trainer_of(scan, contest.computation, data, load_registry())
 
 
-def _job(data: Standardised, parts: Parts, temperatures: Floats, training: Training) -> dict[str, Any]:
-    return bench_job(parts, temperatures, min(32, math.prod(data.shape)), training)
+def _scan(data: Standardised, parts: Parts, temperatures: Floats, training: Training) -> ScanSpec:
+    return bench_scan(parts, temperatures, min(32, math.prod(data.shape)), training)
 
 
 def _contest(data: Standardised, parts: Parts, temperatures: Floats, batch_size: int | str) -> Contest:
-    """Choose the path as a run does."""
+    """Choose the computation as a run does."""
     training = Setting("adam", 1e-3, "constant", 1000).training(batch_size)
-    path, reason = find_path(_job(data, parts, temperatures, training), data, load_registry(), ComputeSettings())
-    return Contest(parts, temperatures, batch_size, path, reason)
+    scan = _scan(data, parts, temperatures, training)
+    computation, reason = choose_computation(scan, data, load_registry(), ComputeSettings())
+    return Contest(parts, temperatures, batch_size, computation, reason)

@@ -18,12 +18,12 @@ from collapsebench.bench.others import FOREIGN, NAME, pythae_epoch, registry_wit
 from collapsebench.bench.timing import MatrixPeak, Spread, Turns, milliseconds, plain_loop
 from collapsebench.contracts import Data, Registry, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
-from collapsebench.stack.stack import Computation
+from collapsebench.planning.jobs import ComponentSpec, ScanSpec
+from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.suite.schema import ComputeSettings, EvaluationSettings, Training
-from collapsebench.training import calibrate
 from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import build_pair, build_stack, trainer_of
-from collapsebench.training.choose import find_path
+from collapsebench.training.choose import TIMED_REPLICAS, choose_computation, fastest, report, time_computations
 from collapsebench.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Parts = tuple[str, Mapping[str, Any]]
 INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
 IMAGE, IMAGE_LATENTS, IMAGE_ROWS = (1, 28, 28), 16, 4096
 CONVOLUTIONS: Parts = ("conv", {"channels": 8, "depth": 2})
-_IMAGE_PATHS: tuple[Computation, ...] = ("batched", "grouped", "side-by-side", "one-by-one")
+_FOR_IMAGES = ("batched", "groups-on-cores", "replicas-on-cores", "one-by-one")
 _PYTHAE_BATCHES = 20
 
 
@@ -41,21 +41,21 @@ _PYTHAE_BATCHES = 20
 class Throughput:
     """What `bench throughput` measures; ratios are taken pair by pair, then summarised.
 
-    path: how a stack of the shipped families is computed here. why_this_path: why not by the compiled kernel, if so.
-    replica_update_ms: one update of one replica within the stack, along that path. general_update_ms: the same
-    through torch.func alone, the path of a module that the kernel knows nothing of. plain_update_ms: one update of a
+    computation: how a stack of the shipped families is computed here. why_this_computation: why not by the compiled
+    kernel, if so. replica_update_ms: one update of one replica within the stack, computed so. general_update_ms: the
+    same through torch.func alone, as for a module that the kernel knows nothing of. plain_update_ms: one update of a
     plain PyTorch loop with fused Adam on one model. share_of_matrix_peak: matrix products of the update, 6 per weight
     and sample, over matrix_gflops, the rate of a large square float32 product of PyTorch measured in the same run;
     onednn_gflops: the same product by oneDNN, which can use wider instructions. speedup_over_pythae: an update of
     pythae's own trainer on the CPU over replica_update_ms; None where it was not measured, why_no_pythae says why.
     third_party: a realistic pair that knows nothing of stacks, of about as many weights (`bench/others.py`);
-    third_party_share: its throughput over that of the fast path, along the path that a run chooses for it.
+    third_party_share: its throughput, computed as a run chooses for it, over that of the shipped families.
     """
 
     replicas: int
     device: str
-    path: str
-    why_this_path: str
+    computation: str
+    why_this_computation: str
     replica_update_ms: Spread
     general_update_ms: Spread
     plain_update_ms: Spread
@@ -68,8 +68,8 @@ class Throughput:
     speedup_over_pythae: Spread | None
     why_no_pythae: str
     third_party: str
-    third_party_path: str
-    why_third_party_path: str
+    third_party_computation: str
+    why_third_party_computation: str
     third_party_update_ms: Spread
     third_party_share: Spread
 
@@ -78,14 +78,14 @@ class Throughput:
 class ImageThroughput:
     """What `bench throughput --network conv` measures for a batch size; ratios are taken pair by pair.
 
-    path: the one that calibration chose. why_this_path: what it measured.
+    computation: the fastest. why_this_computation: what it measured.
     """
 
     replicas: int
     batch: int
     device: str
-    path: str
-    why_this_path: str
+    computation: str
+    why_this_computation: str
     replica_update_ms: Spread
     plain_update_ms: Spread
     speedup_over_plain_loop: Spread
@@ -95,15 +95,15 @@ class ImageThroughput:
 class Growth:
     """The cost of a replica's update at several values of what grows.
 
-    exponent: the slope of log update_ms over log value; 0 is no growth, 1 linear, 2 quadratic. paths: how each was
-    computed, as a run would.
+    exponent: the slope of log update_ms over log value; 0 is no growth, 1 linear, 2 quadratic. computations: how
+    each was computed, as a run would.
     """
 
     what: str
     values: tuple[int, ...]
     update_ms: tuple[Spread, ...]
     exponent: float
-    paths: tuple[str, ...]
+    computations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,19 @@ class BenchStack:
     """A stack that is timed, computed as a run would compute it, and why so."""
 
     trainer: Trainer
-    path: str
-    why_this_path: str
+    computation: str
+    why_this_computation: str
 
 
 def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") -> Throughput:
     """Time a stack against a plain loop and against the matrix peak, in turn, `repeats` times."""
     keep_freed_memory()
     registry, place, data = registry_with_foreign(), torch.device(device), bench_data()
-    job = published_job(replicas, WIDTH, device)
-    stack = bench_stack(job, data, registry)
-    general = trainer_of(job, data, registry, "batched")
+    scan = published_scan(replicas, WIDTH, device)
+    stack = bench_stack(scan, data, registry)
+    general = trainer_of(scan, COMPUTATIONS["batched"], data, registry)
     third_party = bench_stack(
-        bench_job((FOREIGN, {}), _temperatures(replicas), LATENTS, plain_adam(), device), data, registry
+        bench_scan((FOREIGN, {}), _temperatures(replicas), LATENTS, plain_adam(), device), data, registry
     )
     pair = bench_pair(registry, _published(), (INPUTS,), LATENTS)
     plain = plain_loop(data, copy.deepcopy(pair).to(place), place, BATCH)
@@ -146,8 +146,8 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     return Throughput(
         replicas=replicas,
         device=device,
-        path=stack.path,
-        why_this_path=stack.why_this_path,
+        computation=stack.computation,
+        why_this_computation=stack.why_this_computation,
         replica_update_ms=turns.spread("stack"),
         general_update_ms=turns.spread("general"),
         plain_update_ms=turns.spread("plain"),
@@ -160,8 +160,8 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
         speedup_over_pythae=turns.ratio("pythae", over="stack") if "pythae" in measurements else None,
         why_no_pythae=pythae if isinstance(pythae, str) else "",
         third_party=NAME,
-        third_party_path=third_party.path,
-        why_third_party_path=third_party.why_this_path,
+        third_party_computation=third_party.computation,
+        why_third_party_computation=third_party.why_this_computation,
         third_party_update_ms=turns.spread("third party"),
         third_party_share=turns.ratio("stack", over="third party"),
     )
@@ -177,9 +177,9 @@ def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: 
     """Time a stack of the shipped convolutions, two stages from eight channels on, against a plain loop, in turn."""
     keep_freed_memory()
     registry, place, data = load_registry(), torch.device(device), image_data()
-    job = bench_job(CONVOLUTIONS, _temperatures(replicas), IMAGE_LATENTS, plain_adam(batch), device)
-    path, reason = _calibrated_path(job, data, registry)
-    trainer = trainer_of(job, data, registry, path)
+    scan = bench_scan(CONVOLUTIONS, _temperatures(replicas), IMAGE_LATENTS, plain_adam(batch), device)
+    computation, reason = _fastest_for_images(scan, data, registry)
+    trainer = trainer_of(scan, COMPUTATIONS[computation], data, registry)
     plain = plain_loop(data, bench_pair(registry, CONVOLUTIONS, IMAGE, IMAGE_LATENTS).to(place), place, batch)
     turns = Turns.take(
         {
@@ -192,7 +192,7 @@ def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: 
         replicas,
         batch,
         device,
-        path,
+        computation,
         reason,
         replica_update_ms=turns.spread("stack"),
         plain_update_ms=turns.spread("plain"),
@@ -200,16 +200,17 @@ def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: 
     )
 
 
-def _calibrated_path(job: Mapping[str, Any], data: Standardised, registry: Registry) -> tuple[Computation, str]:
-    """Time every path of convolutions as a run does, without its prediction of memory, which takes a minute."""
-    if job["device"] != "cpu":
-        return "batched", "paths are measured on a CPU only"
-    replicas = min(len(job["temperatures"]), calibrate.REPLICAS)
-    few = {**job, "temperatures": _temperatures(replicas).tolist()}
-    stacks = {path: build_stack({**few, "path": path}, data, registry) for path in _IMAGE_PATHS}
-    x = torch.from_numpy(data.splits["train"].values[: job["training"]["batch_size"]])
-    times = calibrate.time_paths(stacks, x, torch.randn(len(x), IMAGE_LATENTS))
-    return calibrate.fastest(times), calibrate.report(times, replicas)
+def _fastest_for_images(scan: ScanSpec, data: Standardised, registry: Registry) -> tuple[str, str]:
+    """Time every computation of convolutions as a run does, without predicting memory, which takes a minute."""
+    if scan.device != "cpu":
+        return "batched", "computations are timed on a CPU only"
+    replicas = min(len(scan.temperatures), TIMED_REPLICAS)
+    few = scan.at(_temperatures(replicas).tolist())
+    stacks = {name: build_stack(few, (0,), COMPUTATIONS[name], data, registry) for name in _FOR_IMAGES}
+    size = scan.training.batch_size
+    x = torch.from_numpy(data.splits["train"].values[: None if isinstance(size, str) else size])
+    times = time_computations(stacks, x, torch.randn(len(x), IMAGE_LATENTS))
+    return fastest(times), report(times, replicas)
 
 
 def bench_growth(
@@ -234,7 +235,7 @@ def _growth(what: str, cases: Mapping[int, tuple[int, int, int]], repeats: int, 
     """cases: what grows -> replicas, width and rows of the stack that is timed."""
     registry, stacks = load_registry(), {}
     for value, (replicas, width, rows) in cases.items():
-        stacks[value] = bench_stack(published_job(replicas, width, device.type), bench_data(rows), registry)
+        stacks[value] = bench_stack(published_scan(replicas, width, device.type), bench_data(rows), registry)
 
     def measurement(value: int) -> Callable[[], float]:
         return lambda: milliseconds(stacks[value].trainer.advance, device) / cases[value][0]
@@ -243,7 +244,7 @@ def _growth(what: str, cases: Mapping[int, tuple[int, int, int]], repeats: int, 
     spreads = tuple(turns.spread(str(value)) for value in cases)
     logarithms = np.log(np.array([list(cases), [spread.median for spread in spreads]], dtype=np.float64))
     exponent = float(np.polyfit(logarithms[0], logarithms[1], 1)[0]) if len(cases) > 1 else 0.0
-    return Growth(what, tuple(cases), spreads, exponent, tuple(each.path for each in stacks.values()))
+    return Growth(what, tuple(cases), spreads, exponent, tuple(each.computation for each in stacks.values()))
 
 
 def bench_data(rows: int = ROWS) -> Standardised:
@@ -272,37 +273,35 @@ def bench_pair(registry: Registry, parts: Parts, shape: tuple[int, ...], latent_
     return build_pair(encoder, decoder, shape, latent_dim, 0)
 
 
-def published_job(replicas: int, width: int, device: str) -> dict[str, Any]:
-    """Return the job of a stack of the published network, or one of another width, with plain Adam."""
-    return bench_job(_published(width), _temperatures(replicas), LATENTS, plain_adam(), device)
+def published_scan(replicas: int, width: int, device: str) -> ScanSpec:
+    """Return the scan of the published network, or of one of another width, with plain Adam."""
+    return bench_scan(_published(width), _temperatures(replicas), LATENTS, plain_adam(), device)
 
 
-def bench_job(
+def bench_scan(
     parts: Parts, temperatures: Floats, latent_dim: int, training: Training, device: str = "cpu"
-) -> dict[str, Any]:
-    """Return what a job of one seed says of its stack, but for its path.
+) -> ScanSpec:
+    """Return the scan that is timed.
 
     parts: the id of an encoder, which is that of a decoder too, and the parameters of both.
     """
-    coder = {"use": parts[0], "parameters": dict(parts[1])}
-    return {
-        "encoder": coder,
-        "decoder": coder,
-        "objective": {"use": "beta-vae", "parameters": {}},
-        "latent_dim": latent_dim,
-        "cells": [{"seed": 0}],
-        "temperatures": temperatures.tolist(),
-        "device": device,
-        "precision": "float32",
-        "training": training.model_dump(mode="json"),
-        "evaluation": EvaluationSettings().model_dump(mode="json"),
-    }
+    coder = ComponentSpec(use=parts[0], parameters=dict(parts[1]))
+    return ScanSpec(
+        encoder=coder,
+        decoder=coder,
+        objective=ComponentSpec(use="beta-vae"),
+        latent_dim=latent_dim,
+        temperatures=tuple(temperatures.tolist()),
+        training=training,
+        evaluation=EvaluationSettings(),
+        device=device,
+    )
 
 
-def bench_stack(job: Mapping[str, Any], data: Standardised, registry: Registry) -> BenchStack:
-    """Return the stack of a job along the path that a run takes."""
-    path, reason = find_path(job, data, registry, ComputeSettings())
-    return BenchStack(trainer_of(job, data, registry, path), path, reason)
+def bench_stack(scan: ScanSpec, data: Standardised, registry: Registry) -> BenchStack:
+    """Return the stack of a scan, computed as a run would compute it."""
+    computation, reason = choose_computation(scan, data, registry, ComputeSettings())
+    return BenchStack(trainer_of(scan, computation, data, registry), computation.name, reason)
 
 
 def plain_adam(batch_size: int = BATCH) -> Training:

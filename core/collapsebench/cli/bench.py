@@ -58,14 +58,14 @@ def throughput(replicas: int, repeats: int, device: str, network: str, as_json: 
 
 def _throughput_rows(found: Throughput) -> Rows:
     rows = {
-        f"replica-update, {found.path}, ms": found.replica_update_ms,
+        f"replica-update, {found.computation}, ms": found.replica_update_ms,
         "replica-update through torch.func, ms": found.general_update_ms,
         "update of the plain loop, ms": found.plain_update_ms,
         "update of pythae's trainer, ms": found.pythae_update_ms,
         "speedup over the plain loop": found.speedup_over_plain_loop,
         "the same through torch.func": found.general_speedup_over_plain_loop,
-        f"third party ({found.third_party_path}), ms": found.third_party_update_ms,
-        "third party over the fast path": found.third_party_share,
+        f"third party ({found.third_party_computation}), ms": found.third_party_update_ms,
+        "third party over the shipped families": found.third_party_share,
         "speedup over pythae": found.speedup_over_pythae,
         "share of the matrix peak": found.share_of_matrix_peak,
         "matrix peak (PyTorch), GFLOP/s": found.matrix_gflops,
@@ -74,7 +74,7 @@ def _throughput_rows(found: Throughput) -> Rows:
     texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
     texts["third party"] = found.third_party
     texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
-    return texts | ({"why this path": found.why_this_path} if found.why_this_path else {})
+    return texts | ({"why computed so": found.why_this_computation} if found.why_this_computation else {})
 
 
 def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, out: Path | None) -> None:
@@ -84,10 +84,10 @@ def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, ou
     rows: Rows = {}
     for one in found:
         rows |= {
-            f"batch {one.batch}, {one.path}, ms per update": _spread(one.replica_update_ms),
+            f"batch {one.batch}, {one.computation}, ms per update": _spread(one.replica_update_ms),
             f"batch {one.batch}, plain loop, ms": _spread(one.plain_update_ms),
             f"batch {one.batch}, speedup": _spread(one.speedup_over_plain_loop),
-            f"batch {one.batch}, why this path": one.why_this_path,
+            f"batch {one.batch}, why computed so": one.why_this_computation,
         }
     title = f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)"
     _deliver("throughput-conv", title, {"batches": list(map(asdict, found))}, rows, as_json=as_json, out=out)
@@ -160,7 +160,7 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
     bound = ", at least: Adam had not got there" if found.is_lower_bound else ""
     return {
         "linear, speedup": _spread(found.equilibrium_speedup_linear) + bound,
-        "linear, path of both": _path(found.path, found.why_this_path),
+        "linear, both computed": _computed(found.computation, found.why_this_computation),
         "linear, target": f"mean |M^2 - theory| < {found.tolerance}",
         "linear, ours": f"{_setting(found.ours.setting)}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
         "linear, Adam": f"{_setting(found.adam.setting)}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, "
@@ -170,8 +170,8 @@ def _linear_rows(found: LinearEquilibrium) -> Rows:
     }
 
 
-def _path(path: str, reason: str) -> str:
-    return f"{path}: {reason}" if reason else path
+def _computed(computation: str, reason: str) -> str:
+    return f"{computation}: {reason}" if reason else computation
 
 
 def _mlp_rows(found: MlpEquilibrium) -> Rows:
@@ -186,7 +186,7 @@ def _mlp_rows(found: MlpEquilibrium) -> Rows:
     return {
         **rows,
         "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s",
-        "mlp, path of both": _path(found.path, found.why_this_path),
+        "mlp, both computed": _computed(found.computation, found.why_this_computation),
     }
 
 
@@ -220,8 +220,8 @@ def growth(repeats: int, device: str, quick: bool, as_json: bool, out: Path | No
 def _growth_rows(found: Growth) -> Rows:
     pairs = zip(found.values, found.update_ms, strict=True)
     rows = {f"{found.what} {value}": _spread(spread) for value, spread in pairs}
-    paths = ", ".join(dict.fromkeys(found.paths))
-    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}", f"{found.what}, path": paths}
+    computations = ", ".join(dict.fromkeys(found.computations))
+    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}", f"{found.what}, computed": computations}
 
 
 def _spread(spread: Spread) -> str:

@@ -17,6 +17,7 @@ from collapsebench.bench.equilibrium import (
     bench_mlp_equilibrium,
     exact_data,
 )
+from collapsebench.stack.computation import COMPUTATIONS
 
 
 def test_exact_data_have_exactly_the_covariance_asked_for() -> None:
@@ -44,7 +45,7 @@ def test_the_linear_benchmark_reaches_the_oracle_and_states_its_search() -> None
     assert found.equilibrium_speedup_linear.median == pytest.approx(found.adam.seconds / found.ours.seconds)
     assert found.is_lower_bound == (not found.adam.reached)
     assert len(found.search) == 2 + 3
-    assert said[0] == f"both are computed {found.path}"
+    assert said[0] == f"both are computed {COMPUTATIONS[found.computation].description}"
     assert len(said) == 1 + len(found.search) + 2
 
 
@@ -74,4 +75,4 @@ def test_a_race_takes_the_setting_that_misses_least_and_counts_a_miss_with_its_w
 
 def test_both_contenders_are_computed_as_a_run_would_compute_them() -> None:
     mlp = bench_mlp_equilibrium(budgets=(4,), temperatures=2, updates=4, rates=(1e-3,), rows=512)
-    assert (mlp.path, mlp.why_this_path) == ("fused", "")
+    assert (mlp.computation, mlp.why_this_computation) == ("kernel", "")

@@ -10,7 +10,7 @@ import pytest
 from flow import invoke
 
 from collapsebench.bench import throughput, timing
-from collapsebench.training.calibrate import fastest
+from collapsebench.training.choose import fastest
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_throughput_tells_every_key_and_writes_the_command_and_the_hardware(tmp_
     found = json.loads(done.stdout)
     for key in ("replica_update_ms", "speedup_over_plain_loop", "share_of_matrix_peak"):
         assert found[key]["low"] <= found[key]["median"] <= found[key]["high"]
-    assert found["third_party_path"] == "fused"
+    assert found["third_party_computation"] == "kernel"
     assert found["third_party_share"]["median"] > 0
     assert (found["speedup_over_pythae"] is None) == bool(found["why_no_pythae"])
     assert json.loads((tmp_path / "out" / "throughput.json").read_text()) == found
@@ -65,7 +65,7 @@ def test_growth_has_a_spread_for_every_value_and_an_exponent() -> None:
     for each in found.values():
         assert len(each["values"]) == len(each["update_ms"]) == 2
         assert np.isfinite(each["exponent"])
-        assert each["paths"] == ["fused", "fused"]
+        assert each["computations"] == ["kernel", "kernel"]
 
 
 def test_a_cost_that_grows_with_the_square_has_the_exponent_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,14 +77,14 @@ def test_a_cost_that_grows_with_the_square_has_the_exponent_two(monkeypatch: pyt
     assert rows.exponent == pytest.approx(0)
 
 
-def test_image_ratios_are_per_replica_and_the_path_is_the_fastest_of_those_measured(
+def test_image_ratios_are_per_replica_and_the_computation_is_the_fastest_of_those_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(throughput, "milliseconds", lambda step, device: (step(), 6.0)[1])
     found = throughput.bench_images(replicas=3, batch=8, repeats=2)
     assert (found.replica_update_ms.median, found.speedup_over_plain_loop.median) == (2.0, 3.0)
-    listed = found.why_this_path.partition("update: ")[2].split(", ")
-    assert fastest({path: float(time) for path, time in (one.split() for one in listed)}) == found.path
+    listed = found.why_this_computation.partition("update: ")[2].split(", ")
+    assert fastest({name: float(time) for name, time in (one.split() for one in listed)}) == found.computation
 
 
 def test_both_batch_sizes_are_printed_and_written_as_json() -> None:
@@ -94,4 +94,4 @@ def test_both_batch_sizes_are_printed_and_written_as_json() -> None:
     assert "batch 256, " in text
     batches = json.loads(invoke(*options, "--json").output)["batches"]
     assert [one["batch"] for one in batches] == [64, 256]
-    assert {"path", "why_this_path", "replica_update_ms", "speedup_over_plain_loop"} <= batches[0].keys()
+    assert {"computation", "why_this_computation", "replica_update_ms", "speedup_over_plain_loop"} <= batches[0].keys()
