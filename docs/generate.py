@@ -1,6 +1,6 @@
 """The reference pages of the documentation, made from what they describe: suite files, commands, components.
 
-python docs/generate.py docs        writes suites.md, commands.md and components.md into that folder
+python docs/generate.py docs        writes every generated page into that folder
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import architecture
 import click
 
 from collapsebench.cli.main import main as command_line
@@ -90,6 +91,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "suites.md": suites_page,
     "commands.md": commands_page,
     "components.md": components_page,
+    "architecture.md": architecture.page,
+    "architecture.svg": architecture.picture,
 }
 
 

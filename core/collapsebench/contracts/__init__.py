@@ -1,4 +1,10 @@
-"""What a plugin author implements: one abstract class per kind of component, and the hooks that offer them."""
+"""What a plugin author implements: one abstract class for each kind of component, and the hooks that offer them.
+
+In: the installed distributions, through the entry-point group `collapsebench`.
+Out: the abstract classes, the frozen values that pass between stages (`Data`, `Measurement`, `Score` ...), and a
+`Registry` of the components that loaded, with the reason for each plugin that did not.
+Add here: a new kind of component, or a class attribute by which components declare something to the core.
+"""
 
 from __future__ import annotations
 
