@@ -9,22 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsebench.authoring import datasets as laws_data
-from collapsebench.authoring import listing as laws_import
-from collapsebench.authoring import networks as laws_models
-from collapsebench.authoring import objectives as laws_objectives
-from collapsebench.authoring import observables_and_metrics as laws_results
+from collapsebench.authoring import datasets, listing, networks, objectives, observables_and_metrics
 from collapsebench.authoring.law import Finding, Law, Subject, examine
 from collapsebench.contracts import Kind, Registered, Registry
 
 LAWS: dict[Kind, tuple[Law, ...]] = {
-    "dataset": (*laws_import.PRESUPPOSED, *laws_data.DATASET),
-    "encoder": (*laws_import.PRESUPPOSED, *laws_models.ENCODER),
-    "decoder": (*laws_import.PRESUPPOSED, *laws_models.DECODER),
-    "objective": (*laws_import.PRESUPPOSED, *laws_objectives.OBJECTIVE),
-    "observable": (*laws_import.PRESUPPOSED, *laws_results.OBSERVABLE),
-    "metric": (*laws_import.PRESUPPOSED, *laws_results.METRIC),
-    "executor": (*laws_import.PRESUPPOSED, *laws_import.EXECUTOR),
+    "dataset": (*listing.PRESUPPOSED, *datasets.DATASET),
+    "encoder": (*listing.PRESUPPOSED, *networks.ENCODER),
+    "decoder": (*listing.PRESUPPOSED, *networks.DECODER),
+    "objective": (*listing.PRESUPPOSED, *objectives.OBJECTIVE),
+    "observable": (*listing.PRESUPPOSED, *observables_and_metrics.OBSERVABLE),
+    "metric": (*listing.PRESUPPOSED, *observables_and_metrics.METRIC),
+    "executor": (*listing.PRESUPPOSED, *listing.EXECUTOR),
 }
 
 
@@ -40,7 +36,7 @@ def check_component(
     cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for, if
     not the component's own example.
     """
-    laws_results.forget_scans()
+    observables_and_metrics.forget_scans()
     subject = Subject(registered, registry, cache, dict(parameters or {}), shape or _example_shape(registered))
     return examine(subject, LAWS[registered.kind])
 

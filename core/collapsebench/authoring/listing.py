@@ -28,13 +28,13 @@ CLASSES: dict[Kind, type[Any]] = {
 
 _PROBE = """
 import json, sys, time
-from collapsebench.contracts import registry
+from collapsebench.contracts import HEAVY, Registry, installed_plugins
 kind, id, distribution, entry_point = sys.argv[1:]
-sources = [s for s in registry.installed_plugins() if (s.distribution, s.name) == (distribution, entry_point)]
+sources = [s for s in installed_plugins() if (s.distribution, s.name) == (distribution, entry_point)]
 started = time.perf_counter()
-found = registry.Registry(sources)
-found.find(kind, f"{distribution}/{id}").component.parameters_model().model_json_schema()
-print(json.dumps([time.perf_counter() - started, [name for name in registry.HEAVY if name in sys.modules]]))
+registry = Registry(sources)
+registry.find(kind, f"{distribution}/{id}").component.parameters_model().model_json_schema()
+print(json.dumps([time.perf_counter() - started, [name for name in HEAVY if name in sys.modules]]))
 """
 
 

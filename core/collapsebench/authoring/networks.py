@@ -156,7 +156,7 @@ def _linear(subject: Subject) -> str:
     return "declared and true" if component.linear else "not declared"
 
 
-def _judged(subject: Subject) -> str:
+def _declares_criteria(subject: Subject) -> str:
     decoder: Decoder[Any] = subject.create()
     declared, limit = decoder.ward_identities, decoder.collapse_limit
     require(
@@ -183,5 +183,9 @@ ENCODER = (*_MODULES, _LINEAR)
 DECODER = (
     *_MODULES,
     _LINEAR,
-    Law("judged", "it says by which identities and which edge its replicas are judged", _judged),
+    Law(
+        "declares-equilibrium-criteria",
+        "it declares which identities hold at equilibrium and where its latents collapse",
+        _declares_criteria,
+    ),
 )
