@@ -22,9 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-}
+_FILES = (*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md")))
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in _FILES}
 LANGUAGES = ("bash", "python", "toml", "text")
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\S*)\n(?P<code>.*?)^```$", flags=re.M | re.S)

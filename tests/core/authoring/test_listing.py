@@ -54,9 +54,7 @@ def test_what_is_heavy_or_slow_is_named(gaussian_dataset, monkeypatch: pytest.Mo
 
 def test_a_probe_that_fails_says_its_last_words() -> None:
     path = os.pathsep.join(filter(None, sys.path))
-    with pytest.raises(
-        BrokenLawError, match=r"a fresh process cannot list it: .*unknown dataset 'collapsebench/absent'"
-    ):
+    with pytest.raises(BrokenLawError, match=r"cannot list it: .*unknown dataset 'collapsebench/absent'"):
         listing._probe(path, "dataset", "absent", "collapsebench", "datasets")
 
 

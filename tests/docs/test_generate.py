@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import click
-import generate as references
+import generate
 import pytest
 from markdown_blocks import ROOT
 
@@ -13,18 +13,18 @@ from collapsebench.contracts import HOOKS, KINDS, Registered, hooks
 from collapsebench.suite.schema import SuiteFile
 from collapsebench.suite.words import parameter_rows, table_sections
 
-SHIPPED = [item for kind in KINDS for item in references.shipped(kind)]
+SHIPPED = [item for kind in KINDS for item in generate.shipped(kind)]
 COMPONENTS = pytest.mark.parametrize("item", SHIPPED, ids=[f"{item.kind}-{item.component.id}" for item in SHIPPED])
-COMMANDS = pytest.mark.parametrize(("path", "command"), references.commands(), ids=lambda value: str(value))
+COMMANDS = pytest.mark.parametrize(("path", "command"), generate.commands(), ids=lambda value: str(value))
 
 
 def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", references.PAGES)
+@pytest.mark.parametrize("name", generate.PAGES)
 def test_a_generated_page_is_up_to_date(name: str) -> None:
-    assert page(name) == references.PAGES[name](), f"docs/{name} is stale: run `{references.COMMAND}` and commit it"
+    assert page(name) == generate.PAGES[name](), f"docs/{name} is stale: run `{generate.COMMAND}` and commit it"
 
 
 @COMMANDS
@@ -65,7 +65,7 @@ def test_every_key_of_a_suite_has_a_sentence(section: object) -> None:
 
 
 def test_the_pages_are_written_into_the_folder_that_is_named(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert references.main([str(tmp_path / "docs")]) == 0
-    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == sorted(references.PAGES)
-    assert references.main([]) == 2
-    assert references.COMMAND in capsys.readouterr().err
+    assert generate.main([str(tmp_path / "docs")]) == 0
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == sorted(generate.PAGES)
+    assert generate.main([]) == 2
+    assert generate.COMMAND in capsys.readouterr().err
