@@ -126,7 +126,7 @@ def test_an_installed_wheel_finds_its_own_plugins_and_suites(installed: Path, tm
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, check=True,
     )  # fmt: skip
     module, *suites = map(Path, done.stdout.split())
-    assert module.parent == installed / "collapsebench"
+    assert module.parent == installed / "collapsebench/suite"
     assert sorted(suites) == [installed / "collapsebench/suites" / name for name in SUITES]
 
     listed = run(installed, tmp_path, "list", "--json")
