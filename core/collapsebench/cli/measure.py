@@ -38,7 +38,7 @@ def measure(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Measure MODEL, a trained VAE: a TorchScript or torch.export file, or module:attribute. No pickle is executed.
+    """Measure MODEL, a trained VAE: module:attribute, or a TorchScript file. No pickle is executed.
 
     The scaling is the dataset's own by default, and none for a file of arrays.
     """
