@@ -404,9 +404,9 @@ def test_the_command_prints_the_measurement_as_text_and_as_json_and_writes_it(mo
     assert "Ward residual" in done.stdout
     assert "9 files in" in done.stderr
     assert (tmp_path / "out" / "report.txt").read_text() == done.stdout
-    told = json.loads(invoke("measure", *options, "--json").stdout)
-    assert told["beta"] == pytest.approx(0.1)
-    assert [row["split"] for row in told["losses"]] == ["train", "validation", "test"]
+    content = json.loads(invoke("measure", *options, "--json").stdout)
+    assert content["beta"] == pytest.approx(0.1)
+    assert [row["split"] for row in content["losses"]] == ["train", "validation", "test"]
 
 
 def test_the_command_takes_one_or_two_torchscript_files_with_npy_and_npz(pair, data, tmp_path):
@@ -420,9 +420,9 @@ def test_the_command_takes_one_or_two_torchscript_files_with_npy_and_npz(pair, d
         for name, splits in (("x.npy", {"train"}), ("x.npz", {"train", "test"})):
             done = invoke("measure", *model, "--data", tmp_path / name, "--temperature", "0.1", "--json")
             assert done.exit_code == 0, done.output
-            told = json.loads(done.stdout)
-            assert {row["split"] for row in told["latents"]} == splits
-            assert told["linear_decoder"] is False
+            content = json.loads(done.stdout)
+            assert {row["split"] for row in content["latents"]} == splits
+            assert content["linear_decoder"] is False
 
 
 @pytest.mark.parametrize(

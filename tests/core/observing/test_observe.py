@@ -62,11 +62,13 @@ def test_a_larger_footprint_makes_smaller_chunks_and_more_replicas_too(gaussian,
 def test_weights_are_those_of_the_rows_and_sum_to_one_over_the_split(weighted, make_samples):
     for max_rows in (None, 40):
         samples = make_samples(weighted, max_rows=max_rows, values_at_once=32 * 30)
-        found = torch.cat([weights for _, weights in samples.chunks()])
-        assert found.sum().item() == pytest.approx(1, abs=1e-12)
+        read_weights = torch.cat([weights for _, weights in samples.chunks()])
+        assert read_weights.sum().item() == pytest.approx(1, abs=1e-12)
     given = weighted.splits["train"].weights.astype(np.float64)
-    found = torch.cat([weights for _, weights in make_samples(weighted, values_at_once=32 * 30).chunks()]).numpy()
-    assert found == pytest.approx(given / given.sum(), rel=1e-12)
+    read_weights = torch.cat(
+        [weights for _, weights in make_samples(weighted, values_at_once=32 * 30).chunks()]
+    ).numpy()
+    assert read_weights == pytest.approx(given / given.sum(), rel=1e-12)
 
 
 def test_at_most_so_many_rows_are_read_the_same_every_time_and_none_twice(weighted, make_samples):
