@@ -15,15 +15,20 @@ from collapsebench.theory.conventions import CONVENTIONS, SCALINGS
 
 @click.command()
 @click.argument("model")
-@click.option("--decoder", help="File of the decoder, where MODEL is the encoder alone.")
+@click.option("--decoder", help="The decoder, if MODEL is the encoder alone.")
 @click.option("--dataset", help="Id of a dataset.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A parameter of the dataset; repeatable.")
-@click.option("--data", "file", type=click.Path(path_type=Path), help="NPY or NPZ (train, validation, test) instead.")
-@click.option("--scaling", type=click.Choice(SCALINGS), help="How the model was trained to see the data.")
+@click.option(
+    "--data",
+    "file",
+    type=click.Path(path_type=Path),
+    help="NPY or NPZ file (train, validation, test) instead of a dataset.",
+)
+@click.option("--scaling", type=click.Choice(SCALINGS), help="How the data were scaled when the model was trained.")
 @click.option("--temperature", type=float, help="T = beta sigma_dec^2 / V.")
-@click.option("--beta", type=float, help="The beta of its author's loss, with --convention.")
-@click.option("--convention", type=click.Choice(tuple(CONVENTIONS)), help="Whose loss it is.")
-@click.option("--kl-weight", type=float, help="The weight beside beta of pytorch-vae-h (M_N).")
+@click.option("--beta", type=float, help="The beta of your loss; needs --convention.")
+@click.option("--convention", type=click.Choice(tuple(CONVENTIONS)), help="The codebase whose loss was used.")
+@click.option("--kl-weight", type=float, help="The KL weight M_N of pytorch-vae-h.")
 @click.option("--eta", type=float, help="The eta of linear-vae.")
 @AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report and one CSV per table.")
@@ -40,7 +45,7 @@ def measure(
 ) -> None:
     """Measure MODEL, a trained VAE: module:attribute, or a TorchScript file. No pickle is executed.
 
-    The scaling is the dataset's own by default, and none for a file of arrays.
+    By default a dataset is scaled as it asks for, and a file of arrays not at all.
     """
     if (dataset is None) == (file is None):
         raise UserError("data: expected either --dataset ID or --data FILE; found both or neither. Give one.")
@@ -51,10 +56,10 @@ def measure(
     from collapsebench.observing.model_file import load_model
     from collapsebench.verbs.measure import measure as measure_model
 
-    found = measure_model(load_model(model, decoder), data, parameters=parameters, **options)
-    click.echo(found.json() if as_json else found.text(), nl=as_json)
+    measurement = measure_model(load_model(model, decoder), data, parameters=parameters, **options)
+    click.echo(measurement.json() if as_json else measurement.text(), nl=as_json)
     if out is not None:
-        paths = found.write(out)
+        paths = measurement.write(out)
         click.echo(f"{len(paths)} files in {out}", err=True)
 
 
@@ -63,11 +68,11 @@ def _arrays(path: Path) -> Any:
     import numpy as np
 
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            arrays = {name: found[name] for name in found.files}
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}). Expected an NPY or NPZ file.") from error
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Data as a trained model sees them: its own array or a dataset, in the scaling that the model was trained on."""
+"""Data for a model that was trained elsewhere: an array or a dataset, in the scaling that the model was trained on."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ def data_as_seen(
 ) -> Standardised:
     """Return data in the scaling that a model was trained on.
 
-    data: the id of a dataset, which has parameters; an array `(n, *shape)`, taken as the train split; or a mapping of
-    split names to arrays. scaling: "dataset" as the dataset asks for it (the default of a dataset), "per-feature" or
-    "global" by the train split's standard deviation after subtracting its mean, "raw" as they are (the default of an
-    array).
+    data: the id of a dataset, with its parameters; an array `(n, *shape)`, taken as the train split; or a mapping of
+    split names to arrays. scaling: "dataset" scales as the dataset asks for (the default for a dataset); "per-feature"
+    and "global" subtract the train split's mean and divide by its standard deviation; "raw" changes nothing (the
+    default for an array).
     """
     if scaling is not None and scaling not in SCALINGS:
-        raise DataError(f"scaling: found '{scaling}', expected one of {', '.join(SCALINGS)}. Say how it was trained.")
+        raise DataError(
+            f"scaling: found '{scaling}', expected one of {', '.join(SCALINGS)}. Choose the one of its training."
+        )
     if isinstance(data, str):
         return _scaled(_dataset(data, parameters, split_seed, registry, cache), data, scaling or "dataset", SPLITS)
     if parameters:
         raise DataError(
-            "parameters: found some with an array, expected none; they belong to a dataset given by its id."
+            "parameters: found some with an array, expected none: they belong to a dataset. Give its id as data."
         )
     if scaling == "dataset":
         raise DataError("scaling: found 'dataset' with an array, expected raw, per-feature or global. Choose one.")
@@ -46,10 +48,10 @@ def data_as_seen(
 
 def _dataset(id: str, parameters: Mapping[str, Any] | None, split_seed: int, registry: Registry, cache: Path) -> Data:
     component = registry.get("dataset", id)
-    own, problems = validated(component.parameters_model(), dict(parameters or {}))
-    if own is None:
+    settings, problems = validated(component.parameters_model(), dict(parameters or {}))
+    if settings is None:
         raise DataError("\n".join(f"dataset '{id}': {place(path)}: {message}" for path, message in problems))
-    dataset = component.load()(own)
+    dataset = component.load()(settings)
     if not dataset.is_prepared(cache):
         cache.mkdir(parents=True, exist_ok=True)
         dataset.prepare(cache)
@@ -59,8 +61,10 @@ def _dataset(id: str, parameters: Mapping[str, Any] | None, split_seed: int, reg
 def _arrays(arrays: Mapping[Any, Any], scaling: Scaling) -> Standardised:
     unknown = sorted(str(name) for name in arrays if name not in SPLITS)
     if unknown or "train" not in arrays:
-        found = ", ".join(map(str, arrays)) or "none"
-        raise DataError(f"data: found arrays called {found}, expected train and, if you like, validation and test.")
+        names = ", ".join(map(str, arrays)) or "none"
+        raise DataError(
+            f"data: found arrays called {names}, expected train, and optionally validation and test. Rename them."
+        )
     splits = {name: _split(name, arrays[name]) for name in SPLITS if name in arrays}
     stand_in = Split(splits["train"].values[:2])
     train, validation, test = (splits.get(name, stand_in) for name in SPLITS)
@@ -73,7 +77,7 @@ def _split(name: SplitName, array: Any) -> Split:
     values = np.asarray(array)
     if values.dtype.kind not in "fiub" or values.ndim < 2 or len(values) < 2:
         raise DataError(
-            f"data, split {name}: found {values.dtype} {values.shape}, expected numbers (n, *shape), two rows or more. "
+            f"data, split {name}: found {values.dtype} {values.shape}, expected numbers (n, *shape), n at least 2. "
             "Give one row per sample, in the shape that the model takes."
         )
     return Split(np.ascontiguousarray(values, dtype=np.float32))

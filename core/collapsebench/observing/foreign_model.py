@@ -1,4 +1,4 @@
-"""Somebody's trained model behind the contract that observables see: one replica, its outputs checked at every call."""
+"""A model that was trained elsewhere, as observables see a model: one replica, its outputs checked at every call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Two callables, and the modules behind them whose mode and device matter."""
+    """Encode and decode, and the modules behind them, whose mode and device matter."""
 
     encode: Callable[[Tensor], Any]
     decode: Callable[[Tensor], Any]
@@ -34,7 +34,7 @@ class Pair:
 
     @property
     def parameter(self) -> Tensor | None:
-        """The first floating-point weight or buffer, whose device and precision the model works in; None for none."""
+        """The first floating-point weight or buffer, which tells the device and precision; None if there is none."""
         tensors = (t for module in self.modules for group in (module.parameters(), module.buffers()) for t in group)
         return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
@@ -56,10 +56,10 @@ def pair_of(model: Any) -> Pair:
 
 @contextmanager
 def evaluation_mode(pair: Pair) -> Iterator[None]:
-    """Put the modules into evaluation mode and turn gradients off, and leave them as they were found."""
+    """Put the modules into evaluation mode without gradients, and restore their mode afterwards."""
     modes = {module: module.training for owner in pair.modules for module in owner.modules()}
     for owner in pair.modules:
-        # An exported program has its mode fixed, and refuses.
+        # The mode of a program of torch.export is fixed, and setting it raises an error.
         if not isinstance(owner, torch.fx.GraphModule):
             owner.eval()
     try:
@@ -71,9 +71,9 @@ def evaluation_mode(pair: Pair) -> Iterator[None]:
 
 
 class ExternalModel(Model):
-    """A pair as one replica. rows: a few samples `(n, *shape)`, on which its outputs are tried first.
+    """A pair as one replica. rows: a few samples `(n, *shape)`, on which its outputs are checked first.
 
-    A decoder that turns out affine in z has its expectation over z taken in closed form.
+    If the decoder is affine in z, expectations over z are taken in closed form.
     """
 
     def __init__(self, pair: Pair, rows: Tensor, temperature: float, total_variance: float) -> None:
@@ -92,11 +92,11 @@ class ExternalModel(Model):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x `(b, *shape)` to mean and log_variance, each `(1, b, k)`."""
-        found = _posterior(_called("encode", self._pair.encode, x))
+        posterior = _posterior(_called("encode", self._pair.encode, x))
         expected = (len(x), self.latent_dim)
-        if [tuple(part.shape) for part in found] != [expected] * 2:
-            raise ModelError(_wrong_shapes(found, expected))
-        mean, log_variance = (_finite("encode", name, part) for name, part in zip(_NAMES, found, strict=True))
+        if [tuple(part.shape) for part in posterior] != [expected] * 2:
+            raise ModelError(_wrong_shapes(posterior, expected))
+        mean, log_variance = (_finite("encode", name, part) for name, part in zip(_NAMES, posterior, strict=True))
         return mean[None], log_variance[None]
 
     def decode(self, z: Tensor) -> Tensor:
@@ -106,10 +106,10 @@ class ExternalModel(Model):
         x_hat = _tensor(getattr(decoded, "reconstruction", decoded))
         expected = (len(given), *self._shape)
         if x_hat is None or tuple(x_hat.shape) != expected:
-            found = _named(decoded) if x_hat is None else f"shape {tuple(x_hat.shape)}"
+            returned = _named(decoded) if x_hat is None else f"shape {tuple(x_hat.shape)}"
             raise ModelError(
-                f"model: decode returned {found} for z {tuple(given.shape)}, expected x_hat {expected}, the shape of "
-                "the data. Give the data in the shape that the model was trained on, or reshape in decode."
+                f"model: decode returned {returned} for z {tuple(given.shape)}, expected x_hat {expected}, the shape "
+                "of the data. Give the data in the shape that the model was trained on, or reshape in decode."
             )
         return _finite("decode", "x_hat", x_hat)[None]
 
@@ -118,13 +118,13 @@ class ExternalModel(Model):
         return observation_noise(chunk, shape).to(self._device, self._dtype)
 
     def _latent_dim(self, rows: Tensor) -> int:
-        found = _posterior(_called("encode", self._pair.encode, rows))
-        if found[0].dim() != 2 or len(found[0]) != len(rows):
-            raise ModelError(_wrong_shapes(found, (len(rows), "latent")))
-        return int(found[0].shape[1])
+        posterior = _posterior(_called("encode", self._pair.encode, rows))
+        if posterior[0].dim() != 2 or len(posterior[0]) != len(rows):
+            raise ModelError(_wrong_shapes(posterior, (len(rows), "latent")))
+        return int(posterior[0].shape[1])
 
     def _is_linear(self, mean: Tensor) -> bool:
-        """Whether f(a + b) + f(0) = f(a) + f(b) within rounding, for a among posterior means and b far around them."""
+        """Return whether f(a + b) + f(0) = f(a) + f(b) to rounding, for posterior means a and widely spread b."""
         a = mean[0, :_PROBES].to(self._dtype)
         b = 3 * self.noise(0, tuple(a.shape))
         sums, left, right, origin = (self.decode(z[None]) for z in (a + b, a, b, torch.zeros_like(a)))
@@ -143,19 +143,19 @@ def _called(name: str, function: Callable[[Tensor], Any], value: Tensor) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(
             f"model: {name} raised {type(error).__name__} for {letter} of shape {tuple(value.shape)}, {value.dtype}: "
-            f"{reason}. Give the data as the model was trained on them (a dataset's own scaling leaves out constant "
-            "features, raw keeps all); it must take any number of rows."
+            f"{reason}. Give the data that the model was trained on (scaling 'dataset' leaves out constant features, "
+            "'raw' keeps all); it must accept any number of rows."
         ) from error
 
 
-def _posterior(found: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(found, tuple | list):
-        parts = list(found)
+def _posterior(output: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(output, tuple | list):
+        parts = list(output)
     else:
-        parts = [getattr(found, name, None) for name in ("embedding", "log_covariance")]
+        parts = [getattr(output, name, None) for name in ("embedding", "log_covariance")]
     tensors = [_tensor(part) for part in parts]
     if len(tensors) != 2 or tensors[0] is None or tensors[1] is None:
-        kinds = [_named(part) for part in parts] if isinstance(found, tuple | list) else _named(found)
+        kinds = [_named(part) for part in parts] if isinstance(output, tuple | list) else _named(output)
         raise ModelError(
             f"model: encode returned {kinds}, expected (mean, log_variance), each (n, latent), or an object with "
             "embedding and log_covariance. Return log sigma^2, not sigma."
@@ -169,10 +169,10 @@ def _tensor(value: Any) -> Tensor | None:
     return value.detach() if isinstance(value, Tensor) else None
 
 
-def _wrong_shapes(found: tuple[Tensor, Tensor], expected: tuple[object, ...]) -> str:
+def _wrong_shapes(posterior: tuple[Tensor, Tensor], expected: tuple[object, ...]) -> str:
     shape = f"({', '.join(map(str, expected))})"
     return (
-        f"model: encode returned shapes {tuple(found[0].shape)} and {tuple(found[1].shape)}, expected mean and "
+        f"model: encode returned shapes {tuple(posterior[0].shape)} and {tuple(posterior[1].shape)}, expected mean and "
         f"log_variance of shape {shape} each. Flatten latents of several axes, and return one row per sample."
     )
 

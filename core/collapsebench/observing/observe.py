@@ -18,7 +18,7 @@ def measure(
     model: Model,
     samples: Sequence[Samples],
 ) -> pd.DataFrame:
-    """Return an observable of every replica of a model: columns replica, split, temperature, the axis, quantities."""
+    """Return an observable of every replica: columns replica, split, temperature, its axis and its quantities."""
     frames = []
     replicas = len(model.temperatures)
     for part in samples:

@@ -1,7 +1,7 @@
-"""What other people's `beta` is worth: from the weights of their losses to the temperature, and back.
+"""Convert the `beta` of other codebases to the temperature T and back.
 
-Every loss below is the same objective at another scale. With V the total variance and d the number of features of the
-data as the model sees them, and sigma_dec^2 = 1 here:
+Each of their losses is this project's objective times a constant. With V the total variance and d the number of
+features of the data as the model sees them, and sigma_dec^2 = 1:
 
     T V = beta * factor(d, kl_weight, eta)
 """
@@ -23,7 +23,7 @@ SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 @dataclass(frozen=True)
 class Convention:
-    """A way to weigh reconstruction against KL. needs: which of `kl_weight` and `eta` its loss has beside beta.
+    """How a codebase weighs reconstruction against KL. needs: which of `kl_weight` and `eta` its loss has beside beta.
 
     factor(features, kl_weight, eta): T V / beta.
     """
@@ -47,9 +47,9 @@ CONVENTIONS = {
         "sum (x - x_hat)^2 / (2 eta^2) + beta KL", "T V = beta eta^2", lambda d, w, eta: eta**2, ("eta",)
     ),
 }
-"""Sources: pythae's BetaVAE with reconstruction_loss="mse" (some releases lack the 0.5: they weigh like
-disentanglement_lib); disentanglement_lib's beta-VAE with the l2 loss; PyTorch-VAE's BetaVAE
-with `loss_type='H'`, whose kl_weight is called M_N; LinearVAE, whose eta^2 is the decoder variance."""
+"""Sources: pythae's BetaVAE with reconstruction_loss="mse" (releases without the factor 0.5 follow the convention
+of disentanglement_lib); disentanglement_lib's beta-VAE with the l2 loss; PyTorch-VAE's BetaVAE with
+`loss_type='H'`, where kl_weight is called M_N; LinearVAE, where eta^2 is the decoder variance."""
 
 
 def temperature_of(
@@ -61,9 +61,9 @@ def temperature_of(
     kl_weight: float | None = None,
     eta: float | None = None,
 ) -> float:
-    """Return the temperature T of a model trained with somebody's beta.
+    """Return the temperature T of a model that was trained with the beta of another codebase.
 
-    total_variance: V of the data as the model sees them. features: d. kl_weight, eta: where the convention has one.
+    total_variance: V of the data as the model sees them. features: d. kl_weight, eta: if the convention has one.
 
     >>> temperature_of(4.0, "pythae", total_variance=16.0, features=16)
     0.25
@@ -80,7 +80,7 @@ def beta_of(
     kl_weight: float | None = None,
     eta: float | None = None,
 ) -> float:
-    """Return the beta that somebody's loss needs for a temperature: the inverse of `temperature_of`.
+    """Return the beta that gives another codebase's loss the temperature T: the inverse of `temperature_of`.
 
     >>> beta_of(0.25, "pythae", total_variance=16.0, features=16)
     4.0
@@ -92,15 +92,15 @@ def beta_of(
 def _factor(convention: str, features: int, kl_weight: float | None, eta: float | None) -> float:
     if convention not in CONVENTIONS:
         raise UserError(
-            f"convention: found '{convention}', expected one of {', '.join(CONVENTIONS)}. Take the one whose loss is "
-            f"yours: {'; '.join(f'{name}: {one.loss}' for name, one in CONVENTIONS.items())}."
+            f"convention: found '{convention}', expected one of {', '.join(CONVENTIONS)}. Choose the one whose "
+            f"loss is yours: {'; '.join(f'{name}: {one.loss}' for name, one in CONVENTIONS.items())}."
         )
     chosen = CONVENTIONS[convention]
     given = {name: value for name, value in (("kl_weight", kl_weight), ("eta", eta)) if value is not None}
     for name in chosen.needs:
         if name not in given:
             raise UserError(
-                f"convention '{convention}': found no {name}, expected the one of its loss, {chosen.loss}. Give {name}."
+                f"convention '{convention}': found no {name}, expected the {name} of its loss, {chosen.loss}. Give it."
             )
     for name in given:
         if name not in chosen.needs:
@@ -111,5 +111,5 @@ def _factor(convention: str, features: int, kl_weight: float | None, eta: float 
 
 def _positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
-        raise UserError(f"{name}: found {value}, expected a finite number above 0; without a price there is no T.")
+        raise UserError(f"{name}: found {value}, expected a finite number above 0. Correct it.")
     return float(value)

@@ -1,7 +1,7 @@
-"""Other people's criteria of what an active latent is, read from the same moments, and where each one flips.
+"""The criteria by which the literature calls a latent active, and the signal fraction at which each one flips.
 
 At the equilibrium of a linear decoder the posterior mean of latent k has variance m = M_k^2, its posterior variance is
-1 - m and its rate -1/2 log(1 - m); a criterion on any of them is a threshold of the signal fraction m.
+1 - m and its rate -1/2 log(1 - m). So a criterion on any of these is a threshold on the signal fraction m.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Criterion:
-    """holds: which rows of latents count as active. flips_at: the signal fraction of the linear equilibrium there.
+    """A criterion of an active latent.
 
-    flips_at is NaN where it depends on the number of samples.
+    holds: which rows of a frame of latents count as active. flips_at: the signal fraction at which it flips, at the
+    equilibrium of a linear decoder; NaN if that depends on the number of samples.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Criterion:
 
 
 def _of_rate(nats: float) -> float:
-    """M^2 at which the rate is so many nats: 1 - exp(-2 R)."""
+    """Return the signal fraction M^2 = 1 - exp(-2 R) of a latent whose rate is R nats."""
     return 1.0 - math.exp(-2.0 * nats)
 
 
@@ -59,28 +60,28 @@ CRITERIA: Sequence[Criterion] = (
 
 
 def verdicts(latents: pd.DataFrame) -> pd.DataFrame:
-    """Return split, rank, latent and one column of booleans per criterion, in the rows' order.
+    """Return split, rank, latent and one column of booleans per criterion, row by row.
 
     latents: columns split, rank, latent, signal_fraction, mean, mean_square, variance, rate, largest_mean (max |E z|
     over the samples).
     """
-    found = {criterion.name: criterion.holds(latents) for criterion in CRITERIA}
-    return pd.concat([latents[["split", "rank", "latent"]], pd.DataFrame(found)], axis=1)
+    columns = {criterion.name: criterion.holds(latents) for criterion in CRITERIA}
+    return pd.concat([latents[["split", "rank", "latent"]], pd.DataFrame(columns)], axis=1)
 
 
 def crosswalk(latents: pd.DataFrame) -> pd.DataFrame:
     """Return one row per split and criterion: how many latents it calls active, and where it flips."""
-    judged = verdicts(latents)
+    by_criterion = verdicts(latents)
     rows = [
         {
             "split": split,
-            "criterion": one.name,
-            "active_when": one.active_when,
-            "source": one.source,
-            "active": int(part[one.name].sum()),
-            "flips_at": one.flips_at,
+            "criterion": criterion.name,
+            "active_when": criterion.active_when,
+            "source": criterion.source,
+            "active": int(part[criterion.name].sum()),
+            "flips_at": criterion.flips_at,
         }
-        for split, part in judged.groupby("split", sort=False)
-        for one in CRITERIA
+        for split, part in by_criterion.groupby("split", sort=False)
+        for criterion in CRITERIA
     ]
     return pd.DataFrame(rows)

@@ -1,11 +1,11 @@
-"""Spectroscopy of a model that is trained already: its latents at its own temperature, and how they stand.
+"""Measure a model that is already trained: its latents and its equilibrium, at its own temperature.
 
 >>> import numpy as np, torch, collapsebench
 >>> x = np.random.default_rng(0).normal(size=(1000, 4)).astype("float32") * [2, 1, 1, 0.1]
 >>> encode = lambda x: (x[:, :2], torch.full_like(x[:, :2], -1.0))
 >>> decode = lambda z: torch.nn.functional.pad(z, (0, 2))
->>> found = collapsebench.measure((encode, decode), x, beta=0.5, convention="pythae")
->>> len(found.latents), found.stable
+>>> measurement = collapsebench.measure((encode, decode), x, beta=0.5, convention="pythae")
+>>> len(measurement.latents), measurement.stable
 (2, True)
 """
 
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
     from collapsebench.data.standardise import Standardised
 
 _OBSERVABLES = ("latent-moments", "truncated-distortion", "losses", "equilibrium")
-_TRIED = 256
+_FIRST_ROWS = 256
 _TABLES = ("latents", "distortion", "effective_dimension", "losses", "equilibrium", "crosswalk", "verdicts")
 
 
 @dataclass(frozen=True, eq=False)
 class Spectroscopy:
-    """What one trained model shows at its own temperature. Frames carry the column `split` where there are several.
+    """The measurement of one trained model at its own temperature; frames have one row per split and latent or rank.
 
     temperature: T = beta / V with sigma_dec^2 = 1. beta: T V. total_variance: V of the data as the model sees them.
-    linear_decoder: whether decode turned out affine in z, which gives expectations over z in closed form.
+    linear_decoder: whether decode is affine in z, so that expectations over z are taken in closed form.
 
-    latents: one row per split and rank (from 1, by descending signal fraction on that split): the observable
-    "latent-moments", `active`, `one_shot_threshold` T_c = T (1 + snr) where active, and
-    `pca_threshold` lambda_k / V. distortion: D_K over V with the first K ranked latents kept (`kept`), and PCA's.
-    effective_dimension: min { K : D_K / D_0 <= tolerance } and PCA's, infinite where not reached.
-    losses: distortion, rate and loss, nats, sampled decoding. equilibrium: one row, the Ward residuals and the
-    residual edge on the train split. crosswalk: other people's criteria, how many latents each calls active;
-    verdicts: which ones.
+    latents: one row per split and rank (from 1, by descending signal fraction on that split), with the observable
+    "latent-moments", `active`, `one_shot_threshold` T_c = T (1 + snr) if active, and `pca_threshold` lambda_k / V.
+    distortion: D_K over V with the first K ranked latents kept (`kept`), for the model and for PCA.
+    effective_dimension: min { K : D_K / D_0 <= tolerance }, for the model and for PCA; infinite if not reached.
+    losses: distortion, rate and loss in nats, with sampled decoding. equilibrium: one row with the Ward residuals and
+    the residual edge, on the train split. crosswalk: how many latents each criterion of the literature calls active;
+    verdicts: which latents these are.
     """
 
     dataset: str
@@ -81,7 +81,7 @@ class Spectroscopy:
 
     @property
     def residual_edge(self) -> float:
-        """The top eigenvalue of the posterior-mean residual's covariance over V, to be held against the temperature."""
+        """The top eigenvalue of the posterior-mean residual's covariance over V; compare it with the temperature."""
         return float(self.equilibrium["residual_edge"].iloc[0])
 
     @property
@@ -91,13 +91,13 @@ class Spectroscopy:
 
     @property
     def stable(self) -> bool:
-        """Whether no spare latent is held at the prior above its threshold: none spare, or the edge at most 1.05 T."""
+        """Whether no spare latent would become active: there is none, or the residual edge is at most 1.05 T."""
         limit = (1 + Convergence().edge_tolerance) * self.temperature
         return int(self.equilibrium["spare_latents"].iloc[0]) == 0 or self.residual_edge <= limit
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The numbers that are not tables."""
+        """The single numbers of the measurement, by name."""
         train = self.latents[self.latents["split"] == "train"]
         return {
             "dataset": self.dataset,
@@ -132,16 +132,16 @@ class Spectroscopy:
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write report.txt, measurement.json and one CSV per table into a folder; return the paths."""
-        place = Path(folder)
+        target = Path(folder)
         texts = {f"{name.replace('_', '-')}.csv": getattr(self, name).to_csv(index=False) for name in _TABLES}
         texts |= {"report.txt": self.text(), "measurement.json": self.json() + "\n"}
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
             for name, content in texts.items():
-                (place / name).write_text(content, encoding="utf-8")
+                (target / name).write_text(content, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{place}: cannot be written ({error.strerror}). Choose another folder.") from error
-        return [place / name for name in texts]
+            raise UserError(f"{target}: cannot be written ({error.strerror}). Choose another folder.") from error
+        return [target / name for name in texts]
 
     def _headline(self) -> str:
         decoder = "linear" if self.linear_decoder else "nonlinear"
@@ -151,9 +151,9 @@ class Spectroscopy:
         )
 
     def _verdict(self) -> list[str]:
-        stationary = "holds" if self.stationary else "does not hold: training ended early, or beta is another"
+        stationary = "holds" if self.stationary else "does not hold: training ended early, or beta is not the model's"
         spare = int(self.equilibrium["spare_latents"].iloc[0])
-        sign = f"stable, {spare} latents to spare" if self.stable else "unstable: a latent is held at the prior wrongly"
+        sign = f"stable, {spare} spare latents" if self.stable else "unstable: a collapsed latent should be active"
         return [
             f"Ward residual {self.ward_residual:.3g} (stationarity {stationary})\n"
             f"residual edge {self.residual_edge:.3g} against T = {self.temperature:.3g} ({sign})"
@@ -169,7 +169,7 @@ class Spectroscopy:
             ("Distortion with the first K latents kept, over V, train split", curve.drop(columns="split")),
             (f"Effective dimension, {dimension['split'].iloc[-1]} split",
              dimension[dimension["split"] == dimension["split"].iloc[-1]].drop(columns="split")),
-            ("Other people's criteria, train split; flips_at: signal fraction in the linear equilibrium",
+            ("Criteria of the literature, train split; flips_at: signal fraction in the linear equilibrium",
              crossed.drop(columns="split")),
         ]  # fmt: skip
 
@@ -194,29 +194,30 @@ def measure(
     max_rows: int | None = EvaluationSettings().max_rows,
     store: str | Path | None = None,
 ) -> Spectroscopy:
-    """Return the spectroscopy of a trained VAE at its own temperature; nothing is trained.
+    """Measure a trained VAE at its own temperature; nothing is trained.
 
-    model: (encode, decode), or an object with `encode` and `decode`, or with `encoder` and `decoder` (pythae); encode
-    maps x `(n, *shape)` to mean and log-variance, each `(n, latent)`, decode maps z to x_hat `(n, *shape)`. Modules are
-    put into evaluation mode and left as they were found.
-    data: an array `(n, *shape)`, a mapping with train and optionally validation and test, or a dataset's id, with its
-    parameters. scaling: how the model was trained to see them: "raw" (the default of an array), "dataset" (the default
-    of an id), "per-feature", "global".
-    temperature: T = beta sigma_dec^2 / V; or beta and the convention of its author's loss (see `CONVENTIONS`),
-    with kl_weight or eta where that loss has one. max_rows: samples per split, at most; the equilibrium reads all.
-    store: where datasets are prepared.
+    model: (encode, decode), or an object with `encode` and `decode`, or with `encoder` and `decoder` (pythae). encode
+    maps x `(n, *shape)` to mean and log-variance, each `(n, latent)`; decode maps z to x_hat `(n, *shape)`. Modules
+    are evaluated in evaluation mode; afterwards they are in the mode they were in.
+    data: an array `(n, *shape)`; a mapping with train and optionally validation and test; or the id of a dataset, with
+    its parameters. scaling: how the data were scaled when the model was trained: "raw" (the default for an array),
+    "dataset" (the default for an id), "per-feature" or "global".
+    temperature: T = beta sigma_dec^2 / V. Instead of it, give beta and the convention of your loss (see
+    `CONVENTIONS`), with kl_weight or eta if that loss has one.
+    max_rows: the largest number of samples per split; the equilibrium always reads all of them.
+    store: the folder in which datasets are prepared.
     """
     pair = pair_of(model)
     home = Store(store)
     registry = load_registry()
     seen = data_as_seen(data, parameters, scaling, split_seed, registry, home.cache)
-    own = _temperature(temperature, beta, convention, kl_weight, eta, seen)
+    model_temperature = _temperature(temperature, beta, convention, kl_weight, eta, seen)
     device, dtype = torch.device("cpu"), torch.float32
     if pair.parameter is not None:
         device, dtype = pair.parameter.device, pair.parameter.dtype
     with evaluation_mode(pair):
-        rows = torch.from_numpy(seen.splits["train"].values[:_TRIED]).to(device, dtype)
-        adapter = ExternalModel(pair, rows, own, seen.total_variance)
+        rows = torch.from_numpy(seen.splits["train"].values[:_FIRST_ROWS]).to(device, dtype)
+        adapter = ExternalModel(pair, rows, model_temperature, seen.total_variance)
         frames = {}
         for name in _OBSERVABLES:
             observable = registry.get("observable", name).create({})
@@ -228,12 +229,12 @@ def measure(
                 for split in SPLITS if split in seen.splits
             ]  # fmt: skip
             frames[name] = observe(name, observable, adapter, samples).drop(columns=["replica", "temperature"])
-    latents = _latents(frames["latent-moments"], own, seen)
+    latents = _latents(frames["latent-moments"], model_temperature, seen)
     distortion = _distortion(frames["truncated-distortion"], seen)
     return Spectroscopy(
         dataset=seen.dataset,
-        temperature=own,
-        beta=own * seen.total_variance,
+        temperature=model_temperature,
+        beta=model_temperature * seen.total_variance,
         total_variance=seen.total_variance,
         latent_dim=adapter.latent_dim,
         linear_decoder=adapter.linear_decoder,
@@ -266,8 +267,8 @@ def _temperature(
     assert temperature is not None
     if not (math.isfinite(temperature) and temperature > 0) or kl_weight is not None or eta is not None:
         raise UserError(
-            f"temperature: found {temperature}, kl_weight = {kl_weight}, eta = {eta}, expected one finite number above "
-            "0 alone. A loss with kl_weight or eta is given by beta and convention."
+            f"temperature: found {temperature}, kl_weight = {kl_weight}, eta = {eta}, expected a finite number above "
+            "0, and neither of the others. For a loss with kl_weight or eta, give beta and convention."
         )
     return float(temperature)
 
@@ -275,15 +276,15 @@ def _temperature(
 def _latents(moments: pd.DataFrame, temperature: float, seen: Standardised) -> pd.DataFrame:
     parts = []
     for _, part in moments.groupby("split", sort=False):
-        found = part.sort_values("signal_fraction", ascending=False, kind="stable").reset_index(drop=True)
-        found.insert(1, "rank", np.arange(1, len(found) + 1))
-        found["active"] = found["signal_fraction"] > ACTIVE
-        thresholds = one_shot_thresholds(found["snr"].to_numpy(), temperature)
-        found["one_shot_threshold"] = np.where(found["active"], thresholds, np.nan)
-        spectrum = np.zeros(len(found))
-        count = min(len(found), len(seen.pca.eigenvalues))
+        ranked = part.sort_values("signal_fraction", ascending=False, kind="stable").reset_index(drop=True)
+        ranked.insert(1, "rank", np.arange(1, len(ranked) + 1))
+        ranked["active"] = ranked["signal_fraction"] > ACTIVE
+        thresholds = one_shot_thresholds(ranked["snr"].to_numpy(), temperature)
+        ranked["one_shot_threshold"] = np.where(ranked["active"], thresholds, np.nan)
+        spectrum = np.zeros(len(ranked))
+        count = min(len(ranked), len(seen.pca.eigenvalues))
         spectrum[:count] = seen.pca.eigenvalues[:count]
-        parts.append(found.assign(pca_threshold=spectrum))
+        parts.append(ranked.assign(pca_threshold=spectrum))
     return pd.concat(parts, ignore_index=True)
 
 
