@@ -43,7 +43,7 @@ def collapsebench_decoders() -> list[Component]:
         Component(
             "conv",
             "collapsebench_autoencoders.conv:ConvDecoder",
-            "affine doublings with residual branches and a free offset of every pixel, to square images",
+            "affine upsampling by two with residual branches and a free offset per pixel, to square images",
             parameters="collapsebench_autoencoders.parameters:ConvDecoderParameters",
         ),
         Component(
@@ -66,14 +66,14 @@ def collapsebench_decoders() -> list[Component]:
         Component(
             "first-order",
             "collapsebench_autoencoders.first_order:FirstOrderDecoder",
-            "affine map behind noise gates: latents collapse by a jump, with hysteresis",
+            "affine map behind noise gates; latents collapse by a jump, with hysteresis",
             parameters="collapsebench_autoencoders.parameters:FirstOrderParameters",
             version=2,
         ),
         Component(
             "injective",
             "collapsebench_autoencoders.injective:InjectiveDecoder",
-            "one-to-one map whose gain cannot vanish: latents fade without a threshold",
+            "one-to-one map whose gain cannot vanish; latents fade without a threshold",
             parameters="collapsebench_autoencoders.parameters:InjectiveDecoderParameters",
             version=2,
         ),

@@ -1,7 +1,7 @@
 """Convolutional residual networks as encoder and decoder, for square images.
 
-Each stage is an affine map and a residual branch beside it, so every network contains the maps that are affine
-throughout: with features enough it can represent what PCA asks of it.
+Each stage is an affine map with a residual branch beside it, so that every network includes the purely affine maps:
+with enough features it can represent PCA.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def image_of(shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) not in (2, 3):
         raise UnsuitableError(
             f"samples have shape {shape}, expected images (side, side) or (channels, side, side). "
-            "Let the dataset give images, or use an encoder and decoder for vectors: mlp, residual-mlp, linear."
+            "Use a dataset of images, or use an encoder and decoder for vectors: mlp, residual-mlp, linear."
         )
     channels, height, width = (1, *shape) if len(shape) == 2 else shape
     if height != width:
@@ -49,7 +49,7 @@ def sides_of(side: int, depth: int) -> list[int]:
 
 
 class Reshape(nn.Module):
-    """Each sample in another shape."""
+    """Reshape each sample."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Reshape(nn.Module):
 
 
 class Offset(nn.Module):
-    """A free constant for each entry of a sample: with it the mean reconstruction error can vanish everywhere."""
+    """A free constant for each feature, so that the mean reconstruction error can vanish in every one."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -73,20 +73,20 @@ class Offset(nn.Module):
 
 
 def convolution(channels: int, wider: int, nonlinearity: str, size: int = 3, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution, Kaiming-initialised (He et al. 2015) for what comes before it; its bias is zero."""
-    made = nn.Conv2d(channels, wider, size, stride, padding=size // 2)
-    nn.init.kaiming_uniform_(made.weight, nonlinearity=nonlinearity)  # type: ignore[arg-type]
-    assert made.bias is not None
-    nn.init.zeros_(made.bias)
-    return made
+    """Return a convolution, Kaiming-initialised (He et al. 2015) for the preceding nonlinearity; its bias is zero."""
+    layer = nn.Conv2d(channels, wider, size, stride, padding=size // 2)
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity=nonlinearity)  # type: ignore[arg-type]
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
-def residual_stage(channels: int, own: ConvParameters) -> Residual:
+def residual_stage(channels: int, settings: ConvParameters) -> Residual:
     """Return y + convolution(activation(y)), the weights of the convolution divided by sqrt(depth)."""
-    made = convolution(channels, channels, "relu")
+    layer = convolution(channels, channels, "relu")
     with torch.no_grad():
-        made.weight /= math.sqrt(own.depth)
-    return Residual(nn.Sequential(ACTIVATIONS[own.activation](), made))
+        layer.weight /= math.sqrt(settings.depth)
+    return Residual(nn.Sequential(ACTIVATIONS[settings.activation](), layer))
 
 
 class ConvEncoder(Encoder[ConvEncoderParameters]):
@@ -96,20 +96,20 @@ class ConvEncoder(Encoder[ConvEncoderParameters]):
 
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
-        own = self.parameters
+        settings = self.parameters
         channels, side = image_of(shape)
         layers: list[nn.Module] = [Reshape(channels, side, side)]
-        sides = sides_of(side, own.depth)
-        for stage in range(own.depth):
-            wider = own.channels * 2**stage
-            layers += [convolution(channels, wider, "linear", stride=2), residual_stage(wider, own)]
+        sides = sides_of(side, settings.depth)
+        for stage in range(settings.depth):
+            wider = settings.channels * 2**stage
+            layers += [convolution(channels, wider, "linear", stride=2), residual_stage(wider, settings)]
             channels = wider
         features = channels * sides[-1] ** 2
-        return nn.Sequential(*layers, nn.Flatten(), GaussianHead(features, latent_dim, own.log_variance_bias))
+        return nn.Sequential(*layers, nn.Flatten(), GaussianHead(features, latent_dim, settings.log_variance_bias))
 
 
 class Doubled(nn.Module):
-    """An affine map from every pixel to the four that take its place; odd sides lose their last row and column."""
+    """An affine map from every pixel to four pixels; if the side is odd, the last row and column are cropped."""
 
     def __init__(self, channels: int, narrower: int, side: int) -> None:
         super().__init__()
@@ -123,19 +123,19 @@ class Doubled(nn.Module):
 
 
 class ConvDecoder(Decoder[ConvDecoderParameters]):
-    """A free affine map, stages of a residual branch and an affine doubling of the side, then a free offset."""
+    """An affine map, stages of a residual branch and affine upsampling by two, then a free offset."""
 
     example_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
-        own = self.parameters
+        settings = self.parameters
         channels, side = image_of(shape)
-        sides = sides_of(side, own.depth)
-        widths = [channels, *(own.channels * 2**stage for stage in range(own.depth))]
+        sides = sides_of(side, settings.depth)
+        widths = [channels, *(settings.channels * 2**stage for stage in range(settings.depth))]
         features = widths[-1] * sides[-1] ** 2
         layers: list[nn.Module] = [nn.Linear(latent_dim, features), Reshape(widths[-1], sides[-1], sides[-1])]
-        for stage in reversed(range(own.depth)):
+        for stage in reversed(range(settings.depth)):
             wide = widths[stage + 1]
-            layers += [residual_stage(wide, own), Doubled(wide, widths[stage], sides[stage])]
+            layers += [residual_stage(wide, settings), Doubled(wide, widths[stage], sides[stage])]
         return nn.Sequential(*layers, nn.Flatten(), Offset(math.prod(shape)), Reshape(*shape))

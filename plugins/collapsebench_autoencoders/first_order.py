@@ -1,4 +1,4 @@
-"""A decoder whose latents collapse by a jump: small signals are muted, large ones pass."""
+"""A decoder whose latents collapse by a jump: small signals are suppressed, large ones pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collapsebench_autoencoders.parameters import FirstOrderParameters
 
 
 class Gated(nn.Module):
-    """Each latent drives its column w_k of an affine map through a noise gate that opens with the column's gain:
+    """Each latent drives column w_k of an affine map through a noise gate that opens as the column grows:
 
         x_hat = b + sum_k w_k g_k(z_k)
         g_k(z) = z |z|^p / (1 + (|w_k| / level)^2 |z|^(2 p + 2))^(p / (2 p + 2))
@@ -35,9 +35,9 @@ class Gated(nn.Module):
 
 
 class FirstOrderDecoder(Decoder[FirstOrderParameters]):
-    """A counter-example to collapse as spectral pruning: order parameters jump, and remember where they were.
+    """A counter-example to collapse as spectral pruning: order parameters jump, with hysteresis.
 
-    On Gaussian data with a linear mean, one mode of eigenvalue lambda alone costs, at signal fraction m,
+    On Gaussian data with a linear mean, the loss of a single mode of eigenvalue lambda at signal fraction m is
 
         L(m) - L(0) = -U(m) - beta/2 log(1 - m)
         U(m) = max_v [ sqrt(lambda m) E z h - 1/2 E h^2 ],    h = level H(v z),  z ~ N(0, 1)
@@ -52,11 +52,11 @@ class FirstOrderDecoder(Decoder[FirstOrderParameters]):
 
         lambda / level^2                             0.3      1        3
         T rises: M^2 jumps to 0 at, from             0.674 from 0.10    0.779 from 0.11    0.869 from 0.08
-        both states cost the same at                 0.661    0.754    0.838
+        both states have equal loss at                 0.661    0.754    0.838
         T falls: M^2 jumps from 0 at, to             0.6 to 0.30        0.6 to 0.38        0.6 to 0.40
 
-    Rescaling a latent is absorbed by its column, so that E mu^2 + E sigma^2 = 1 holds at equilibrium. No shift is free
-    before the gate, so that E mu = 0 holds for symmetric data only, and no scale behind it, so that
+    A column can absorb the scale of its latent, so that E mu^2 + E sigma^2 = 1 holds at equilibrium. There is no free
+    shift before the gate, so that E mu = 0 holds for symmetric data only, and no free scale behind it, so that
     E x_hat . (x - x_hat) = 0 does not hold.
     """
 

@@ -1,4 +1,4 @@
-"""A decoder that is one to one whatever its weights, so that no latent can be switched off."""
+"""A decoder that is one-to-one for all weights, so that no latent can be switched off."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class InjectiveDecoder(Decoder[InjectiveDecoderParameters]):
         mean slope a = g sqrt(lambda) / (g^2 + beta)     variance s^2 = beta / (g^2 + beta)
         M^2 = g^2 lambda / (g^2 lambda + beta (g^2 + beta))
 
-    which is smooth, above lambda / V too, where it falls as g^2 lambda / beta^2: there is no threshold, and no latent
-    is ever at the prior. No scale is free, so that neither E mu^2 + E sigma^2 = 1 nor E x_hat . (x - x_hat) = 0
-    holds. After the injective decoders through Brenier maps of Wang, Blei and
-    Cunningham 2021, Posterior collapse and latent variable non-identifiability; theirs are input-convex networks.
+    This is smooth in T, also above lambda / V, where it falls as g^2 lambda / beta^2: there is no threshold, and no
+    latent is ever at the prior. No scale is free, so neither E mu^2 + E sigma^2 = 1 nor E x_hat . (x - x_hat) = 0
+    holds. After the injective decoders of Wang, Blei and Cunningham 2021, Posterior collapse and latent variable
+    non-identifiability, which are Brenier maps made of input-convex networks.
     """
 
     ward_identities: ClassVar[tuple[WardIdentity, ...]] = ("mean", "residual-mean")
@@ -55,6 +55,6 @@ class InjectiveDecoder(Decoder[InjectiveDecoderParameters]):
         if latent_dim > features:
             raise UserError(
                 f"decoder 'injective': {latent_dim} latents for {features} features, expected at most {features}: no "
-                "smooth map from more dimensions to fewer is one to one. Lower scan.latent_dim."
+                "smooth map from more dimensions to fewer is one-to-one. Lower scan.latent_dim."
             )
         return Monotone(latent_dim, shape, self.parameters.gain, self.parameters.width)

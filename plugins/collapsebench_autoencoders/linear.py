@@ -13,7 +13,7 @@ from collapsebench_autoencoders.parameters import LinearEncoderParameters
 
 
 class Flat(nn.Module):
-    """An encoder that sees a sample of any shape as a vector."""
+    """An encoder that flattens samples of any shape."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

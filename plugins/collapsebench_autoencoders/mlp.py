@@ -37,9 +37,9 @@ class MlpEncoder(Encoder[MlpEncoderParameters]):
 
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
-        own = self.parameters
-        body = hidden_layers(math.prod(shape), own.depth, own.width, own.activation)
-        return Flat(nn.Sequential(*body, GaussianHead(own.width, latent_dim, own.log_variance_bias)))
+        settings = self.parameters
+        body = hidden_layers(math.prod(shape), settings.depth, settings.width, settings.activation)
+        return Flat(nn.Sequential(*body, GaussianHead(settings.width, latent_dim, settings.log_variance_bias)))
 
 
 class MlpDecoder(Decoder[MlpDecoderParameters]):
@@ -47,6 +47,6 @@ class MlpDecoder(Decoder[MlpDecoderParameters]):
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
-        own = self.parameters
-        body = hidden_layers(latent_dim, own.depth, own.width, own.activation)
-        return nn.Sequential(*body, nn.Linear(own.width, math.prod(shape)), nn.Unflatten(1, torch.Size(shape)))
+        settings = self.parameters
+        body = hidden_layers(latent_dim, settings.depth, settings.width, settings.activation)
+        return nn.Sequential(*body, nn.Linear(settings.width, math.prod(shape)), nn.Unflatten(1, torch.Size(shape)))

@@ -12,7 +12,7 @@ Activation = Literal["silu", "relu", "tanh", "gelu", "elu", "softplus"]
 
 
 class LinearEncoderParameters(Parameters):
-    """A linear encoder: the mean is affine in x, the log-variance too."""
+    """A linear encoder: mean and log-variance are affine in x."""
 
     log_variance_bias: FiniteFloat = Field(default=0.0, description="initial log-variance of every latent")
 
@@ -57,7 +57,9 @@ class ConvParameters(Parameters):
     """A convolutional residual network for square images."""
 
     depth: int = Field(default=2, ge=1, description="number of stages, each of which halves the side of the image")
-    channels: int = Field(default=16, ge=1, description="channels of the finest stage; each coarser one has twice more")
+    channels: int = Field(
+        default=16, ge=1, description="channels of the finest stage; each coarser stage has twice as many"
+    )
     activation: Activation = Field(default="silu", description="nonlinearity before the convolution of each branch")
 
 
@@ -68,7 +70,7 @@ class ConvEncoderParameters(ConvParameters):
 
 
 class ConvDecoderParameters(ConvParameters):
-    """An affine map, then convolutions and affine doublings of the side, with a free offset of every pixel."""
+    """An affine map, then convolutions and affine upsampling by two, with a free offset per pixel."""
 
 
 class FirstOrderParameters(Parameters):
@@ -76,18 +78,23 @@ class FirstOrderParameters(Parameters):
 
     level: float = Field(
         default=0.5, gt=0, allow_inf_nan=False,
-        description="amplitude, in units of the standardised data, below which a latent's contribution is muted",
+        description="amplitude, in units of the standardised data, below which a latent is suppressed",
     )  # fmt: skip
     power: float = Field(
-        default=2.0, ge=1, le=6, description="steepness of the gate: muted contributions fall as amplitude^(1 + power)"
+        default=2.0,
+        ge=1,
+        le=6,
+        description="steepness of the gate: suppressed contributions fall as amplitude^(1 + power)",
     )
 
 
 class InjectiveDecoderParameters(Parameters):
-    """A map that is one to one whatever its weights."""
+    """A map that is one-to-one for all weights."""
 
     gain: float = Field(
         default=0.5, gt=0, allow_inf_nan=False,
-        description="least factor by which distances between latents grow, in units of the standardised data",
+        description="lower bound on the ratio of distances in standardised data and in z",
     )  # fmt: skip
-    width: int = Field(default=32, ge=1, description="units of the bend that is added to the fixed gain")
+    width: int = Field(
+        default=32, ge=1, description="hidden units of the nonlinear part that is added to the fixed gain"
+    )

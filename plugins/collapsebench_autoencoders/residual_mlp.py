@@ -30,24 +30,24 @@ class Residual(nn.Module):
 
 
 def affine(features: int, width: int, nonlinearity: str = "relu") -> nn.Linear:
-    """Return an affine map, Kaiming-initialised (He et al. 2015) for what comes before it; its bias is zero."""
-    made = nn.Linear(features, width)
-    nn.init.kaiming_uniform_(made.weight, nonlinearity=nonlinearity)  # type: ignore[arg-type]
-    nn.init.zeros_(made.bias)
-    return made
+    """Return an affine map, Kaiming-initialised (He et al. 2015) for the preceding nonlinearity; its bias is zero."""
+    layer = nn.Linear(features, width)
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity=nonlinearity)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
-def residual_layers(features: int, own: ResidualMlpParameters) -> list[nn.Module]:
+def residual_layers(features: int, settings: ResidualMlpParameters) -> list[nn.Module]:
     """Return an affine map to `width` units, then `depth` residual blocks of two activations and two affine maps.
 
-    The last map of each branch starts divided by sqrt(depth): the variance of what passes stays of the order of one.
+    The initial weights of each branch's last map are divided by sqrt(depth), so that the variance stays near 1.
     """
-    layers: list[nn.Module] = [affine(features, own.width, "linear")]
-    for _ in range(own.depth):
-        first, last = affine(own.width, own.width), affine(own.width, own.width)
+    layers: list[nn.Module] = [affine(features, settings.width, "linear")]
+    for _ in range(settings.depth):
+        first, last = affine(settings.width, settings.width), affine(settings.width, settings.width)
         with torch.no_grad():
-            last.weight /= math.sqrt(own.depth)
-        activation = ACTIVATIONS[own.activation]
+            last.weight /= math.sqrt(settings.depth)
+        activation = ACTIVATIONS[settings.activation]
         layers.append(Residual(nn.Sequential(activation(), first, activation(), last)))
     return layers
 
@@ -57,9 +57,9 @@ class ResidualMlpEncoder(Encoder[ResidualMlpEncoderParameters]):
 
     def build(self, shape: tuple[int, ...], latent_dim: int) -> nn.Module:
         """Return a module that maps x `(batch, *shape)` to (mean, log_variance), each `(batch, latent_dim)`."""
-        own = self.parameters
-        body = residual_layers(math.prod(shape), own)
-        return Flat(nn.Sequential(*body, GaussianHead(own.width, latent_dim, own.log_variance_bias)))
+        settings = self.parameters
+        body = residual_layers(math.prod(shape), settings)
+        return Flat(nn.Sequential(*body, GaussianHead(settings.width, latent_dim, settings.log_variance_bias)))
 
 
 class ResidualMlpDecoder(Decoder[ResidualMlpDecoderParameters]):
@@ -67,6 +67,6 @@ class ResidualMlpDecoder(Decoder[ResidualMlpDecoderParameters]):
 
     def build(self, latent_dim: int, shape: tuple[int, ...]) -> nn.Module:
         """Return a module that maps z `(batch, latent_dim)` to x_hat `(batch, *shape)`."""
-        own = self.parameters
-        body = residual_layers(latent_dim, own)
-        return nn.Sequential(*body, nn.Linear(own.width, math.prod(shape)), nn.Unflatten(1, torch.Size(shape)))
+        settings = self.parameters
+        body = residual_layers(latent_dim, settings)
+        return nn.Sequential(*body, nn.Linear(settings.width, math.prod(shape)), nn.Unflatten(1, torch.Size(shape)))

@@ -42,13 +42,13 @@ def collapsebench_datasets() -> list[Component]:
         Component(
             "huggingface",
             "collapsebench_datasets.huggingface:HuggingFace",
-            "Images or vectors of the Hugging Face Hub, or of local Parquet, Arrow or image files",
+            "Images or vectors from the Hugging Face Hub, or from local Parquet, Arrow or image files",
             parameters="collapsebench_datasets.image_parameters:HuggingFaceParameters",
         ),
         Component(
             "worldclim",
             "collapsebench_datasets.worldclim:WorldClim",
-            "WorldClim bioclimatic variables of the land, split by spatial blocks",
+            "WorldClim bioclimatic variables of all land cells, split by spatial blocks",
             parameters="collapsebench_datasets.worldclim_parameters:WorldClimParameters",
         ),
         Component(

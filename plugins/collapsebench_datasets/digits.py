@@ -13,9 +13,8 @@ from collapsebench_datasets.parameters import DigitsParameters
 class Digits(Dataset[DigitsParameters]):
     """1,797 handwritten digits of 8 x 8 pixels, grey levels 0 to 16; three pixels are constant.
 
-    As vectors of 64 they are scaled pixel by pixel, as images `(1, 8, 8)` by one number.
-
-    The seed shuffles the images before they are split.
+    Vectors of 64 are scaled pixel by pixel, images `(1, 8, 8)` by one number. The seed shuffles the samples before they
+    are split.
     """
 
     def load(self, seed: int, cache: Path) -> Data:

@@ -8,7 +8,7 @@ from collapsebench_datasets.original_images import Original, OriginalImages
 
 
 class FashionMnist(OriginalImages):
-    """60,000 images to train on, 10,000 to test on.
+    """60,000 training images and 10,000 test images.
 
     Source: github.com/zalandoresearch/fashion-mnist; Debian's package dataset-fashion-mnist holds the same files.
     """

@@ -16,27 +16,29 @@ Floats = NDArray[np.float64]
 class Gaussian(Dataset[GaussianParameters]):
     """Zero-mean Gaussian samples with a chosen spectrum, in a fixed random orientation, or a chosen covariance.
 
-    With `exact`, the training samples are moved linearly so that their mean is zero and their covariance equals the
-    target to rounding; validation and test are plain samples. The seed draws the samples, never the orientation.
+    With `exact`, the training samples are transformed linearly so that their mean is zero and their covariance equals
+    the target to rounding; validation and test are plain samples. The seed draws the samples, not the orientation.
     """
 
     def load(self, seed: int, cache: Path) -> Data:
         """Return the three splits, unscaled, with the population covariance."""
-        own = self.parameters
+        settings = self.parameters
         covariance = self.covariance()
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.clip(values, 0.0, None))
         streams = np.random.default_rng([seed, 1]).spawn(3)
-        counts = (own.samples, own.evaluation_samples, own.evaluation_samples)
-        white = [stream.standard_normal((count, own.dimension)) for stream, count in zip(streams, counts, strict=True)]
-        if own.exact:
+        counts = (settings.samples, settings.evaluation_samples, settings.evaluation_samples)
+        white = [
+            stream.standard_normal((count, settings.dimension)) for stream, count in zip(streams, counts, strict=True)
+        ]
+        if settings.exact:
             white[0] = whiten(white[0])
         train, validation, test = (Split((part @ root.T).astype(np.float32)) for part in white)
         return Data(
             train=train,
             validation=validation,
             test=test,
-            feature_names=tuple(f"x{index}" for index in range(own.dimension)),
+            feature_names=tuple(f"x{index}" for index in range(settings.dimension)),
             scaling="none",
             revision="1",
             licence="CC0-1.0",
@@ -46,11 +48,11 @@ class Gaussian(Dataset[GaussianParameters]):
 
     def covariance(self) -> Floats:
         """Return the population covariance `(d, d)`."""
-        own = self.parameters
-        if own.covariance is not None:
-            return np.array(own.covariance, dtype=np.float64)
-        rotation, _ = np.linalg.qr(np.random.default_rng(own.dimension).standard_normal((own.dimension,) * 2))
-        return np.asarray((rotation * eigenvalues(own)) @ rotation.T)
+        settings = self.parameters
+        if settings.covariance is not None:
+            return np.array(settings.covariance, dtype=np.float64)
+        rotation, _ = np.linalg.qr(np.random.default_rng(settings.dimension).standard_normal((settings.dimension,) * 2))
+        return np.asarray((rotation * eigenvalues(settings)) @ rotation.T)
 
 
 def eigenvalues(parameters: GaussianParameters) -> Floats:
@@ -80,7 +82,7 @@ def eigenvalues(parameters: GaussianParameters) -> Floats:
 
 
 def whiten(samples: Floats) -> Floats:
-    """Return the samples `(n, d)`, moved linearly so that their mean is 0 and their covariance the identity."""
+    """Return the samples `(n, d)`, transformed linearly to mean 0 and covariance 1."""
     centred = samples - samples.mean(0)
     u, _, vt = np.linalg.svd(centred, full_matrices=False)
     return np.asarray(u @ vt * np.sqrt(len(samples)))

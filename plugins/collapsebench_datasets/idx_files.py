@@ -1,4 +1,4 @@
-"""Read the IDX files in which MNIST and its kin were published: a magic number, the sizes, then bytes.
+"""Read the IDX files in which MNIST and similar datasets were published: a magic number, the sizes, then bytes.
 
 The magic number is two zero bytes, the type (8: unsigned byte) and the number of dimensions; sizes are 32 bits, the
 highest byte first. Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits.
@@ -34,24 +34,24 @@ def has_idx_files(folder: Path) -> bool:
 def read_original(folder: Path, dataset: str, sha256: Mapping[str, str]) -> dict[SplitName, Bytes]:
     """Return the images of the train and of the test split `(n, 1, rows, columns)`.
 
-    All four files must be there, plain or gzipped, with as many labels as images. sha256: of the unpacked files, by
-    name; a file that is not named is not compared.
+    All four files must be there, plain or gzipped, with as many labels as images. sha256: checksums of the unpacked
+    files, by name; a file without one is not compared.
     """
-    found = {name: _variants(folder, name) for name in (*IMAGES.values(), *LABELS.values())}
-    missing = [name for name, paths in found.items() if not paths]
+    variants = {name: _variants(folder, name) for name in (*IMAGES.values(), *LABELS.values())}
+    missing = [name for name, paths in variants.items() if not paths]
     if missing:
         raise DataError(
             f"{folder}: found no {', '.join(missing)}, expected the four files of dataset '{dataset}', "
-            f"{', '.join(found)}, each as it is or with .gz. Give the folder that holds them as path."
+            f"{', '.join(variants)}, each as it is or with .gz. Give the folder that holds them as path."
         )
     images: dict[SplitName, Bytes] = {}
     for split in IMAGES:
         where = f"dataset '{dataset}', split {split}"
-        pixels = read_idx(found[IMAGES[split]][0], 3, where, sha256.get(IMAGES[split]))
-        labels = read_idx(found[LABELS[split]][0], 1, where, sha256.get(LABELS[split]))
+        pixels = read_idx(variants[IMAGES[split]][0], 3, where, sha256.get(IMAGES[split]))
+        labels = read_idx(variants[LABELS[split]][0], 1, where, sha256.get(LABELS[split]))
         if len(pixels) != len(labels):
             raise DataError(
-                f"{where}: {folder} holds {len(pixels)} images and {len(labels)} labels, expected one label an image. "
+                f"{where}: {folder} holds {len(pixels)} images and {len(labels)} labels, expected one label per image. "
                 "Take the four files from one release."
             )
         images[split] = pixels[:, None]
@@ -59,7 +59,7 @@ def read_original(folder: Path, dataset: str, sha256: Mapping[str, str]) -> dict
 
 
 def read_idx(path: Path, dimensions: int, where: str, sha256: str | None = None) -> Bytes:
-    """Return the bytes of one file, in the shape that it declares; `where` opens every message."""
+    """Return the bytes of one file, in the shape that it declares; every message begins with `where`."""
     content = _unpacked(path, where)
     magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     header = 4 + 4 * dimensions
@@ -88,12 +88,12 @@ def idx_sha256(images: Bytes) -> str:
     return digest.hexdigest()
 
 
-def check_sha256(found: str, expected: str | None, what: str) -> None:
+def check_sha256(actual: str, expected: str | None, what: str) -> None:
     """Raise a DataError unless a checksum is the expected one, or none is expected."""
-    if expected not in (None, found):
+    if expected not in (None, actual):
         raise DataError(
-            f"{what}: the SHA-256 of its content is {found}, expected {expected}, that of the original. It is not "
-            "what was published under this name: fetch it again, or name other data with the dataset 'huggingface'."
+            f"{what}: the SHA-256 of its content is {actual}, expected {expected}, that of the original. The "
+            "content differs from the original: fetch it again, or name other data with the dataset 'huggingface'."
         )
 
 

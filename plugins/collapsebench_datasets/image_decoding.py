@@ -1,4 +1,4 @@
-"""Turn what a column holds, an encoded image or a list of numbers, into an array."""
+"""Turn the cell of a column, an encoded image or a list of numbers, into an array."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CHANNELS = {"1": 1, "L": 1, "RGB": 3, "CMYK": 3, "YCbCr": 3, "P": 3}
 _SCALED_TO = {"grey": "L", "rgb": "RGB"}
 
 
-def decode_image(cell: Any, own: HuggingFaceParameters, where: str) -> NDArray[np.uint8]:
+def decode_image(cell: Any, settings: HuggingFaceParameters, where: str) -> NDArray[np.uint8]:
     """Return an image `(channels, rows, columns)` of bytes, with the colour and size that the parameters ask for.
 
-    cell: as the package `datasets` gives an image that it has not decoded, its bytes or its place.
+    cell: an image as the package `datasets` gives it undecoded, its bytes or its path.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -32,7 +32,7 @@ def decode_image(cell: Any, own: HuggingFaceParameters, where: str) -> NDArray[n
             f"{where}: {_named(cell)}{len(content)} bytes that are no readable image ({reason}), expected a complete "
             "PNG, JPEG or the like. Repair or remove it."
         ) from error
-    return _array(_sized(_coloured(image, own, where), own, where))
+    return _array(_sized(_coloured(image, settings, where), settings, where))
 
 
 def decode_numbers(cell: Any, where: str) -> NDArray[np.float32]:
@@ -49,10 +49,10 @@ def decode_numbers(cell: Any, where: str) -> NDArray[np.float32]:
 
 
 def _content(cell: Any, where: str) -> bytes:
-    found = {"bytes": cell} if isinstance(cell, bytes) else cell or {}
-    if isinstance(found, dict) and found.get("bytes") is not None:
-        return bytes(found["bytes"])
-    path = found.get("path") if isinstance(found, dict) else None
+    encoded = {"bytes": cell} if isinstance(cell, bytes) else cell or {}
+    if isinstance(encoded, dict) and encoded.get("bytes") is not None:
+        return bytes(encoded["bytes"])
+    path = encoded.get("path") if isinstance(encoded, dict) else None
     if path is None:
         raise DataError(f"{where}: found {_short(cell)}, expected an image. Remove this sample or choose its column.")
     import fsspec
@@ -70,39 +70,40 @@ def _named(cell: Any) -> str:
     return f"{path} holds " if path else "found "
 
 
-def _coloured(image: Any, own: HuggingFaceParameters, where: str) -> Any:
+def _coloured(image: Any, settings: HuggingFaceParameters, where: str) -> Any:
     channels = _CHANNELS.get(image.mode)
     if channels is None or (image.mode == "P" and "transparency" in image.info):
         raise DataError(
             f"{where}: found an image of mode {image.mode}{' with transparency' * (image.mode == 'P')}, expected grey "
             "or coloured pixels of 8 bits each, without transparency. Convert the images first."
         )
-    if own.colour == "rgb" and channels == 1:
+    if settings.colour == "rgb" and channels == 1:
         raise DataError(
             f"{where}: found 1 channel (mode {image.mode}), expected 3, for colour = 'rgb'. Set colour = 'grey', which "
             "turns every image into one channel, or leave this image out."
         )
-    mode = _SCALED_TO[own.colour or ("grey" if channels == 1 else "rgb")]
+    mode = _SCALED_TO[settings.colour or ("grey" if channels == 1 else "rgb")]
     return image if image.mode == mode else image.convert(mode)
 
 
-def _sized(image: Any, own: HuggingFaceParameters, where: str) -> Any:
+def _sized(image: Any, settings: HuggingFaceParameters, where: str) -> Any:
     from PIL import Image
 
-    if own.size is None or image.size == (own.size, own.size):
+    if settings.size is None or image.size == (settings.size, settings.size):
         return image
     width, height = image.size
-    if own.fit == "exact":
+    if settings.fit == "exact":
         shape = f"{height} x {width} pixels{', which is not square' * (width != height)}"
         raise DataError(
-            f"{where}: found {shape}, expected {own.size} x {own.size}. Set fit = 'crop' or 'resize', or another size."
+            f"{where}: found {shape}, expected {settings.size} x {settings.size}. Set fit = 'crop' or 'resize', or "
+            "another size."
         )
     box = None
-    if own.fit == "crop":
+    if settings.fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         box = (left, top, left + side, top + side)
-    return image.resize((own.size, own.size), Image.Resampling.BILINEAR, box)
+    return image.resize((settings.size, settings.size), Image.Resampling.BILINEAR, box)
 
 
 def _array(image: Any) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Parameters of the datasets that are read with the package `datasets`; this module imports neither it nor Pillow."""
+"""Parameters of the datasets that the package `datasets` reads; this module imports neither it nor Pillow."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ Fit = Literal["exact", "crop", "resize"]
 
 
 class Division(Parameters):
-    """How many samples of a source go into which split."""
+    """How the samples of a source are divided among the splits."""
 
     validation_share: FiniteFloat = Field(
         default=0.1, gt=0, lt=1, description="share of the source's train split that becomes the validation split"
     )
-    train_samples: int | None = Field(default=None, ge=2, description="samples of train at most, drawn by the seed")
+    train_samples: int | None = Field(
+        default=None, ge=2, description="largest number of training samples, drawn by the seed"
+    )
     evaluation_samples: int | None = Field(
-        default=None, ge=2, description="samples of validation and of test at most, each, drawn by the seed"
+        default=None,
+        ge=2,
+        description="largest number of samples in each of the validation and test splits, drawn by the seed",
     )
 
 
 class OriginalParameters(Division):
-    """A dataset of four well-known files, from a folder or from the Hub."""
+    """A dataset that was published as four IDX files, from a folder or from the Hub."""
 
     places: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Path | None = Field(
         default=None,
-        description="folder with the four original IDX files (.gz or not), or with their Parquet files; nothing is "
-        "downloaded then",
+        description="folder with the four original IDX files (.gz or not), or with their Parquet files, instead of a "
+        "download",
     )
 
 
@@ -47,50 +51,55 @@ class HuggingFaceParameters(Division):
     )
     path: Path | None = Field(
         default=None,
-        description="Parquet or Arrow file, folder of such files or of images, or folder written by `save_to_disk`; "
-        "nothing is downloaded then",
+        description="Parquet or Arrow file, folder of such files or of images, or folder written by `save_to_disk`, "
+        "instead of a download",
     )
-    config: str | None = Field(default=None, description="configuration of the dataset, where it has several")
+    config: str | None = Field(default=None, description="configuration of the dataset, if it has several")
     revision: str | None = Field(
         default=None,
-        description="commit, tag or branch on the Hub; without it the commit that the main branch has when the data "
-        "are first prepared is recorded, and kept",
+        description="commit, tag or branch on the Hub; if not given, the commit of the main branch when the data are "
+        "first prepared, which is recorded",
     )
-    column: str | None = Field(default=None, description="column to read; without it the only one that holds images")
-    train_split: str = Field(default="train", description="its split to train on")
+    column: str | None = Field(default=None, description="column to read; if not given, the only one that holds images")
+    train_split: str = Field(default="train", description="split of the source to train on")
     validation_split: str | None = Field(
-        default=None, description="its validation split; without it a share of its train split is used"
+        default=None, description="validation split of the source; if not given, a share of its train split"
     )
     test_split: str | None = Field(
-        default=None, description="its test split; without it a share of its train split is used"
+        default=None, description="test split of the source; if not given, a share of its train split"
     )
     colour: Colour | None = Field(
         default=None,
-        description="grey: one channel, the luminance of coloured images; rgb: three, and grey images are refused; "
-        "without it as stored",
+        description="grey: one channel, the luminance of coloured images; rgb: three channels, and grey images are "
+        "refused; if not given, as stored",
     )
-    size: int | None = Field(default=None, ge=2, le=512, description="side of the square image, pixels; or as stored")
+    size: int | None = Field(
+        default=None, ge=2, le=512, description="side of the square image, pixels; if not given, as stored"
+    )
     fit: Fit = Field(
         default="exact",
-        description="how an image gets that size: exact: it must have it; crop: the largest square in its middle, "
-        "then scaled; resize: scaled along each axis (bilinear, averaging where it shrinks)",
+        description="how an image gets that size. exact: it must have it already; crop: the largest square in its "
+        "middle is scaled; resize: each axis is scaled (bilinear, averaging if it shrinks)",
     )
     max_samples: int | None = Field(
         default=None,
         ge=6,
-        description="samples of each of its splits to fetch at most: the first ones of a stream that is mixed as it "
-        "passes; the rest is not downloaded",
+        description="largest number of samples to fetch from each split: the first ones of a shuffled stream; the rest "
+        "is not downloaded",
     )
     mixing: int = Field(
-        default=10_000, ge=1, description="samples of that stream which wait at a time, to be drawn in random order"
+        default=10_000, ge=1, description="size of the buffer in which that stream is shuffled, samples"
     )
     test_share: FiniteFloat = Field(
-        default=0.1, gt=0, lt=1, description="share of its train split that becomes the test split, where it has none"
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="share of the source's train split that becomes the test split, if the source has none",
     )
     scaling: Literal["per-feature", "global", "none"] | None = Field(
         default=None,
-        description="each number by its standard deviation, all by one, or not at all; without it global for images, "
-        "per-feature for vectors",
+        description="divide each feature by its standard deviation, all features by one number, or none; if not given, "
+        "global for images and per-feature for vectors",
     )
 
     @model_validator(mode="after")

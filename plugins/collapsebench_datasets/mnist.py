@@ -8,9 +8,9 @@ from collapsebench_datasets.original_images import Original, OriginalImages
 
 
 class Mnist(OriginalImages):
-    """60,000 images to train on, 10,000 to test on.
+    """60,000 training images and 10,000 test images.
 
-    The licence is the one that the Hub's page of the dataset declares; the files themselves name none.
+    The licence is the one on the dataset's page of the Hub; the files themselves name none.
     """
 
     original: ClassVar[Original] = Original(

@@ -49,9 +49,9 @@ Spectrum = Annotated[PowerLaw | Gap | NearDegenerate | Explicit, Field(discrimin
 
 
 class GaussianParameters(Parameters):
-    """Gaussian data: a spectrum, or a covariance, which then takes its place.
+    """Gaussian data, given by a spectrum or by a covariance.
 
-    Where `dimension` is left out, it is the length of `covariance` or of an explicit spectrum.
+    If `dimension` is left out, it is the length of `covariance` or of an explicit spectrum.
     """
 
     dimension: int = Field(default=16, ge=1, description="number of features")
@@ -61,9 +61,7 @@ class GaussianParameters(Parameters):
         description="the covariance itself, symmetric and positive semi-definite, instead of a spectrum",
     )
     samples: int = Field(default=1024, ge=2, description="training samples")
-    evaluation_samples: int = Field(
-        default=1024, ge=2, description="samples of the validation and of the test split, each"
-    )
+    evaluation_samples: int = Field(default=1024, ge=2, description="samples in each of the validation and test splits")
     exact: bool = Field(default=True, description="make the training samples' covariance equal the target exactly")
 
     @model_validator(mode="before")
@@ -95,16 +93,16 @@ class GaussianParameters(Parameters):
 
 def _check_spectrum(spectrum: Spectrum, dimension: int) -> None:
     if isinstance(spectrum, Gap) and spectrum.strong >= dimension:
-        found, expected = f"strong = {spectrum.strong}", f"fewer than dimension = {dimension}"
+        given, expected = f"strong = {spectrum.strong}", f"fewer than dimension = {dimension}"
     elif isinstance(spectrum, NearDegenerate) and spectrum.groups > dimension:
-        found, expected = f"groups = {spectrum.groups}", f"at most dimension = {dimension}"
+        given, expected = f"groups = {spectrum.groups}", f"at most dimension = {dimension}"
     elif isinstance(spectrum, Explicit) and len(spectrum.values) != dimension:
-        found, expected = f"{len(spectrum.values)} eigenvalues", f"dimension = {dimension} of them"
+        given, expected = f"{len(spectrum.values)} eigenvalues", f"dimension = {dimension} of them"
     elif isinstance(spectrum, Explicit) and max(spectrum.values) == 0:
-        found, expected = "eigenvalues that are all zero", "at least one positive eigenvalue"
+        given, expected = "eigenvalues that are all zero", "at least one positive eigenvalue"
     else:
         return
-    raise ValueError(f"spectrum '{spectrum.kind}': found {found}, expected {expected}; correct either of the two.")
+    raise ValueError(f"spectrum '{spectrum.kind}': found {given}, expected {expected}; correct either of the two.")
 
 
 def _check_covariance(rows: tuple[tuple[float, ...], ...], dimension: int) -> None:
@@ -138,19 +136,17 @@ class RandomFieldParameters(Parameters):
     size: int = Field(default=16, ge=2, le=64, description="side of the square image, pixels")
     boundary: Boundary = Field(
         default="periodic",
-        description="periodic: left meets right and top meets bottom, the components are Fourier waves; reflecting: "
-        "no slope across a border, they are cosines",
+        description="periodic: opposite borders meet, the components are Fourier waves; reflecting: no slope across a "
+        "border, and the components are cosines",
     )
     exponent: NonNegativeFloat = Field(default=3.0, le=16, description="decay of the power with the wave number")
     correlation_length: PositiveFloat | None = Field(
         default=None,
-        description="pixels; longer waves all have nearly the same power; without it the power law holds for all of "
-        "them, and the constant image has none",
+        description="pixels; longer waves have nearly the same power; without it the power law holds for all waves, "
+        "and the constant image has no power",
     )
     samples: int = Field(default=2048, ge=2, description="training samples")
-    evaluation_samples: int = Field(
-        default=1024, ge=2, description="samples of the validation and of the test split, each"
-    )
+    evaluation_samples: int = Field(default=1024, ge=2, description="samples in each of the validation and test splits")
     exact: bool = Field(default=True, description="make the training samples' covariance equal the target exactly")
 
     @model_validator(mode="after")
@@ -168,14 +164,14 @@ class DigitsParameters(Parameters):
 
     shape: Literal["vector", "image"] = Field(
         default="vector",
-        description="vector: 64 features, each scaled by its standard deviation; image: 1 x 8 x 8, one scale for all",
+        description="vector: 64 features, each scaled by its standard deviation; image: 1 x 8 x 8, one common scale",
     )
 
     train_share: FiniteFloat = Field(
         default=0.6,
         gt=0,
         lt=1,
-        description="share of the images in the train split; the rest is halved into the other two",
+        description="share of the images in the train split; the other two share the rest equally",
     )
 
     @model_serializer(mode="wrap")

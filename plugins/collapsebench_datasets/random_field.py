@@ -1,7 +1,7 @@
-"""Images of a Gaussian random field, whose principal components are known without any computation.
+"""Images of a Gaussian random field, whose principal components are known in closed form.
 
-A field that is statistically the same everywhere is diagonal in waves: PCA of periodic images is their Fourier basis,
-PCA of images with reflecting borders their cosine basis, and the spectrum is the power of each wave.
+The covariance of a statistically homogeneous field is diagonal in waves: the principal components are the Fourier basis
+for periodic images and the cosine basis for reflecting borders, and the spectrum is the power of each wave.
 """
 
 from __future__ import annotations
@@ -23,26 +23,31 @@ class RandomField(Dataset[RandomFieldParameters]):
 
         power(k) ~ (1 / correlation_length^2 + k^2)^(-exponent / 2),    k^2 = k_x^2 + k_y^2, radians per pixel
 
-    Without a correlation length the power is k^-exponent and the constant image has none. Waves of equal k have equal
-    eigenvalues: they fix a subspace, not directions. With `exact`, the training samples are moved linearly so that
-    their mean is zero and their covariance equals the target to rounding. The seed draws the samples.
+    Without a correlation length the power is k^-exponent, and the constant image has none. Waves of equal k have equal
+    eigenvalues, so that only the subspace that they span is determined. With `exact`, the training samples are
+    transformed linearly so that their mean is zero and their covariance equals the target to rounding. The seed draws
+    the samples.
     """
 
     def load(self, seed: int, cache: Path) -> Data:
         """Return the three splits, unscaled, with the population covariance."""
-        own = self.parameters
-        basis, power = waves(own.size, own.boundary)[1], power_spectrum(own)
+        settings = self.parameters
+        basis, power = waves(settings.size, settings.boundary)[1], power_spectrum(settings)
         streams = np.random.default_rng([seed, 4]).spawn(3)
-        counts = (own.samples, own.evaluation_samples, own.evaluation_samples)
-        white = [stream.standard_normal((count, own.size**2)) for stream, count in zip(streams, counts, strict=True)]
-        if own.exact:
+        counts = (settings.samples, settings.evaluation_samples, settings.evaluation_samples)
+        white = [
+            stream.standard_normal((count, settings.size**2)) for stream, count in zip(streams, counts, strict=True)
+        ]
+        if settings.exact:
             white[0] = whiten(white[0])
         train, validation, test = (Split(_images(part, basis, power)) for part in white)
         return Data(
             train=train,
             validation=validation,
             test=test,
-            feature_names=tuple(f"pixel {row},{column}" for row in range(own.size) for column in range(own.size)),
+            feature_names=tuple(
+                f"pixel {row},{column}" for row in range(settings.size) for column in range(settings.size)
+            ),
             scaling="none",
             revision="1",
             licence="CC0-1.0",
@@ -53,14 +58,14 @@ class RandomField(Dataset[RandomFieldParameters]):
 
     def covariance(self) -> Floats:
         """Return the population covariance `(d, d)`, d = size^2."""
-        own = self.parameters
-        one = waves(own.size, own.boundary)[1]
+        settings = self.parameters
+        one = waves(settings.size, settings.boundary)[1]
         basis = np.kron(one, one)
-        return np.asarray((basis * power_spectrum(own).ravel()) @ basis.T)
+        return np.asarray((basis * power_spectrum(settings).ravel()) @ basis.T)
 
 
 def eigenvalues(parameters: RandomFieldParameters) -> Floats:
-    """Return the spectrum in descending order, every wave by itself `(size^2,)`; its mean is 1."""
+    """Return the spectrum in descending order, one eigenvalue per wave `(size^2,)`; its mean is 1."""
     return np.sort(power_spectrum(parameters).ravel())[::-1]
 
 

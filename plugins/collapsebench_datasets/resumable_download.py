@@ -1,8 +1,8 @@
-"""Download one file so that an interruption costs only what is missing, and trust its checksum on first use.
+"""Download one file, continuing after an interruption, and trust its checksum on first use.
 
-Beside an archive `a.zip` lie `a.zip.json`, the checksum of the first download, which every later use must
-match, and, while a download is incomplete, `a.zip.part` and `a.zip.part.json`, which say how to go on. An
-archive appears under its own name only after its user has read it without an error.
+Beside an archive `a.zip` stand `a.zip.json`, the checksum of the first download, which every later use must match,
+and, while a download is incomplete, `a.zip.part` and `a.zip.part.json`, from which it continues. An archive gets its
+final name only after its reader has read it without an error.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def recorded_sha256(archive: Path) -> str | None:
     record = _beside(archive, ".json")
     if not record.exists():
         return None
-    found = _read_json(record).get("sha256")
-    if not isinstance(found, str):
+    recorded = _read_json(record).get("sha256")
+    if not isinstance(recorded, str):
         raise DataError(
             f"{record}: found no checksum in it, expected one under 'sha256'. Delete this file to trust the "
             f"archive anew."
         )
-    return found
+    return recorded
 
 
 @contextmanager
@@ -58,37 +58,37 @@ def verified(url: str, archive: Path, sha256: str | None = None) -> Iterator[tup
     expected = sha256 or recorded_sha256(archive)
     source = "given by the parameter sha256" if sha256 else f"recorded in {record} at the first download"
     if archive.exists():
-        found = sha256_of(archive)
-        if expected not in (None, found):
+        actual = sha256_of(archive)
+        if expected not in (None, actual):
             raise DataError(
-                f"{archive}: its SHA-256 is {found}, expected {expected} ({source}). The file is not the one "
-                "it was: delete it to download it again."
+                f"{archive}: its SHA-256 is {actual}, expected {expected} ({source}). The file has "
+                "changed: delete it to download it again."
             )
-        yield archive, found
+        yield archive, actual
     else:
         part = _beside(archive, ".part")
         download(url, part)
         try:
-            found = sha256_of(part)
-            if expected not in (None, found):
+            actual = sha256_of(part)
+            if expected not in (None, actual):
                 raise DataError(
-                    f"{url}: the SHA-256 of the download is {found}, expected {expected} ({source}). Nothing "
+                    f"{url}: the SHA-256 of the download is {actual}, expected {expected} ({source}). Nothing "
                     f"was kept. Try again; if the publisher has released another file that you trust, "
                     f"{'change sha256' if sha256 else f'delete {record}'} first."
                 )
-            yield part, found
+            yield part, actual
         except DataError:
             _discard(part)
             raise
     if not record.exists():
-        _write_json(record, {"url": url, "sha256": found})
+        _write_json(record, {"url": url, "sha256": actual})
     if not archive.exists():
         part.replace(archive)
         _discard(part)
 
 
 def download(url: str, part: Path) -> None:
-    """Complete the file `part` from `url`; ask again as long as each request makes the file longer."""
+    """Complete the file `part` from `url`; repeat the request as long as each one makes the file longer."""
     while True:
         before = _size(part)
         total = _attempt(url, part)
@@ -97,12 +97,12 @@ def download(url: str, part: Path) -> None:
         if _size(part) <= before:
             raise DataError(
                 f"{url}: the connection ended after {_size(part)} bytes, expected "
-                f"{'more' if total is None else total}. Run again: what is there is kept and continued."
+                f"{'more' if total is None else total}. Run again: the download continues where it ended."
             )
 
 
 def _attempt(url: str, part: Path) -> int | None:
-    """Add to `part` what one request brings; return the size of the whole file, None if that is unknown."""
+    """Append the response of one request to `part`; return the size of the whole file, None if that is unknown."""
     state = _read_json(_beside(part, ".json"))
     if not state:
         _discard(part)
@@ -114,7 +114,7 @@ def _attempt(url: str, part: Path) -> int | None:
         if error.code != 416 or not offset:
             raise DataError(
                 f"{url}: the server answered {error.code} ({error.reason}), expected the file. Check the "
-                "address, or download the archive by hand and give its place as path."
+                "address, or download the archive by hand and give its path."
             ) from error
         if state.get("total") == offset:
             return offset
@@ -123,7 +123,7 @@ def _attempt(url: str, part: Path) -> int | None:
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
             f"{url}: cannot be reached ({getattr(error, 'reason', error)}), expected a connection. Check the "
-            "network and run again, or download the archive by hand and give its place as path."
+            "network and run again, or download the archive by hand and give its path."
         ) from error
     with response:
         start, total = _extent(response, offset)
@@ -162,7 +162,7 @@ def _validator(response: http.client.HTTPResponse) -> str | None:
 
 
 def _append(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> bool:
-    """Write the body at the end of `part`; return whether it ended in order."""
+    """Append the body to `part`; return whether it arrived completely."""
     with (
         part.open("ab" if start else "wb") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,

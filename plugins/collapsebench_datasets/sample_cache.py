@@ -1,7 +1,7 @@
-"""Keep the samples of one source in the cache: one array a split, each with its checksum.
+"""Store the samples of one source in the cache: one array per split, each with its checksum.
 
-In the folder of a source lie `train.npy` and so on, each followed by its checksum, `train.json`, once it is complete,
-so that an interrupted preparation goes on with the next split. `about.json` is written last.
+The folder of a source holds `train.npy` and so on. When an array is complete, its checksum `train.json` is written, so
+that an interrupted preparation continues with the next split. `about.json` is written last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Samples = NDArray[Any]
 
 
 def has_split(folder: Path, split: str, revision: str) -> bool:
-    """Return whether a split of this revision is completely there."""
+    """Return whether a split of this revision is stored completely."""
     record = folder / f"{split}.json"
     return record.is_file() and _read(record).get("revision") == revision
 
@@ -30,16 +30,16 @@ def has_split(folder: Path, split: str, revision: str) -> bool:
 def keep_split(folder: Path, split: str, values: Samples, revision: str) -> None:
     """Write the samples of a split `(n, *shape)` of a revision of its source."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = folder / f".{split}-{os.getpid()}"
-    with own.open("wb") as file:
+    temporary = folder / f".{split}-{os.getpid()}"
+    with temporary.open("wb") as file:
         np.save(file, values, allow_pickle=False)
-    sha256 = sha256_of(own)
-    own.replace(folder / f"{split}.npy")
+    sha256 = sha256_of(temporary)
+    temporary.replace(folder / f"{split}.npy")
     _write(folder / f"{split}.json", {"sha256": sha256, "revision": revision})
 
 
 def keep_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write what is said of all splits: from now on the source is prepared."""
+    """Write the description of all splits; from now on the source counts as prepared."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "about.json", about)
 
@@ -58,11 +58,11 @@ def read_split(folder: Path, split: str, dataset: str) -> Samples:
     """Return the samples of a split, verified against the checksum that was written with them."""
     path = folder / f"{split}.npy"
     expected = _read(folder / f"{split}.json").get("sha256")
-    found = sha256_of(path) if path.is_file() else "none, for it is not there"
-    if found != expected:
+    actual = sha256_of(path) if path.is_file() else "none, since it does not exist"
+    if actual != expected:
         raise DataError(
-            f"dataset '{dataset}', split {split}: the SHA-256 of {path} is {found}, expected {expected}, recorded when "
-            f"it was prepared. Delete {folder} and prepare again."
+            f"dataset '{dataset}', split {split}: the SHA-256 of {path} is {actual}, expected {expected}, recorded "
+            f"when it was prepared. Delete {folder} and prepare again."
         )
     return np.asarray(np.load(path, allow_pickle=False))
 
@@ -72,13 +72,13 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot be read ({error}), expected what was written when the data were prepared. Delete "
+            f"{path}: cannot be read ({error}), expected the record of the preparation. Delete "
             f"{path.parent} and prepare again."
         ) from error
     return content
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    own = path.with_name(f".{path.name}-{os.getpid()}")
-    own.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    own.replace(path)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)

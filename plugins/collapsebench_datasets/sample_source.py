@@ -1,6 +1,6 @@
 """Open a dataset of the Hub or of local files with the package `datasets`, and read one column of it.
 
-Code that a repository may contain is never run: `datasets` reads data files only.
+Code in a repository is never run: `datasets` reads data files only.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that has been opened, not read.
+    """A dataset that has been opened but not read.
 
-    splits: what each role reads. what: how messages name it. is_image: whether the column holds images. revision,
-    licence, citation: as the dataset declares them, empty where it does not.
+    what: its name in messages. splits: the split of the source for each role. is_image: whether the column holds
+    images. revision, licence, citation: as the dataset declares them, empty if it does not.
     """
 
     what: str
@@ -46,19 +46,19 @@ class Source:
     citation: str
 
 
-def open_source(own: HuggingFaceParameters, dataset: str) -> Source:
-    """Open what the parameters name; only here and in `read_samples` is the network used.
+def open_source(settings: HuggingFaceParameters, dataset: str) -> Source:
+    """Open the dataset that the parameters name; only this and `read_samples` use the network.
 
-    dataset: the id to be named in messages.
+    dataset: its id in messages.
     """
-    what = f"dataset '{dataset}' ({own.name or own.path})"
-    if own.path is not None:
-        opened, about = _open_local(own.path, own.config, what), {"revision": local_revision(own.path)}
+    what = f"dataset '{dataset}' ({settings.name or settings.path})"
+    if settings.path is not None:
+        opened, about = _open_local(settings.path, settings.config, what), {"revision": local_revision(settings.path)}
     else:
-        about = _about_repository(own, what)
-        opened = _open_repository(own, about["commit"], what)
+        about = _about_repository(settings, what)
+        opened = _open_repository(settings, about["commit"], what)
     roles: dict[SplitName, str | None] = {
-        "train": own.train_split, "validation": own.validation_split, "test": own.test_split,
+        "train": settings.train_split, "validation": settings.validation_split, "test": settings.test_split,
     }  # fmt: skip
     splits: dict[SplitName, Any] = {}
     for role, split in roles.items():
@@ -71,7 +71,7 @@ def open_source(own: HuggingFaceParameters, dataset: str) -> Source:
             splits[role] = opened[split]
     first = splits["train"]
     features = first.features or first._resolve_features().features
-    column, is_image = _column(features, own.column, what)
+    column, is_image = _column(features, settings.column, what)
     return Source(
         what=what,
         splits=splits,
@@ -83,13 +83,13 @@ def open_source(own: HuggingFaceParameters, dataset: str) -> Source:
     )
 
 
-def read_samples(source: Source, role: SplitName, own: HuggingFaceParameters) -> NDArray[Any]:
+def read_samples(source: Source, role: SplitName, settings: HuggingFaceParameters) -> NDArray[Any]:
     """Return the samples of a split: bytes `(n, channels, rows, columns)`, or float32 `(n, *shape)`."""
     where = f"{source.what}, split {role}"
     samples: list[NDArray[Any]] = []
-    for index, cell in _mixed(enumerate(_cells(source, role, where)), own.mixing, own.max_samples):
+    for index, cell in _mixed(enumerate(_cells(source, role, where)), settings.mixing, settings.max_samples):
         place = f"{where}, index {index}"
-        sample = decode_image(cell, own, place) if source.is_image else decode_numbers(cell, place)
+        sample = decode_image(cell, settings, place) if source.is_image else decode_numbers(cell, place)
         if samples and sample.shape != samples[0].shape:
             raise DataError(
                 f"{place}: found shape {_shape(sample)}, expected {_shape(samples[0])} as before. "
@@ -107,13 +107,13 @@ def read_samples(source: Source, role: SplitName, own: HuggingFaceParameters) ->
 
 
 def local_revision(path: Path) -> str:
-    """Return the name of a file or folder and the SHA-256 of what is in it, names included.
+    """Return the name of a file or folder and the SHA-256 of its content, names of files included.
 
-    It is computed once as long as no size and no time of change differs.
+    It is computed anew only if a size or a time of change differs.
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    found = ((file, file.stat()) for file in files)
-    return f"{path.name}, SHA-256 {_sha256(path, tuple((file, s.st_size, s.st_mtime_ns) for file, s in found))[:16]}"
+    stats = ((file, file.stat()) for file in files)
+    return f"{path.name}, SHA-256 {_sha256(path, tuple((file, s.st_size, s.st_mtime_ns) for file, s in stats))[:16]}"
 
 
 @lru_cache(maxsize=16)
@@ -126,18 +126,18 @@ def _sha256(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _about_repository(own: HuggingFaceParameters, what: str) -> dict[str, str]:
+def _about_repository(settings: HuggingFaceParameters, what: str) -> dict[str, str]:
     """Return the commit of a revision, the licence and the citation that the Hub shows for it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
-    pinned = own.revision if own.revision and _COMMIT.fullmatch(own.revision) else None
+    pinned = settings.revision if settings.revision and _COMMIT.fullmatch(settings.revision) else None
     try:
-        info = HfApi().dataset_info(str(own.name), revision=own.revision)
+        info = HfApi().dataset_info(str(settings.name), revision=settings.revision)
     except RevisionNotFoundError as error:
         raise DataError(
-            f"{what}: found no revision '{own.revision}', expected a commit, tag or branch of {own.name} on the Hub. "
-            "Correct revision, or leave it out for the main branch."
+            f"{what}: found no revision '{settings.revision}', expected a commit, tag or branch of {settings.name} on "
+            "the Hub. Correct revision, or leave it out for the main branch."
         ) from error
     except RepositoryNotFoundError as error:
         raise DataError(
@@ -146,29 +146,29 @@ def _about_repository(own: HuggingFaceParameters, what: str) -> dict[str, str]:
         ) from error
     except OfflineModeIsEnabled as error:
         if pinned is None:
-            raise _unreachable(own, what, error) from error
-        return {"commit": pinned, "revision": f"{own.name} at {pinned}"}
+            raise _unreachable(settings, what, error) from error
+        return {"commit": pinned, "revision": f"{settings.name} at {pinned}"}
     except Exception as error:  # the exceptions of its transport change with its versions
-        raise _unreachable(own, what, error) from error
+        raise _unreachable(settings, what, error) from error
     licence = getattr(info.card_data, "license", None) or ""
     return {
         "commit": str(info.sha),
-        "revision": f"{own.name} at {info.sha}",
+        "revision": f"{settings.name} at {info.sha}",
         "licence": licence if isinstance(licence, str) else ", ".join(licence),
         "citation": (getattr(info, "citation", None) or "").strip(),
     }
 
 
-def _open_repository(own: HuggingFaceParameters, commit: str, what: str) -> Mapping[str, Any]:
+def _open_repository(settings: HuggingFaceParameters, commit: str, what: str) -> Mapping[str, Any]:
     datasets = _library()
     try:
         opened: Mapping[str, Any] = datasets.load_dataset(
-            own.name, own.config, revision=commit, streaming=own.max_samples is not None
+            settings.name, settings.config, revision=commit, streaming=settings.max_samples is not None
         )
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         raise _unusable(what, error) from error
     except Exception as error:  # the exceptions of its transport change with its versions
-        raise _unreachable(own, what, error) from error
+        raise _unreachable(settings, what, error) from error
     return opened
 
 
@@ -246,37 +246,37 @@ def _cells(source: Source, role: SplitName, where: str) -> Iterator[Any]:
         ) from error
 
 
-def _mixed(cells: Iterable[tuple[int, Any]], waiting: int, most: int | None) -> Iterator[tuple[int, Any]]:
-    """Yield all cells in order, or at most `most` of them, each drawn from the next `waiting` that are left.
+def _mixed(cells: Iterable[tuple[int, Any]], buffer_size: int, limit: int | None) -> Iterator[tuple[int, Any]]:
+    """Yield all cells in order or, given a limit, at most `limit` of them, drawn from a buffer of the next cells.
 
-    Many sources are sorted by class; their beginning alone would be one class.
+    Many sources are sorted by class, so that their first samples alone would be a single class.
     """
-    if most is None:
+    if limit is None:
         yield from cells
         return
     draw = np.random.default_rng([0, 8])
-    room: list[tuple[int, Any]] = []
+    buffer: list[tuple[int, Any]] = []
     yielded = 0
     for cell in cells:
-        if len(room) < max(waiting, 1):
-            room.append(cell)
+        if len(buffer) < max(buffer_size, 1):
+            buffer.append(cell)
             continue
-        place = int(draw.integers(len(room)))
-        yield room[place]
+        place = int(draw.integers(len(buffer)))
+        yield buffer[place]
         yielded += 1
-        if yielded == most:
+        if yielded == limit:
             return
-        room[place] = cell
-    yield from (room[int(place)] for place in draw.permutation(len(room))[: most - yielded])
+        buffer[place] = cell
+    yield from (buffer[int(place)] for place in draw.permutation(len(buffer))[: limit - yielded])
 
 
-def _unreachable(own: HuggingFaceParameters, what: str, error: Exception) -> DataError:
+def _unreachable(settings: HuggingFaceParameters, what: str, error: Exception) -> DataError:
     # Boards show the first 300 characters of a reason.
     return DataError(
-        f"{what}: not in the cache, and the Hub cannot be reached. Ways out: path, for local files (the original IDX "
-        "files, Parquet, Arrow, images); prepare elsewhere and copy the cache (COLLAPSEBENCH_CACHE, or "
-        ".collapsebench/cache); HF_HUB_OFFLINE=1, if the Hub's own cache holds this revision. "
-        f"Found: {_first_line(error)}; revision {own.revision or 'not pinned, but offline it must be a commit'}."
+        f"{what}: not in the cache, and the Hub cannot be reached. Set path to local files (the original IDX "
+        "files, Parquet, Arrow, images); or prepare elsewhere and copy the cache (COLLAPSEBENCH_CACHE, or "
+        ".collapsebench/cache); or set HF_HUB_OFFLINE=1, if the Hub's own cache holds this revision. "
+        f"Found: {_first_line(error)}; revision {settings.revision or 'not pinned, but offline it must be a commit'}."
     )
 
 

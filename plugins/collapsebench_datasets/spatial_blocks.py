@@ -1,8 +1,8 @@
 """Equal-area blocks on the sphere, a split that never shares a block, and sampling in proportion to area.
 
-The blocks (ours; the paper says only "equal-area, side 500 km"): the sphere is cut into bands of latitude
-about one side high, and each band into blocks of equal longitude, as many as its area holds. The edges of the
-bands are then moved to
+The paper says only "equal-area, side 500 km"; our blocks are as follows. The sphere is cut into bands of latitude about
+one side high, and each band into blocks of equal longitude, as many as fit its area. The edges of the bands are then
+moved to
     sin(latitude_b) = -1 + 2 (blocks south of edge b) / (all blocks)
 so that every block has exactly the area 4 pi R^2 / (all blocks): by Archimedes, area grows linearly with
 sin(latitude).

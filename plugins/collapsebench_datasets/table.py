@@ -1,4 +1,4 @@
-"""A table of one's own: rows of numbers in a file."""
+"""A table of your own: rows of numbers in a file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from collapsebench_datasets.table_parameters import TableParameters
 from collapsebench_datasets.table_rows import RowSample, choose_columns, equal_columns, numeric_rows, too_large
 
 MOST_VALUES = 2**26
-"""Values kept where `max_rows` does not say: 256 MiB of float32."""
+"""The most values that are kept if `max_rows` is not given: 256 MiB of float32."""
 
 _FEWEST_ROWS = 6
 _LAYOUT = 1
 
 
 class Table(Dataset[TableParameters]):
-    """The numeric columns of a file, its rows shuffled by the seed and cut into three splits.
+    """The numeric columns of a file; the seed shuffles its rows, which are cut into three splits.
 
-    `prepare` reads the file once, piece by piece, and leaves a float32 copy of what it keeps in the cache, named after
-    the file's SHA-256; a constant near the median of each column is subtracted from it. Rows must be exchangeable: the
+    `prepare` reads the file once, piece by piece, and stores the selected values as float32 in the cache, under the
+    file's SHA-256, after subtracting a constant near the median of each column. Rows must be exchangeable, since the
     split is random.
     """
 
@@ -65,11 +65,11 @@ class Table(Dataset[TableParameters]):
         _write(self._stem(cache), rows, about)
 
     def is_prepared(self, cache: Path) -> bool:
-        """Return whether what is kept of this file with these options is in `cache`."""
+        """Return whether the values that these options select from this file are in `cache`."""
         return self.parameters.path.is_file() and self._stem(cache).with_suffix(".json").is_file()
 
     def load(self, seed: int, cache: Path) -> Data:
-        """Return the three splits; `notes` hold what was left out or assumed."""
+        """Return the three splits; `notes` say what was left out or assumed."""
         p = self.parameters
         if not self.is_prepared(cache):
             raise DataError(f"{p.path}: is not prepared. Prepare the data of the suite first.")
@@ -109,9 +109,9 @@ class Table(Dataset[TableParameters]):
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; computed once as long as its size and time of change stay."""
-    found = path.stat()
-    return _sha256(path.resolve(), found.st_size, found.st_mtime_ns)
+    """Return the SHA-256 of a file; it is computed anew only if its size or time of change differs."""
+    status = path.stat()
+    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -121,10 +121,10 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def _write(stem: Path, rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]], about: dict[str, object]) -> None:
-    """Write rows, then what is said of them, each under a temporary name first."""
-    own = stem.with_name(f".{stem.name}-{os.getpid()}")
-    with own.open("wb") as file:
+    """Write rows, then their description, each under a temporary name first."""
+    temporary = stem.with_name(f".{stem.name}-{os.getpid()}")
+    with temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
-    own.replace(stem.with_suffix(".npy"))
-    own.write_text(json.dumps(about), encoding="utf-8")
-    own.replace(stem.with_suffix(".json"))
+    temporary.replace(stem.with_suffix(".npy"))
+    temporary.write_text(json.dumps(about), encoding="utf-8")
+    temporary.replace(stem.with_suffix(".json"))

@@ -31,9 +31,9 @@ _VALUES_AT_ONCE = 4_194_304
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table that has been opened, not read. names: its columns, unique, in the order of the file.
+    """A table that has been opened but not read. names: its columns, unique, in the order of the file.
 
-    read: given some of the names, yields frames of consecutive rows with these columns. notices: what was assumed.
+    read: given some of the names, yields frames of consecutive rows with these columns. notices: assumptions, as text.
     """
 
     names: tuple[str, ...]
@@ -51,13 +51,13 @@ def open_table(path: Path) -> TableFile:
     if claimed is None:
         raise DataError(
             f"{path}: found the suffix '{path.suffix}', expected one of {', '.join(FORMATS)}. Save the table in one of "
-            "these formats, or rename the file after what it holds."
+            "these formats, or rename the file after its content."
         )
     head = _head(path)
-    found = _content(head, path)
-    if found != claimed and not (claimed == "TSV" and found == "CSV"):
+    content = _content(head, path)
+    if content != claimed and not (claimed == "TSV" and content == "CSV"):
         raise DataError(
-            f"{path}: its name says {claimed}, its content is {found}. Rename it after what it holds if that is one of "
+            f"{path}: its name says {claimed}, its content is {content}. Rename it after its content if that is one of "
             f"{', '.join(dict.fromkeys(FORMATS.values()))}, or give the right file."
         )
     try:
@@ -109,7 +109,7 @@ def _head(path: Path) -> bytes:
 
 
 def _content(head: bytes, path: Path) -> str:
-    """Return what the first bytes of a file say that it holds; "CSV" for plain text."""
+    """Return the format of a file according to its first bytes; "CSV" for plain text."""
     for signature, name in _SIGNATURES.items():
         if head.startswith(signature):
             if name == "NPZ" and not _holds_arrays(path):

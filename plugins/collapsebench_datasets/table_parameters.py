@@ -14,29 +14,30 @@ Scaling = Literal["per-feature", "global", "none"]
 
 
 class TableParameters(Parameters):
-    """A table of numbers in a file: which columns and rows of it, how they are split and scaled."""
+    """Which columns and rows of a table to use, and how to split and scale them."""
 
     places: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Path = Field(description="a CSV, TSV, Parquet, Arrow, Feather, NPY or NPZ file")
     columns: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="the columns to use, all if not given"
+        default=None, min_length=1, description="the columns to use; all if not given"
     )
     leave_out: tuple[str, ...] = Field(default=(), description="columns to leave out")
     missing: Missing = Field(
-        default="error", description="what a missing or infinite value does: stop, or cost its row"
+        default="error", description="what to do with a missing or infinite value: stop with an error, or drop its row"
     )
     max_rows: int | None = Field(
         default=None,
         ge=6,
-        description="rows to keep at most, a uniform sample of the file; where not given, as many as make 2^26 values",
+        description="largest number of rows to use, a uniform sample of the file; if not given, 2^26 values in all",
     )
     train_share: FiniteFloat = Field(default=0.7, gt=0, lt=1, description="share of the rows in the train split")
     validation_share: FiniteFloat = Field(
         default=0.15, gt=0, lt=1, description="share of the rows in the validation split; the rest is the test split"
     )
     scaling: Scaling = Field(
-        default="per-feature", description="each column by its standard deviation, all by one, or not at all"
+        default="per-feature",
+        description="divide each column by its standard deviation, all columns by one number, or none",
     )
 
     @model_validator(mode="after")

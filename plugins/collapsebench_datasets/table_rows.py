@@ -1,4 +1,4 @@
-"""Turn the frames of a table into rows of numbers, and keep a uniform sample of them in bounded memory."""
+"""Turn the frames of a table into rows of numbers, and draw a uniform sample of them in bounded memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _unknown(unknown: Sequence[str], names: Sequence[str]) -> str:
 def numeric_rows(path: Path, frames: Iterable[pd.DataFrame], missing: str, notices: list[str]) -> Iterator[Floats]:
     """Yield the rows of consecutive frames as float64 `(n, columns)`; refuse text, and drop or refuse missing values.
 
-    Rows are counted from 1 in messages, without a header. notices: told how many rows were dropped.
+    Messages count rows from 1, without the header. notices: receives a text if rows were dropped.
     """
     first, dropped = 1, 0
     absent: Counter[str] = Counter()
@@ -84,7 +84,7 @@ def numeric_rows(path: Path, frames: Iterable[pd.DataFrame], missing: str, notic
 
 
 def _numbers(path: Path, frame: pd.DataFrame, first: int) -> Floats:
-    """Return a frame as float64; a DataError names the columns that are not numbers and their first offending rows."""
+    """Return a frame as float64; a DataError names the columns with other values, and the first rows of these."""
     import pandas as pd
 
     offending: dict[str, str] = {}
@@ -108,7 +108,7 @@ def _numbers(path: Path, frame: pd.DataFrame, first: int) -> Floats:
 
 
 def _converted(column: pd.Series[Any]) -> tuple[pd.Series[Any], NDArray[np.bool_]]:
-    """Return a column as numbers where it can be read so, and where it cannot."""
+    """Return a column converted to numbers, and a mask of the values that are not numbers."""
     import pandas as pd
 
     present = column.notna().to_numpy(dtype=bool)
@@ -121,14 +121,14 @@ def _converted(column: pd.Series[Any]) -> tuple[pd.Series[Any], NDArray[np.bool_
 class RowSample:
     """A uniform sample of at most `limit` rows of a stream, without replacement, as float32, in the stream's order.
 
-    Every row draws a number; the rows with the least numbers stay. offset `(columns,)`: a median of each column,
-    subtracted before rounding to float32, so that a large constant costs no digits.
+    Every row draws a random number; the rows with the smallest numbers are kept. offset `(columns,)`: a median of each
+    column, subtracted before rounding to float32, so that a large constant costs no digits.
     """
 
     def __init__(self, limit: int, columns: int) -> None:
         self.seen = 0
         self.offset: Floats = np.zeros(columns)
-        self._limit, self._room = limit, limit + max(1024, limit // 8)
+        self._limit, self._capacity = limit, limit + max(1024, limit // 8)
         self._rows = np.empty((0, columns), dtype=np.float32)
         self._draws = np.empty(0)
         self._count, self._highest = 0, np.inf
@@ -143,14 +143,14 @@ class RowSample:
         draws = self._generator.random(len(values))
         places = np.flatnonzero(draws <= self._highest)
         while len(places):
-            taken, places = places[: self._room - self._count], places[self._room - self._count :]
+            taken, places = places[: self._capacity - self._count], places[self._capacity - self._count :]
             self._reserve(self._count + len(taken))
             into = slice(self._count, self._count + len(taken))
             with np.errstate(over="ignore"):  # what overflows is refused once all rows are there
                 self._rows[into] = values[taken] - self.offset
             self._draws[into] = draws[taken]
             self._count += len(taken)
-            if self._count == self._room:
+            if self._count == self._capacity:
                 self._thin()
         self.seen += len(values)
 
@@ -162,7 +162,7 @@ class RowSample:
 
     def _reserve(self, count: int) -> None:
         if count > len(self._rows):
-            size = min(self._room, max(count, 2 * len(self._rows)))
+            size = min(self._capacity, max(count, 2 * len(self._rows)))
             for name in ("_rows", "_draws"):
                 held = getattr(self, name)
                 grown = np.empty((size, *held.shape[1:]), dtype=held.dtype)
@@ -208,10 +208,10 @@ def too_large(path: Path, rows: NDArray[np.float32], names: Sequence[str]) -> No
     for first in range(0, len(rows), _COMPARED):
         beyond |= ~np.isfinite(rows[first : first + _COMPARED]).all(axis=0)
     if beyond.any():
-        found = [name for name, over in zip(names, beyond, strict=True) if over]
+        overflowing = [name for name, over in zip(names, beyond, strict=True) if over]
         raise DataError(
-            f"{path}: found values beyond 3e38 in {_listed(found)}, expected numbers that fit 32 bits. "
-            f"Divide them by a constant, or leave {_leaving(found)}."
+            f"{path}: found values beyond 3e38 in {_listed(overflowing)}, expected numbers that fit 32 bits. "
+            f"Divide them by a constant, or leave {_leaving(overflowing)}."
         )
 
 
@@ -228,9 +228,9 @@ def _shell(name: str) -> str:
     return shlex.quote(name)
 
 
-def _listed(names: Sequence[str], most: int = _NAMED) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+def _listed(names: Sequence[str], limit: int = _NAMED) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f"'{name}'" for name in names[:limit]) + more
 
 
 def _quoted(value: object) -> str:

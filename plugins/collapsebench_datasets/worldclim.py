@@ -39,18 +39,18 @@ CITATIONS = {
 class WorldClim(Dataset[WorldClimParameters]):
     """The WorldClim bioclimatic variables at the cells that are valid in all of them.
 
-    The paper gives: equal-area blocks of side 500 km, area-weighted sampling, a target of 500,000 training
-    samples, the other blocks split equally into validation and test. Ours, where it is silent: the shape of
-    the blocks (`spatial_blocks`); train takes shuffled blocks until they hold `train_cells` cells, at most
-    0.9 of all; the other blocks are shared out so that validation and test have equal areas. With sampling
-    "area" each split is then drawn by a systematic sample in proportion to the cells' areas, `train_samples`
-    draws for train and never more draws than cells. A draw without replacement would weight nothing, since
-    nearly every cell is drawn; plain replacement would leave out a third of the cells by luck. With "weights"
-    each cell occurs once and carries its area: the same means, free of sampling noise.
+    The paper specifies equal-area blocks of side 500 km, area-weighted sampling, a target of 500,000 training samples,
+    and an equal split of the other blocks into validation and test. It leaves the following open, which we chose: the
+    shape of the blocks (`spatial_blocks`); train takes shuffled blocks until they hold `train_cells` cells, at most 0.9
+    of all; the other blocks are divided so that validation and test have equal areas. With sampling "area", each split
+    is a systematic sample in proportion to the cells' areas, with `train_samples` draws for train and never more draws
+    than cells. Drawing without replacement would not weight the cells, since nearly all of them are drawn; drawing with
+    replacement would miss a third of them by chance. With "weights" each cell occurs once, weighted by its area: the
+    same means without sampling noise.
     """
 
     def prepare(self, cache: Path) -> None:
-        """Download the archive unless `path` is given, verify it, and keep its valid cells in `cache`."""
+        """Download the archive unless `path` is given, verify it, and store its valid cells in `cache`."""
         if self.is_prepared(cache):
             return
         p = self.parameters
@@ -133,13 +133,13 @@ class WorldClim(Dataset[WorldClimParameters]):
             return p.sha256 or recorded_sha256(self._archive(cache))
         if not p.path.exists():
             return None
-        found = content_sha256(p.path)
-        if p.sha256 not in (None, found):
+        actual = content_sha256(p.path)
+        if p.sha256 not in (None, actual):
             raise DataError(
-                f"{p.path}: its SHA-256 is {found}, expected {p.sha256} (given by the parameter sha256). "
+                f"{p.path}: its SHA-256 is {actual}, expected {p.sha256} (given by the parameter sha256). "
                 "Give the archive that belongs to this checksum, or change sha256."
             )
-        return found
+        return actual
 
     def _cells_file(self, cache: Path, sha256: str) -> Path:
         p = self.parameters

@@ -97,8 +97,7 @@ def read_cells(
 ) -> Cells:
     """Return the cells that are valid in all `variables` of an archive (zip) or a folder of layers.
 
-    Nothing is drawn, weighted or standardised: this is the whole table. Two layers at most are in memory at a
-    time.
+    This is the whole table: nothing is drawn, weighted or standardised. At most two layers are in memory at a time.
     """
     layers = _find_layers(source, version, resolution, variables)
     valid, transform = _valid_cells(source, layers, resolution)

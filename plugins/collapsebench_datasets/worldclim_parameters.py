@@ -1,4 +1,4 @@
-"""The parameters of the WorldClim dataset, and where its publisher keeps it."""
+"""The parameters of the WorldClim dataset, and the address of its publisher."""
 
 from __future__ import annotations
 
@@ -18,38 +18,41 @@ PUBLISHER = "https://geodata.ucdavis.edu/climate/worldclim"
 
 
 class WorldClimParameters(Parameters):
-    """What to take from WorldClim, and how to split and sample it."""
+    """Which part of WorldClim to use, and how to split and sample it."""
 
     places: ClassVar[tuple[str, ...]] = ("path", "url", "sha256")
 
     version: Version = Field(default="2.1", description="release of WorldClim")
     resolution: Resolution = Field(default="10m", description="side of a cell in arc-minutes")
     variables: tuple[int, ...] = Field(default=ALL_VARIABLES, description="which of BIO1 to BIO19")
-    path: Path | None = Field(
-        default=None, description="archive (zip) or folder of layers that is already there; nothing is downloaded then"
-    )
+    path: Path | None = Field(default=None, description="archive (zip) or folder of layers, instead of a download")
     url: str | None = Field(
-        default=None, pattern=r"^https?://", description="another place to download the archive from"
+        default=None, pattern=r"^https?://", description="another address to download the archive from"
     )
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="checksum the archive must have; without it that of the first download is trusted and recorded",
+        description="checksum that the archive must have; if not given, that of the first download is recorded",
     )
     block_km: float = Field(
-        default=500.0, ge=10.0, le=20_000.0, description="side, km, of the equal-area blocks that splits never share"
+        default=500.0,
+        ge=10.0,
+        le=20_000.0,
+        description="side, km, of the equal-area blocks; each block belongs to one split only",
     )
     train_cells: int = Field(
-        default=500_000, ge=2, description="cells whose blocks go to train, whatever is drawn from them"
+        default=500_000,
+        ge=2,
+        description="number of cells in the blocks of the train split, from which its samples are drawn",
     )
-    train_samples: int = Field(default=500_000, ge=2, description="target size of train")
+    train_samples: int = Field(default=500_000, ge=2, description="target size of the train split")
     evaluation_samples: int | None = Field(
-        default=None, ge=2, description="upper limit on the samples of validation and of test"
+        default=None, ge=2, description="largest number of samples in each of validation and test"
     )
     sampling: Sampling = Field(
         default="area",
-        description="area: each cell drawn a number of times proportional to its area; weights: each once, with its "
-        "area as weight; all: each once, unweighted",
+        description="area: cells drawn in proportion to their areas; weights: each cell once, weighted by its area; "
+        "all: each cell once, unweighted",
     )
 
     @field_validator("variables")

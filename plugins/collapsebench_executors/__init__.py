@@ -9,5 +9,5 @@ from collapsebench import Component, hookimpl
 def collapsebench_executors() -> list[Component]:
     """Return the descriptors of the first-party executors."""
     return [
-        Component("local", "collapsebench_executors.local:Local", "in this process, one job after the other"),
+        Component("local", "collapsebench_executors.local:Local", "in this process, one job after another"),
     ]

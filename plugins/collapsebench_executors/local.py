@@ -1,4 +1,4 @@
-"""Run jobs here, one after the other."""
+"""Run jobs in this process, one after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collapsebench import Executor, Parameters, Progress, execute_job
 
 
 class Local(Executor[Parameters]):
-    """In this process: a stack already uses every core of the machine, or the whole device."""
+    """Run jobs in this process: a stack already uses every core of the machine, or the whole device."""
 
     def run(self, jobs: Sequence[Path], report: Callable[[str, Progress], None], stop: Callable[[], bool]) -> None:
         """Run every job file to its end, in order."""

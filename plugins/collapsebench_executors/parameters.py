@@ -1,1 +1,1 @@
-"""Parameters of the first-party executors, none of which has any so far; this module imports no torch."""
+"""Parameters of the first-party executors, which have none so far; this module imports no torch."""

@@ -1,4 +1,4 @@
-"""The metrics that ship with collapsebench: one file each, pure functions of what was observed."""
+"""The first-party metrics, one file per metric: pure functions of the observables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def collapsebench_metrics() -> list[Component]:
         Component(
             "pca-agreement",
             "collapsebench_metrics.pca_agreement:PcaAgreement",
-            "Thresholds, utilities and decoder subspace against PCA, and M^2 against the exact one.",
+            "Compares thresholds, utilities and decoder subspace with PCA, and M^2 with the exact solution.",
             parameters=f"{_PARAMETERS}PcaAgreementParameters",
             version=3,
         ),
@@ -34,13 +34,13 @@ def collapsebench_metrics() -> list[Component]:
         Component(
             "effective-dimension",
             "collapsebench_metrics.effective_dimension:EffectiveDimension",
-            "How many latents, and how many principal components, each tolerated distortion needs.",
+            "How many latents, and how many principal components, reach each tolerated distortion.",
             parameters=f"{_PARAMETERS}EffectiveDimensionParameters",
         ),
         Component(
             "utility-threshold-duality",
             "collapsebench_metrics.utility_threshold_duality:UtilityThresholdDuality",
-            "Whether each rank collapses at the temperature that equals what it is worth.",
+            "Whether each rank collapses at the temperature that equals its utility.",
             parameters=f"{_PARAMETERS}UtilityThresholdDualityParameters",
         ),
         Component(
@@ -52,7 +52,7 @@ def collapsebench_metrics() -> list[Component]:
         Component(
             "rate-overlay",
             "collapsebench_metrics.rate_overlay:RateOverlay",
-            "How far rates lie from the law of one mode, each scaled by its own utility.",
+            "How far rates deviate from the law of a single mode, each scaled by its utility.",
             parameters=f"{_PARAMETERS}RateOverlayParameters",
             version=2,
         ),
@@ -84,25 +84,25 @@ def collapsebench_metrics() -> list[Component]:
         Component(
             "rate-distortion-gap",
             "collapsebench_metrics.rate_distortion_gap:RateDistortionGap",
-            "Nats spent beyond the Gaussian rate-distortion function.",
+            "Rate in excess of the Gaussian rate-distortion function, in nats.",
             parameters=f"{_PARAMETERS}RateDistortionGapParameters",
         ),
         Component(
             "landau-onset",
             "collapsebench_metrics.landau_onset:LandauOnset",
-            "Whether the residual's top eigenvalue foretells the next threshold.",
+            "Whether the residual's top eigenvalue predicts the next threshold.",
             parameters=f"{_PARAMETERS}LandauOnsetParameters",
         ),
         Component(
             "hysteresis",
             "collapsebench_metrics.hysteresis:Hysteresis",
-            "How far apart an up-scan and a down-scan see each latent collapse.",
+            "How far apart in temperature each latent collapses in an up-scan and in a down-scan.",
             parameters=f"{_PARAMETERS}HysteresisParameters",
         ),
         Component(
             "intervention-agreement",
             "collapsebench_metrics.intervention_agreement:InterventionAgreement",
-            "Thresholds, M^2 and effective temperature against what the objective predicts for a linear decoder.",
+            "Compares thresholds, M^2 and effective temperature with what the objective predicts for a linear decoder.",
             parameters=f"{_PARAMETERS}InterventionAgreementParameters",
         ),
         Component(
@@ -114,43 +114,43 @@ def collapsebench_metrics() -> list[Component]:
         Component(
             "rank-distortion-ratio",
             "collapsebench_metrics.rank_distortion_ratio:RankDistortionRatio",
-            "How much each number of latents leaves, as a multiple of what PCA leaves.",
+            "Distortion left by each number of latents, as a multiple of PCA's.",
             parameters=f"{_PARAMETERS}RankDistortionRatioParameters",
         ),
         Component(
             "head-tail",
             "collapsebench_metrics.head_tail:HeadTail",
-            "Whether a steeper head is bought with a higher floor of the tail.",
+            "Whether the rank-distortion curve has a steeper head and a higher tail than PCA's.",
             parameters=f"{_PARAMETERS}HeadTailParameters",
         ),
         Component(
             "one-shot-spectrum",
             "collapsebench_metrics.one_shot_spectrum:OneShotSpectrum",
-            "Whether thresholds read at one temperature are those of the scan.",
+            "Whether the thresholds predicted at a single temperature equal those of the scan.",
             parameters=f"{_PARAMETERS}OneShotSpectrumParameters",
         ),
         Component(
             "crosswalk",
             "collapsebench_metrics.crosswalk:Crosswalk",
-            "Where other people's criteria of an active latent flip.",
+            "The signal fraction at which each published criterion of an active latent flips.",
             parameters=f"{_PARAMETERS}CrosswalkParameters",
         ),
         Component(
             "onset-jump",
             "collapsebench_metrics.onset_jump:OnsetJump",
-            "Whether order parameters set in continuously, or jump.",
+            "Whether order parameters grow continuously from zero, or jump.",
             parameters=f"{_PARAMETERS}OnsetJumpParameters",
         ),
         Component(
             "residual-edge",
             "collapsebench_metrics.residual_edge:ResidualEdge",
-            "Whether what the data say beyond the active latents foretells the next threshold.",
+            "Whether the information that the active latents leave out predicts the next threshold.",
             parameters=f"{_PARAMETERS}ResidualEdgeParameters",
         ),
         Component(
             "traversals",
             "collapsebench_metrics.traversals:Traversals",
-            "Whether latents move the reconstruction along straight lines; brings the figure of their pictures.",
+            "Whether latents move the reconstruction along straight lines; adds the figure of traversals.",
             parameters=f"{_PARAMETERS}TraversalsParameters",
         ),
     ]

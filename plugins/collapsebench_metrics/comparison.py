@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def fitted_thresholds(temperatures: Floats, signal_fraction: Floats) -> Floats:
-    """Return the fixed-exponent T_c of every column `(t, rank) -> (rank,)`, NaN where never active."""
+    """Return the fixed-exponent T_c of every column `(t, rank) -> (rank,)`, NaN if never active."""
     return np.array([fixed_exponent_threshold(temperatures, column) for column in signal_fraction.T])
 
 
@@ -36,13 +36,13 @@ def identity(measured: Floats, reference: Floats, resolved: Flags, measurement: 
 
 
 def missed(measured: Floats, resolved: Flags) -> float:
-    """Return how many resolved ranks have no usable measured value, so that comparisons leave them out."""
-    found = measured[resolved]
-    return float((~(np.isfinite(found) & (found > 0))).sum())
+    """Return how many resolved ranks have no usable measured value; comparisons leave these out."""
+    values = measured[resolved]
+    return float((~(np.isfinite(values) & (values > 0))).sum())
 
 
 def few_ranks(count: int, measurement: Measurement) -> str:
-    """Return the sentence that says why so few ranks can be compared, and what to do."""
+    """Return why so few ranks can be compared, and what to do about it."""
     lowest = float(np.min(measurement.temperatures))
     return (
         f"the scan resolves {count} of {measurement.latent_dim} ranks (threshold at least 10 times "

@@ -1,4 +1,4 @@
-"""What other people's criteria of an active latent say of the same scan, and where each of them flips."""
+"""How the published criteria of an active latent judge the same scan, and where each of them flips."""
 
 from __future__ import annotations
 
@@ -22,17 +22,23 @@ class Crosswalk(Metric[CrosswalkParameters]):
     """Apply every criterion to every latent at every temperature.
 
     flips-at-X: the signal fraction that separates the latents that X calls active from the others with the fewest
-    errors, the middle of the gap between them (the middle gap of several equal ones). At the equilibrium of a linear
-    decoder it is 0.1 for signal-fraction, 0.01 for active-units, 1 - exp(-2 R) for a rate R, 0.5 for
-    posterior-variance, 0.1 and 0.9 for the polarised regime; it depends on the number of samples for not-vanished.
-    error-of-X: the share of latents and temperatures where X and that signal fraction disagree; 0 if X says nothing
-    that the order parameter does not say. The table has, by rank, the highest temperature at which X calls it active.
+    errors: the middle of the gap between them, or of the middle gap if several are equally good. At the equilibrium of
+    a linear decoder it is 0.1 for signal-fraction, 0.01 for active-units, 1 - exp(-2 R) for a rate R, 0.5 for
+    posterior-variance, 0.1 and 0.9 for the polarised regime; for not-vanished it depends on the number of samples.
+    error-of-X: the share of latents and temperatures at which X and that signal fraction disagree; 0 if X is a function
+    of the order parameter. The table has, by rank, the highest temperature at which X calls the latent active.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
     scores: ClassVar[tuple[Score, ...]] = (
         *(
-            Score(f"flips-at-{one.name}", f"Signal fraction at which {one.active_when} flips.", "none", low=0, high=1)
+            Score(
+                f"flips-at-{one.name}",
+                f"Signal fraction at which {one.active_when} becomes true or false.",
+                "none",
+                low=0,
+                high=1,
+            )
             for one in CRITERIA
         ),
         *(
@@ -42,7 +48,7 @@ class Crosswalk(Metric[CrosswalkParameters]):
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:
-        """Return the scores, and by rank where each criterion gives it up."""
+        """Return the scores, and by rank the highest temperature at which each criterion calls the latent active."""
         table, temperatures = measurement.tables["latent-moments"], measurement.temperatures
         values = {name: ranked(table, self.parameters.split, temperatures, name) for name in _QUANTITIES}
         fraction = values["signal_fraction"]
@@ -66,7 +72,7 @@ class Crosswalk(Metric[CrosswalkParameters]):
 def flips_at(fractions: Floats, active: Flags) -> tuple[Outcome, Outcome]:
     """Return the signal fraction that best separates active from inactive latents, and the share it gets wrong.
 
-    Both are a reason where there are no latents of one of the two kinds.
+    Both are a reason if no latent is active, or none is inactive.
     """
     if not active.size or active.all() or not active.any():
         kind = "active" if active.size and active.all() else "inactive"
@@ -79,13 +85,13 @@ def flips_at(fractions: Floats, active: Flags) -> tuple[Outcome, Outcome]:
         return reason, reason
     order = np.argsort(fractions, kind="stable")
     levels, verdicts = fractions[order], active[order]
-    # Errors of a threshold before each place: actives below it and inactives from it on.
+    # The errors of a threshold before each position: active latents below it and inactive ones above.
     errors = (
         np.concatenate([[0], np.cumsum(verdicts)]) + (~verdicts).sum() - np.concatenate([[0], np.cumsum(~verdicts)])
     )
     apart = np.concatenate([[True], levels[1:] > levels[:-1], [True]])
     best = np.flatnonzero(apart & (errors == errors[apart].min()))
-    place = int(best[len(best) // 2])
-    low = levels[place - 1] if place > 0 else 0.0
-    high = levels[place] if place < levels.size else 1.0
-    return float(min(max(0.5 * (low + high), 0.0), 1.0)), float(errors[place] / levels.size)
+    position = int(best[len(best) // 2])
+    low = levels[position - 1] if position > 0 else 0.0
+    high = levels[position] if position < levels.size else 1.0
+    return float(min(max(0.5 * (low + high), 0.0), 1.0)), float(errors[position] / levels.size)

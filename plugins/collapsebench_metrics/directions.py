@@ -1,4 +1,4 @@
-"""The directions in which latents move the reconstruction, and the angles of what they span with another span."""
+"""The directions in which latents move the reconstruction, and the angle between their span and another."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def unit_directions(measurement: Measurement, observable: str = "decoder-directions") -> NDArray[np.float64]:
     """Return each latent's decoder Jacobian column, as a unit vector `(t, latent, d)`.
 
-    Latents in their raw order, averaged over the train split: a direction belongs to the decoder. NaN where a
-    replica was not observed; 0 where the decoder ignores the latent.
+    Latents are in their raw order and directions are averaged over the train split. NaN if a replica was not observed;
+    0 if the decoder ignores the latent.
     """
     table = measurement.tables[observable]
     width = measurement.pca.components.shape[1]
@@ -34,8 +34,8 @@ def unit_directions(measurement: Measurement, observable: str = "decoder-directi
 def largest_angle(directions: NDArray[np.float64], components: NDArray[np.float64]) -> float:
     """Return the largest principal angle between the spans of two sets of rows, radians.
 
-    Directions that span fewer dimensions than there are components, as those of a latent that the decoder ignores, miss
-    one entirely.
+    It is pi / 2 if the directions span fewer dimensions than there are components, for example because the decoder
+    ignores a latent.
     """
     if np.linalg.matrix_rank(directions) < min(len(components), len(directions)):
         return float(np.pi / 2)

@@ -1,4 +1,4 @@
-"""How many latents a tolerated distortion needs, beside how many principal components."""
+"""How many latents reach a tolerated distortion, beside how many principal components do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collapsebench import Evaluation, Measurement, Metric, Score, effective_dime
 from collapsebench_metrics.outcome import Outcome, evaluation, value_or
 from collapsebench_metrics.parameters import EffectiveDimensionParameters
 
-# The first is the one that boards show; the coarse ones at the end are for images, of which few latents keep little.
+# Boards show the first. The coarse ones at the end are for images, for which few latents leave most of the distortion.
 _FINE = {"5%": 5e-2, "1%": 1e-2, "0.5%": 5e-3, "0.1%": 1e-3, "0.01%": 1e-4, "0.001%": 1e-5}
 TOLERANCES = {**_FINE, "10%": 0.1, "30%": 0.3, "50%": 0.5}
 
@@ -28,7 +28,7 @@ class EffectiveDimension(Metric[EffectiveDimensionParameters]):
         *(
             Score(
                 f"at-{name}",
-                f"Latents needed for {name} of the distortion of none.",
+                f"Latents needed to reach {name} of the distortion without latents.",
                 "lower",
                 "latents",
                 low=0,
@@ -36,7 +36,7 @@ class EffectiveDimension(Metric[EffectiveDimensionParameters]):
             for name in TOLERANCES
         ),
         *(
-            Score(f"pca-at-{name}", f"Principal components needed for {name}.", "none", "components", low=0)
+            Score(f"pca-at-{name}", f"Principal components needed to reach {name}.", "none", "components", low=0)
             for name in TOLERANCES
         ),
     )
@@ -45,8 +45,8 @@ class EffectiveDimension(Metric[EffectiveDimensionParameters]):
         """Return the scores, and both rank-distortion curves from rank 1."""
         split = self.parameters.split
         table = measurement.tables["truncated-distortion"]
-        found = rank_distortion(table, measurement.temperatures)
-        curve, pca = found.curves[split], measurement.pca.rank_distortion[split]
+        distortions = rank_distortion(table, measurement.temperatures)
+        curve, pca = distortions.curves[split], measurement.pca.rank_distortion[split]
         outcomes: dict[str, Outcome] = {}
         for name, tolerance in TOLERANCES.items():
             known = effective_dimension(curve, tolerance) if np.isfinite(curve[0]) else float("nan")
@@ -58,7 +58,7 @@ class EffectiveDimension(Metric[EffectiveDimensionParameters]):
         modes = pd.DataFrame(
             {
                 "rank": ranks, "distortion": curve[1:], "relative_distortion": curve[1:] / curve[0],
-                "temperature": found.temperature[1:], "pca_distortion": reference,
+                "temperature": distortions.temperature[1:], "pca_distortion": reference,
             }
         )  # fmt: skip
         return evaluation(outcomes, modes)

@@ -1,4 +1,4 @@
-"""How far a scan's replicas are from equilibrium, by what must hold there exactly."""
+"""How far the replicas of a scan are from equilibrium, measured by identities that hold exactly there."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Equilibrium(Metric[EquilibriumParameters]):
     """Summarise the replicas' equilibrium: convergence, Ward identities, stability, loss gap, dD/dR = -beta.
 
     Between neighbours beta_1 < beta_2 at their global minima, convexity puts the slope s = -(D_2 - D_1) /
-    (R_2 - R_1) inside [beta_1, beta_2]; its distance from that band, relative to the nearer edge, is what is
-    reported. T and beta are what a nat costs a replica in the end, also where the objective sets its own price.
-    Diverged replicas count against `converged-share` and are left out of the rest.
+    (R_2 - R_1) inside [beta_1, beta_2]. Reported is its distance from that band, relative to the nearer edge.
+    T and beta are the price of a nat at the end of training, also if the objective sets that price itself.
+    Diverged replicas count against `converged-share` and are left out of the other scores.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("equilibrium", "losses")
     scores: ClassVar[tuple[Score, ...]] = (
-        Score("converged-share", "Replicas marked converged, of all.", "higher", low=0, high=1),
-        Score("ward-residual", "Largest violation of an identity of stationary states.", "lower", low=0),
+        Score("converged-share", "Share of replicas marked converged.", "higher", low=0, high=1),
+        Score("ward-residual", "Largest residual of the identities of a stationary state.", "lower", low=0),
         Score(
             "residual-edge",
-            "Largest residual eigenvalue / (T V) with a spare latent; 1 is stable.",
+            "Largest residual eigenvalue / (T V) of replicas with a spare latent; stable up to 1.",
             "lower",
             low=0,
         ),

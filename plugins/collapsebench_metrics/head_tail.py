@@ -1,4 +1,4 @@
-"""Whether a model buys a steeper head of the rank-distortion curve with a higher floor of its tail."""
+"""Whether the rank-distortion curve has a steeper head and a higher tail than PCA's."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from collapsebench_metrics.parameters import HeadTailParameters
 
 
 class HeadTail(Metric[HeadTailParameters]):
-    """Split the rank-distortion curve into head and tail, and hold both against PCA on the same split.
+    """Split the rank-distortion curve into head and tail, and compare both with PCA on the same split.
 
         head share = 1 - D(H) / D(0)          the utility of the first H ranks, as a share
-        tail floor = D(K) / D(0)              what K ranks leave, K = `tail` or as many as there are
+        tail floor = D(K) / D(0)              the share that K ranks leave, K = `tail`, or fewer if there are fewer
         head gain = log D_PCA(H) / D(H)       above 0: fewer latents than components in the head
         tail loss = log D(K) / D_PCA(K)       above 0: a higher floor than PCA's
 
-    Deep networks have a steeper head and a higher floor, gain and loss both above 0; an exact linear scan has 0 and 0.
-    The crossover is the first rank above H at which PCA leaves less than (1 - tolerance) of what the latents do,
-    infinity if none does. Source: Hirn 2026, arXiv 2608.10599.
+    Deep networks have a steeper head and a higher floor, so that gain and loss are above 0; both are 0 for an exact
+    linear scan. The crossover is the first rank above H at which PCA leaves less than (1 - tolerance) times the
+    distortion that the latents leave; infinity if there is none. Source: Hirn 2026, arXiv 2608.10599.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("truncated-distortion",)
@@ -37,10 +37,10 @@ class HeadTail(Metric[HeadTailParameters]):
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:
-        """Return the scores, and by rank the shares that remain."""
+        """Return the scores, and by rank the shares of the distortion that remain."""
         settings, split = self.parameters, self.parameters.split
-        found = rank_distortion(measurement.tables["truncated-distortion"], measurement.temperatures)
-        curve, pca = found.curves[split], measurement.pca.rank_distortion[split]
+        distortions = rank_distortion(measurement.tables["truncated-distortion"], measurement.temperatures)
+        curve, pca = distortions.curves[split], measurement.pca.rank_distortion[split]
         end = int((measurement.pca.eigenvalues > 1e-9 * measurement.pca.eigenvalues[0]).sum())
         last = min(settings.tail, curve.size - 1, end - 1)  # with as many components as the data's rank PCA leaves 0
         if last <= settings.head:
@@ -50,20 +50,20 @@ class HeadTail(Metric[HeadTailParameters]):
             )
             return evaluation({score.name: reason for score in self.scores})
         ranks = np.arange(1, last + 1)
-        own, reference = curve[: last + 1] / curve[0], pca[: last + 1] / pca[0]
+        remaining, pca_remaining = curve[: last + 1] / curve[0], pca[: last + 1] / pca[0]
         with np.errstate(divide="ignore"):
-            loss = np.log(own) - np.log(reference)
+            loss = np.log(remaining) - np.log(pca_remaining)
         later = ranks[(ranks > settings.head) & (loss[1:] > -np.log1p(-settings.tolerance))]
         diverged = "every replica diverged; lower the learning rate"
         known = bool(np.isfinite(curve[0]))
         outcomes: dict[str, Outcome] = {
-            "head-share": value_or(1.0 - own[settings.head], diverged),
-            "tail-floor": value_or(own[-1], diverged),
-            "pca-head-share": float(1.0 - reference[settings.head]),
-            "pca-tail-floor": float(reference[-1]),
+            "head-share": value_or(1.0 - remaining[settings.head], diverged),
+            "tail-floor": value_or(remaining[-1], diverged),
+            "pca-head-share": float(1.0 - pca_remaining[settings.head]),
+            "pca-tail-floor": float(pca_remaining[-1]),
             "head-gain": value_or(-loss[settings.head], diverged),
             "tail-loss": value_or(loss[-1], diverged),
             "crossover-rank": (float(later[0]) if later.size else float("inf")) if known else diverged,
         }
-        modes = pd.DataFrame({"rank": ranks, "share": own[1:], "pca_share": reference[1:], "loss": loss[1:]})
+        modes = pd.DataFrame({"rank": ranks, "share": remaining[1:], "pca_share": pca_remaining[1:], "loss": loss[1:]})
         return evaluation(outcomes, modes)

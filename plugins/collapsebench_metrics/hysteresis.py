@@ -1,4 +1,4 @@
-"""How far apart an up-scan and a down-scan see each latent collapse."""
+"""How far apart in temperature each latent collapses in an up-scan and in a down-scan."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ class Hysteresis(Metric[HysteresisParameters]):
     """Compare with the scan in the opposite direction: width_k = log T_k (up) - log T_k (down), in e-folds of T.
 
     T_k: the temperature above which the signal fraction of rank k stays below `collapsed`, interpolated in log T
-    between two neighbours of the grid. A continuous transition has width 0; at a first-order one latents stay on
-    when T rises, off when it falls, past the temperature at which both states cost the same. A width within one step
-    of the grid, the resolution, is no evidence. Slow relaxation gives widths as well: look at the converged share.
+    between two neighbours of the grid. A continuous transition has width 0. At a first-order transition, latents stay
+    active when T rises past the temperature at which both states have the same loss, and stay collapsed when T falls
+    past it. A width of at most one step of the grid, the resolution, is no evidence. Slow relaxation also produces a
+    width, so check the converged share.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
     scores: ClassVar[tuple[Score, ...]] = (
         Score("max-width", "Largest log T_k (up) - log T_k (down) over ranks.", "none", "e-folds"),
-        Score("median-width", "Median of it over ranks.", "none", "e-folds"),
+        Score("median-width", "Median log T_k (up) - log T_k (down) over ranks.", "none", "e-folds"),
         Score("hysteretic-ranks", "Ranks whose width exceeds the resolution.", "none", "ranks", low=0),
         Score("compared-ranks", "Ranks that collapse within the grid in both directions.", "none", "ranks", low=0),
         Score("resolution", "Largest step of the grid in log T.", "none", "e-folds", low=0),
@@ -49,13 +50,13 @@ class Hysteresis(Metric[HysteresisParameters]):
         up, down = (measurement, other) if measurement.protocol == "up" else (other, measurement)
         rising, falling = (self._collapse_temperatures(scan) for scan in (up, down))
         widths = np.log(rising) - np.log(falling)
-        found = widths[np.isfinite(widths)]
+        known_widths = widths[np.isfinite(widths)]
         reason = "no rank collapses between two temperatures of the grid in both directions: take a wider grid"
         outcomes: dict[str, Outcome] = {
-            "max-width": float(found.max()) if found.size else reason,
-            "median-width": float(np.median(found)) if found.size else reason,
-            "hysteretic-ranks": float((found > resolution).sum()) if found.size else reason,
-            "compared-ranks": float(found.size),
+            "max-width": float(known_widths.max()) if known_widths.size else reason,
+            "median-width": float(np.median(known_widths)) if known_widths.size else reason,
+            "hysteretic-ranks": float((known_widths > resolution).sum()) if known_widths.size else reason,
+            "compared-ranks": float(known_widths.size),
             "resolution": resolution,
         }
         ranks = np.arange(1, widths.size + 1)
@@ -63,7 +64,7 @@ class Hysteresis(Metric[HysteresisParameters]):
         return evaluation(outcomes, modes)
 
     def _collapse_temperatures(self, scan: Measurement) -> Floats:
-        """Return T_k of every rank, NaN where it does not collapse within the grid."""
+        """Return T_k of every rank, NaN if it does not collapse within the grid."""
         order = np.argsort(scan.temperatures)
         logarithms = np.log(scan.temperatures[order])
         table = scan.tables["latent-moments"]

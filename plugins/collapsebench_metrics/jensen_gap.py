@@ -15,7 +15,7 @@ from collapsebench_metrics.worst_latents import worst_latents
 class JensenGap(Metric[JensenGapParameters]):
     """Return the largest J_k = log E sigma_k^2 - E log sigma_k^2 over latents and temperatures.
 
-    Zero where the posterior variance is the same for every sample, as it is for a linear decoder at equilibrium.
+    Zero if the posterior variance is the same for every sample, as it is for a linear decoder at equilibrium.
     Source: Hirn 2026, arXiv 2605.22691.
     """
 

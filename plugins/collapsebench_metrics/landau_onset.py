@@ -1,4 +1,4 @@
-"""Whether the residual at a temperature foretells where the next latent comes alive."""
+"""Whether the residual at a temperature predicts where the next latent becomes active."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from collapsebench import Evaluation, Measurement, Metric, Score, ranked_signal_fraction, resolved_ranks
 from collapsebench_metrics.comparison import few_ranks, fitted_thresholds
-from collapsebench_metrics.onsets import foretold
+from collapsebench_metrics.onsets import predicted_onsets
 from collapsebench_metrics.outcome import Outcome, evaluation
 from collapsebench_metrics.parameters import LandauOnsetParameters
 from collapsebench_metrics.replicas import by_replica
@@ -18,20 +18,20 @@ from collapsebench_metrics.replicas import by_replica
 class LandauOnset(Metric[LandauOnsetParameters]):
     """Compare the residual edge, the top eigenvalue of the posterior-mean residual's covariance over V, with T_c.
 
-    A collapsed latent turns unstable where T falls below the edge: with k - 1 latents active the edge foretells the
-    threshold of rank k, here from the coldest such replica, which has seen no more of rank k than `collapsed`. The
-    weakest active latent, of signal fraction M^2, leaves T (1 - M^2) of its own; an edge that does not stand out of
-    that says nothing and is no prediction. Observed: the fixed-exponent T_c of the scan.
+    A collapsed latent becomes unstable when T falls below the edge. So the edge of a replica with k - 1 active latents
+    predicts the threshold of rank k; it is read from the coldest such replica, in which the signal fraction of rank k
+    is at most `collapsed`. The weakest active latent, of signal fraction M^2, itself leaves an eigenvalue T (1 - M^2);
+    an edge that does not exceed it is no prediction. It is compared with the fixed-exponent T_c of the scan.
 
-    Exact for a linear decoder; for any other the edge is what a linear readout of the residual can see. Source: Z. Li
-    2026, Residual spectral instabilities in representation learning.
+    Exact for a linear decoder; for any other, the edge is what a linear readout of the residual can detect. Source:
+    Z. Li 2026, Residual spectral instabilities in representation learning.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("equilibrium", "latent-moments")
     scores: ClassVar[tuple[Score, ...]] = (
         Score("median-log-error", "Median |log edge - log T_c| over predicted ranks.", "lower", low=0),
         Score("max-log-error", "Largest |log edge - log T_c| over predicted ranks.", "lower", low=0),
-        Score("predicted-ranks", "Resolved ranks whose threshold an edge foretells.", "none", "ranks", low=0),
+        Score("predicted-ranks", "Resolved ranks whose threshold an edge predicts.", "none", "ranks", low=0),
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:
@@ -42,7 +42,7 @@ class LandauOnset(Metric[LandauOnsetParameters]):
         thresholds = fitted_thresholds(temperatures, fractions)
         usable = np.isfinite(edges)
         settings = self.parameters
-        predictions = foretold(temperatures, edges, fractions, usable, settings.collapsed, settings.margin)
+        predictions = predicted_onsets(temperatures, edges, fractions, usable, settings.collapsed, settings.margin)
         resolved = resolved_ranks(thresholds, temperatures, measurement.latent_dim)
         error = np.abs(np.log(predictions[:, 1]) - np.log(thresholds))
         scored = error[resolved & np.isfinite(error)]

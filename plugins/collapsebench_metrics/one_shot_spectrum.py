@@ -1,4 +1,4 @@
-"""Whether a single temperature foretells the whole spectrum of thresholds."""
+"""Whether a single temperature predicts the whole spectrum of thresholds."""
 
 from __future__ import annotations
 
@@ -28,24 +28,42 @@ if TYPE_CHECKING:
 
 
 class OneShotSpectrum(Metric[OneShotSpectrumParameters]):
-    """Read T_c = T (1 + snr_k) off the active latents at every temperature, and hold it against the scan's T_c.
+    """Predict T_c = T (1 + snr_k) from the active latents at every temperature, and compare it with the scan's T_c.
 
-    Exact for a linear decoder at equilibrium, at every T below T_c. Its drift, the slope of log T_c in log T over the
-    temperatures at which the rank is active, is what the decoder's nonlinearity adds; where drift and error vanish, one
-    temperature would have done and the scan was not needed. The scan's T_c: fixed-exponent fits of M^2.
+    Exact for a linear decoder at equilibrium, at every T below T_c. Its drift, the slope of log T_c over log T at the
+    temperatures at which the rank is active, comes from the decoder's nonlinearity. If drift and error vanish, a single
+    temperature is enough and no scan is needed. The scan's T_c are fixed-exponent fits of M^2.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
     scores: ClassVar[tuple[Score, ...]] = (
-        Score("median-log-error", "Median |log T_c (one shot) - log T_c (scan)|, all T.", "lower", "e-folds", low=0),
-        Score("max-log-error", "Largest of them over resolved ranks and T.", "lower", "e-folds", low=0),
-        Score("coldest-log-error", "Largest of them at the lowest temperature alone.", "lower", "e-folds", low=0),
+        Score(
+            "median-log-error",
+            "Median |log T_c (one shot) - log T_c (scan)| over resolved ranks and T.",
+            "lower",
+            "e-folds",
+            low=0,
+        ),
+        Score(
+            "max-log-error",
+            "Largest |log T_c (one shot) - log T_c (scan)| over resolved ranks and T.",
+            "lower",
+            "e-folds",
+            low=0,
+        ),
+        Score(
+            "coldest-log-error",
+            "Largest |log T_c (one shot) - log T_c (scan)| at the lowest temperature.",
+            "lower",
+            "e-folds",
+            low=0,
+        ),
         Score("drift", "Median over resolved ranks of d log T_c / d log T.", "none"),
         Score("max-drift", "Largest |d log T_c / d log T| over resolved ranks.", "lower", low=0),
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:
-        """Return the scores, and by rank the scan's threshold beside one-shot ones."""
+        """Return the scores, and by rank the scan's threshold beside the one-shot thresholds."""
         split, temperatures = self.parameters.split, measurement.temperatures
         table = measurement.tables["latent-moments"]
         fractions = ranked_signal_fraction(table, split, temperatures)
@@ -57,7 +75,7 @@ class OneShotSpectrum(Metric[OneShotSpectrumParameters]):
         drifts = np.array([_slope(np.log(temperatures), np.log(column)) for column in shots.T])
         reason = f"no resolved rank is active anywhere; {few_ranks(int(resolved.sum()), measurement)}"
         coldest = error[temperatures.argmin()]
-        found = drifts[resolved & np.isfinite(drifts)]
+        known_drifts = drifts[resolved & np.isfinite(drifts)]
         slopes = f"needs a resolved rank that is active at three temperatures; {reason}"
         outcomes: dict[str, Outcome] = {
             "median-log-error": float(np.nanmedian(error)) if np.isfinite(error).any() else reason,
@@ -65,8 +83,8 @@ class OneShotSpectrum(Metric[OneShotSpectrumParameters]):
             "coldest-log-error": float(np.nanmax(coldest))
             if np.isfinite(coldest).any()
             else f"no resolved rank is active at the lowest temperature, {temperatures.min():.3g}, or it diverged",
-            "drift": float(np.median(found)) if found.size else slopes,
-            "max-drift": float(np.abs(found).max()) if found.size else slopes,
+            "drift": float(np.median(known_drifts)) if known_drifts.size else slopes,
+            "max-drift": float(np.abs(known_drifts).max()) if known_drifts.size else slopes,
         }
         modes = pd.DataFrame(
             {
@@ -85,5 +103,5 @@ def _slope(x: Floats, y: Floats) -> float:
 
 
 def _over_known(values: Floats, reduce: Callable[[Floats], float]) -> Floats:
-    """Return a reduction of what is known of every column, NaN where nothing is `(t, rank) -> (rank,)`."""
+    """Return a reduction of what is known of every column, NaN if nothing is, `(t, rank) -> (rank,)`."""
     return np.array([reduce(c[np.isfinite(c)]) if np.isfinite(c).any() else np.nan for c in values.T])

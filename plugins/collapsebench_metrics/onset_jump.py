@@ -1,4 +1,4 @@
-"""Whether order parameters set in continuously, or jump."""
+"""Whether order parameters grow continuously from zero, or jump."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class OnsetJump(Metric[OnsetJumpParameters]):
     """Compare every step of M^2 between neighbouring temperatures with the largest that a continuous onset allows.
 
-    With M^2 = [1 - T / T_c]_+, whatever T_c is, M^2 changes from T_1 to T_2 > T_1 by at most 1 - T_1 / T_2: what a step
-    exceeds that by is its jump. A fine grid shows small jumps; one on which M^2 may fall from 1 to 0 in a step shows
-    none. Where a latent sets in: the geometric mean of the two temperatures between which its M^2 last exceeds
-    `active`, compared with PCA's lambda_k / V. Scored over the ranks whose lambda_k / V the scan resolves.
+    If M^2 = [1 - T / T_c]_+, then M^2 changes from T_1 to T_2 > T_1 by at most 1 - T_1 / T_2, whatever T_c is. The jump
+    of a step is its excess over that. A fine grid shows small jumps; a grid so coarse that M^2 may fall from 1 to 0 in
+    one step shows none. The onset of a latent is the geometric mean of the two temperatures between which its M^2 last
+    exceeds `active`; it is compared with PCA's lambda_k / V. Scores cover the ranks whose lambda_k / V is resolved.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
@@ -70,7 +70,7 @@ class OnsetJump(Metric[OnsetJumpParameters]):
         return evaluation(outcomes, modes)
 
     def _steps(self, temperatures: Floats, fractions: Floats) -> tuple[Floats, Floats]:
-        """Return each rank's largest step and largest jump, NaN where no two neighbours are known `(rank,)`."""
+        """Return each rank's largest step and largest jump, NaN if no two neighbours are known `(rank,)`."""
         falls = np.abs(np.diff(fractions, axis=0))
         jumps = falls - (1.0 - temperatures[:-1] / temperatures[1:])[:, None]
         known = np.isfinite(falls)
@@ -80,7 +80,7 @@ class OnsetJump(Metric[OnsetJumpParameters]):
         )
 
     def _onset(self, temperatures: Floats, fractions: Floats) -> float:
-        """Return the temperature at which a rank sets in, NaN where it does not within the grid."""
+        """Return the onset temperature of a rank, NaN if it lies outside the grid."""
         known = np.isfinite(fractions)
         on = np.flatnonzero(fractions[known] > self.parameters.active)
         if not on.size or on[-1] + 1 == known.sum():

@@ -1,4 +1,4 @@
-"""From what a metric computed, number or sentence, to the `Evaluation` that the harness stores."""
+"""Turn the outcomes of a metric, each a number or a reason, into the `Evaluation` that the harness stores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Outcome = float | str
 
 
 def value_or(value: float, reason: str) -> Outcome:
-    """Return the number, or the reason where it is NaN."""
+    """Return the number, or the reason if it is NaN."""
     return reason if math.isnan(value) else float(value)
 
 
 def evaluation(outcomes: Mapping[str, Outcome], modes: pd.DataFrame | None = None) -> Evaluation:
-    """Return an `Evaluation` with the numbers as values and the sentences as reasons."""
+    """Return an `Evaluation` with the numbers as values and the texts as reasons."""
     return Evaluation(
         values={name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, str)},
         modes=modes,

@@ -1,4 +1,4 @@
-"""The parameters of the metrics: above all the split on which each is evaluated."""
+"""The parameters of the first-party metrics, among them the split on which each is evaluated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from collapsebench import Parameters, SplitName
 
-Split = Annotated[SplitName, Field(description="the split on which it is evaluated")]
+Split = Annotated[SplitName, Field(description="the split on which the metric is evaluated")]
 Confidence = Annotated[float, Field(gt=0, lt=1, description="confidence of the intervals")]
 Tie = Annotated[float, Field(gt=0, lt=1, description="relative distance below which two thresholds are tied")]
 Gap = Annotated[
@@ -24,7 +24,7 @@ class PcaAgreementParameters(Parameters):
     active: float = Field(default=0.5, gt=0, lt=1, description="signal fraction above which a direction counts")
     gap: Gap = 1e-2
     margin: float = Field(
-        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold within which training rounds M^2"
+        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold below which M^2 is not compared"
     )
 
 
@@ -63,7 +63,9 @@ class EquilibriumParameters(Parameters):
         default=1e-2, ge=0, description="relative distance from the band dD/dR = -beta that counts as a violation"
     )
     least_rate: float = Field(
-        default=1e-2, gt=0, description="total rate, nats, below which two neighbours are collapsed and have no slope"
+        default=1e-2,
+        gt=0,
+        description="total rate, nats, below which two neighbours count as collapsed and are left out",
     )
 
 
@@ -87,7 +89,7 @@ class TailExponentParameters(Parameters):
     split: Split = "test"
     window: tuple[int, int] = Field(default=(4, 17), description="first and last rank of the fit")
     confidence: Confidence = 0.95
-    factor: float = Field(default=1.5, gt=1, description="how far the curve may be from the fit beyond the crossover")
+    factor: float = Field(default=1.5, gt=1, description="largest factor between curve and fit beyond the crossover")
 
     @field_validator("window")
     @classmethod
@@ -118,7 +120,7 @@ class RateDistortionGapParameters(Parameters):
     tolerance: float = Field(
         default=1e-2,
         ge=0,
-        description="nats below the Gaussian bound that count as below it; sampling moves the rate by about as much",
+        description="nats below the Gaussian bound from which a rate counts as below it; about the sampling error",
     )
 
 
@@ -132,7 +134,7 @@ class LandauOnsetParameters(Parameters):
     margin: float = Field(
         default=0.01,
         ge=0,
-        description="relative excess of the edge over what the weakest active latent leaves behind",
+        description="least relative excess of the edge over the eigenvalue that the weakest active latent leaves",
     )
 
 
@@ -140,7 +142,9 @@ class HysteresisParameters(Parameters):
     """Parameters of `hysteresis`."""
 
     split: Split = "train"
-    collapsed: float = Field(default=0.05, gt=0, lt=1, description="signal fraction below which a latent is off")
+    collapsed: float = Field(
+        default=0.05, gt=0, lt=1, description="signal fraction below which a latent counts as collapsed"
+    )
 
 
 class InterventionAgreementParameters(Parameters):
@@ -148,7 +152,7 @@ class InterventionAgreementParameters(Parameters):
 
     split: Literal["train"] = Field(default="train", description="the only split for which there are predictions")
     margin: float = Field(
-        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold within which training rounds M^2"
+        default=0.05, ge=0, lt=1, description="relative distance of T from a threshold below which M^2 is not compared"
     )
 
 
@@ -157,7 +161,9 @@ class OnsetJumpParameters(Parameters):
 
     split: Split = "train"
     active: Active = 0.01
-    tolerance: float = Field(default=0.05, ge=0, description="step of M^2 beyond a continuous one that counts as jump")
+    tolerance: float = Field(
+        default=0.05, ge=0, description="excess of a step of M^2 over a continuous onset from which it counts as a jump"
+    )
 
 
 class RankDistortionRatioParameters(Parameters):
@@ -165,9 +171,11 @@ class RankDistortionRatioParameters(Parameters):
 
     split: Split = "test"
     least: float = Field(
-        default=1e-6, gt=0, lt=1, description="share of the distortion below which what PCA leaves is not compared"
+        default=1e-6, gt=0, lt=1, description="share of D(0) below which the distortion that PCA leaves is not compared"
     )
-    tolerance: float = Field(default=1e-3, ge=0, lt=1, description="share less than PCA's that counts as less")
+    tolerance: float = Field(
+        default=1e-3, ge=0, lt=1, description="relative difference from PCA above which latents count as better"
+    )
 
 
 class HeadTailParameters(Parameters):
@@ -175,9 +183,14 @@ class HeadTailParameters(Parameters):
 
     split: Split = "test"
     head: int = Field(default=4, ge=1, description="ranks of the head")
-    tail: int = Field(default=16, ge=2, description="rank at which the tail's floor is read, at most")
+    tail: int = Field(
+        default=16, ge=2, description="rank at which the floor of the tail is read; the last rank if there are fewer"
+    )
     tolerance: float = Field(
-        default=0.01, ge=0, lt=1, description="share by which PCA must leave less for the curves to have crossed"
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="share by which PCA must leave less distortion for the curves to count as crossed",
     )
 
 
@@ -212,7 +225,7 @@ class ResidualEdgeParameters(Parameters):
     margin: float = Field(
         default=0.1,
         ge=0,
-        description="relative excess of the edge over T, or over what the weakest active latent leaves, that counts",
+        description="least relative excess of the edge over T, or over what the weakest active latent leaves",
     )
 
 

@@ -1,4 +1,4 @@
-"""How much distortion each number of latents leaves, as a multiple of what PCA leaves."""
+"""The distortion that each number of latents leaves, as a multiple of PCA's."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from collapsebench_metrics.parameters import RankDistortionRatioParameters
 
 
 class RankDistortionRatio(Metric[RankDistortionRatioParameters]):
-    """Return D(K) / D_PCA(K) for K = 1..latent_dim, both on the same split: below 1 the latents beat components.
+    """Return D(K) / D_PCA(K) for K = 1..latent_dim, both on the same split: below 1 the latents beat PCA.
 
-    Left out: every K at which PCA leaves less than `least` of D(0), where both are roundoff or the scan is not cold
-    enough. Mean decoding; the temperature of each D(K) is chosen on the validation split.
+    Every K at which PCA leaves less than `least` of D(0) is left out: there, both are rounding errors or the scan does
+    not reach low enough temperatures. Decoding is at the posterior mean; the temperature of each D(K) is chosen on the
+    validation split.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("truncated-distortion",)
     scores: ClassVar[tuple[Score, ...]] = (
         Score("geometric-mean", "Geometric mean of D(K) / D_PCA(K) over K.", "lower", low=0),
-        Score("min", "Least D(K) / D_PCA(K) over K.", "lower", low=0),
+        Score("min", "Smallest D(K) / D_PCA(K) over K.", "lower", low=0),
         Score("max", "Largest D(K) / D_PCA(K) over K.", "lower", low=0),
         Score(
             "ranks-better",
@@ -36,13 +37,15 @@ class RankDistortionRatio(Metric[RankDistortionRatioParameters]):
     def evaluate(self, measurement: Measurement) -> Evaluation:
         """Return the scores, and both curves with their ratio from rank 1."""
         split = self.parameters.split
-        found = rank_distortion(measurement.tables["truncated-distortion"], measurement.temperatures)
-        curve, reference = found.curves[split], measurement.pca.rank_distortion[split]
+        distortions = rank_distortion(measurement.tables["truncated-distortion"], measurement.temperatures)
+        curve, reference = distortions.curves[split], measurement.pca.rank_distortion[split]
         compared = min(curve.size, reference.size)
-        own, pca = curve[1:compared], reference[1:compared]
-        usable = np.isfinite(own) & (pca > self.parameters.least * reference[0])
-        ratio = np.divide(own, pca, out=np.full(own.size, np.nan), where=usable)
-        modes = pd.DataFrame({"rank": np.arange(1, compared), "distortion": own, "pca_distortion": pca, "ratio": ratio})
+        remaining, pca = curve[1:compared], reference[1:compared]
+        usable = np.isfinite(remaining) & (pca > self.parameters.least * reference[0])
+        ratio = np.divide(remaining, pca, out=np.full(remaining.size, np.nan), where=usable)
+        modes = pd.DataFrame(
+            {"rank": np.arange(1, compared), "distortion": remaining, "pca_distortion": pca, "ratio": ratio}
+        )
         known = ratio[usable]
         if not known.size:
             reason = (

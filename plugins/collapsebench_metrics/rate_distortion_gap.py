@@ -1,4 +1,4 @@
-"""How many nats each replica spends beyond the Gaussian rate-distortion function."""
+"""How far the rate of each replica exceeds the Gaussian rate-distortion function."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class RateDistortionGap(Metric[RateDistortionGapParameters]):
 
         gap = R - 1/2 sum_k [log(lambda_k / theta)]_+   with   sum_k min(lambda_k, theta) = E |x - x_hat|^2
 
-    Sampled decoding; lambda_k belong to the split's second moment about the train mean, on the train split its
-    covariance. For Gaussian data no model gets below 0 and the linear optimum is 0; for other data of that covariance
-    the function is an upper bound on what is possible, so an expressive decoder may be below it. A model with fewer
-    latents than components above theta pays for those that it lacks.
+    With sampled decoding; lambda_k are the eigenvalues of the split's second moment about the train mean (on the train
+    split, of its covariance). For Gaussian data no model has a gap below 0, and the linear optimum has 0. For other
+    data with that covariance the function is an upper bound on the best possible rate, so an expressive decoder may lie
+    below it. A model with fewer latents than there are components above theta has a larger gap.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("losses",)
     scores: ClassVar[tuple[Score, ...]] = (
         Score("median", "Median gap over temperatures.", "lower", "nats"),
         Score("max", "Largest gap over temperatures.", "lower", "nats"),
-        Score("below-share", "Share of temperatures at which the rate is below the Gaussian one.", low=0, high=1),
+        Score("below-share", "Share of temperatures at which the rate is below the Gaussian bound.", low=0, high=1),
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:

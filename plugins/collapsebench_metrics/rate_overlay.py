@@ -1,4 +1,4 @@
-"""How far the rates lie from the law of one mode when each is laid over it by its own utility."""
+"""How far rates deviate from the law of a single mode, each scaled by its utility."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from collapsebench_metrics.parameters import RateOverlayParameters
 class RateOverlay(Metric[RateOverlayParameters]):
     """Compare R_k(T) with [-1/2 log(T / utility_k)]_+, in nats; nothing is fitted.
 
-    Points: ranks whose utility the scan resolves, at the temperatures at which they are active. The utility is a drop
-    of the rank-distortion curve at posterior means. Source: Hirn 2026, arXiv 2608.10599.
+    Points are the ranks whose utility the scan resolves, at the temperatures at which they are active. A utility is a
+    drop of the rank-distortion curve, decoded at posterior means. Source: Hirn 2026, arXiv 2608.10599.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments", "truncated-distortion")

@@ -1,4 +1,4 @@
-"""Whether thresholds read from rates come in the order of utilities, and agree with those of the signal fraction."""
+"""Whether thresholds fitted to rates are in the order of utilities, and agree with those of the signal fraction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RateThresholds(Metric[RateThresholdsParameters]):
     """Fit R_k = -1/2 log(T / T_c) over 1e-2 utility_k <= T <= utility_k for the ranks whose utility the scan resolves.
 
     Ranks agree with the order of utilities up to the one before the first swapped rank, which is one past the last if
-    none is swapped. How far the thresholds are from the utilities themselves is `utility-threshold-duality`.
+    none is swapped. `utility-threshold-duality` compares the thresholds with the utilities themselves.
     Source: Hirn 2026, arXiv 2608.10599.
     """
 
@@ -63,10 +63,10 @@ class RateThresholds(Metric[RateThresholdsParameters]):
         count = int(resolved.sum())
         reason = f"needs two resolved ranks; {few_ranks(count, measurement)}"
 
-        found, expected = np.nan_to_num(thresholds[resolved]), worth[resolved]
-        by_worth = found[np.argsort(-expected, kind="stable")]
+        measured, expected = np.nan_to_num(thresholds[resolved]), worth[resolved]
+        by_worth = measured[np.argsort(-expected, kind="stable")]
         digits = round(-np.log10(self.parameters.tolerance))
-        logarithms = [np.round(np.log(np.maximum(values, 1e-300)), digits) for values in (found, expected)]
+        logarithms = [np.round(np.log(np.maximum(values, 1e-300)), digits) for values in (measured, expected)]
         outcomes: dict[str, Outcome] = {
             "first-swapped-rank": float(first_swapped_rank(by_worth, self.parameters.tolerance))
             if count > 1

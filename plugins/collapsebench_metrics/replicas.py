@@ -1,4 +1,4 @@
-"""Quantities that a replica has one of, in the order of a measurement's temperatures."""
+"""Quantities with one value per replica, in the order of a measurement's temperatures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 
 def by_replica(table: pd.DataFrame, split: str, measurement: Measurement, quantity: str) -> Floats:
-    """Return a quantity of an observable without an axis `(t,)`, NaN where it was not measured."""
+    """Return a quantity of an observable without an axis `(t,)`, NaN if it was not measured."""
     rows = table[table["split"] == split].set_index("temperature")[quantity]
     return rows.reindex(measurement.temperatures).to_numpy(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Whether what the data say beyond the active latents foretells where the next latent comes alive."""
+"""Whether the information that the active latents leave out predicts where the next latent becomes active."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from collapsebench import Evaluation, Measurement, Metric, Score, ranked_signal_fraction, resolved_ranks
 from collapsebench_metrics.comparison import few_ranks, fitted_thresholds
-from collapsebench_metrics.onsets import foretold
+from collapsebench_metrics.onsets import predicted_onsets
 from collapsebench_metrics.outcome import Outcome, evaluation
 from collapsebench_metrics.parameters import ResidualEdgeParameters
 from collapsebench_metrics.replicas import by_replica
@@ -20,10 +20,10 @@ class ResidualEdge(Metric[ResidualEdgeParameters]):
 
         Lambda_* = sup over h, E h^2 = 1, of E_{z_A} |Cov(x, h(x) | z_A)|^2,    A the active latents
 
-    Collapsed latents are stable where T is at least the edge, so with k - 1 latents active the edge foretells the T_c
-    of rank k, as in `landau-onset`, whose edge is the linear-readout approximation of this one: the top eigenvalue of
-    the posterior-mean residual's covariance, which sees half of a signal whose direction in data space turns with z_A.
-    In the linear Gaussian case both are lambda_k / V. The edge is estimated to some per cent, from below.
+    Collapsed latents are stable if T is at least the edge. So the edge of a replica with k - 1 active latents predicts
+    the T_c of rank k, as in `landau-onset`, whose edge is the linear-readout approximation of this one: the top
+    eigenvalue of the posterior-mean residual's covariance, which detects half of a signal whose direction in data space
+    turns with z_A. In the linear Gaussian case both are lambda_k / V. The estimate is a few per cent too low.
     Source: Z. Li 2026, Residual spectral instabilities in representation learning.
     """
 
@@ -31,8 +31,10 @@ class ResidualEdge(Metric[ResidualEdgeParameters]):
     scores: ClassVar[tuple[Score, ...]] = (
         Score("median-log-error", "Median |log edge - log T_c| over predicted ranks.", "lower", "e-folds", low=0),
         Score("max-log-error", "Largest |log edge - log T_c| over predicted ranks.", "lower", "e-folds", low=0),
-        Score("predicted-ranks", "Resolved ranks whose threshold an edge foretells.", "none", "ranks", low=0),
-        Score("unstable-share", "Replicas with a spare latent and T below the edge.", "lower", low=0, high=1),
+        Score("predicted-ranks", "Resolved ranks whose threshold an edge predicts.", "none", "ranks", low=0),
+        Score(
+            "unstable-share", "Share of replicas with a spare latent whose T is below the edge.", "lower", low=0, high=1
+        ),
         Score("nonlinear-gain", "Median log(edge / linear edge), replicas with spare latents.", "none", "e-folds"),
     )
 
@@ -45,9 +47,9 @@ class ResidualEdge(Metric[ResidualEdgeParameters]):
         spare = by_replica(measurement.tables["equilibrium"], "train", measurement, "spare_latents") > 0
         fractions = ranked_signal_fraction(measurement.tables["latent-moments"], settings.split, temperatures)
         thresholds = fitted_thresholds(temperatures, fractions)
-        # A latent that is awake but was not conditioned on would foretell itself.
+        # A latent that is active but was not conditioned on would predict itself.
         usable = np.isfinite(edges) & (conditioned == (fractions > settings.collapsed).sum(axis=1))
-        predictions = foretold(temperatures, edges, fractions, usable, settings.collapsed, settings.margin)
+        predictions = predicted_onsets(temperatures, edges, fractions, usable, settings.collapsed, settings.margin)
         resolved = resolved_ranks(thresholds, temperatures, measurement.latent_dim)
         error = np.abs(np.log(np.maximum(predictions[:, 1], 1e-300)) - np.log(thresholds))
         scored = error[resolved & np.isfinite(error)]

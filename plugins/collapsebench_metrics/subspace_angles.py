@@ -1,4 +1,4 @@
-"""How far the subspaces that latents span in data space are turned away from those of PCA."""
+"""The angles between the subspaces that latents span in data space and those of PCA."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PLACES = {"": "decoder-directions", "-at-origin": "decoder-origin-directions"}
 class SubspaceAngles(Metric[SubspaceAnglesParameters]):
     """Return principal angles between the decoder's Jacobian and PCA, block by block of nearly equal eigenvalues.
 
-    At each temperature the n active latents, ranked by signal fraction, are held against PCA in two ways. Span: the
-    directions of all of them against the components of whole blocks: those that n latents fill must lie in the latents'
-    span, and the latents in the span of those that they have begun to fill. Block: the latents of ranks i to j alone
-    against components i to j, for every block i..j that is filled. Rotating latents among themselves changes the second
-    only, costs little and equilibrates last. The Jacobian is averaged over posterior means, and taken at z = 0.
+    At each temperature the n active latents, ranked by signal fraction, are compared with PCA in two ways. Span: the
+    components of the blocks that n latents fill must lie in the latents' span, and the latents must lie in the span of
+    these blocks and the one that they have begun to fill. Block: for every filled block i..j, the latents of ranks i to
+    j alone are compared with components i to j. Rotating latents among themselves changes only the second; it costs
+    little and equilibrates last. The Jacobian is either averaged over posterior means or taken at z = 0.
 
-    The largest angle in each comparison; relabelling latents, their signs and lengths do not matter.
+    Each score is the largest angle of a comparison. The order, signs and lengths of latents do not matter.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments", *_PLACES.values())
@@ -37,9 +37,9 @@ class SubspaceAngles(Metric[SubspaceAnglesParameters]):
         Score(f"{name}{place}", f"{summary}{where}.", "lower", "rad", low=0, high=float(np.pi / 2))
         for place, where in (("", ""), ("-at-origin", ", Jacobian at z = 0"))
         for name, summary in (
-            ("span-angle", "Median over T of the largest angle of the active latents' span with PCA's"),
-            ("max-span-angle", "Largest over T of it"),
-            ("block-angle", "Median over T and blocks of the largest angle of a block's latents with it"),
+            ("span-angle", "Median over T of the largest angle between the active latents' span and PCA's"),
+            ("max-span-angle", "Largest over T of that angle"),
+            ("block-angle", "Median over T and blocks of the largest angle between a block and its latents"),
         )
     )
 
@@ -73,9 +73,9 @@ class SubspaceAngles(Metric[SubspaceAnglesParameters]):
         """Return the span angle of every usable temperature, and (start, end) -> block angles."""
         components, spans = measurement.pca.components, list[float]()
         blocks: dict[tuple[int, int], list[float]] = {}
-        for fraction, own in zip(fractions, directions, strict=True):
+        for fraction, rows in zip(fractions, directions, strict=True):
             order = np.argsort(-fraction, kind="stable")
-            active = own[order][fraction[order] > self.parameters.active]
+            active = rows[order][fraction[order] > self.parameters.active]
             count = len(active)
             if not 1 <= count <= ends[-1] or not np.isfinite(active).all():
                 continue
@@ -93,7 +93,7 @@ class SubspaceAngles(Metric[SubspaceAnglesParameters]):
 def block_ends(spectrum: Floats, gap: float) -> list[int]:
     """Return after how many components each block of eigenvalues ends; relative steps up to `gap` join a block.
 
-    Eigenvalues below 1e-9 of the first, roundoff, belong to no block.
+    Eigenvalues below 1e-9 of the first are rounding errors and belong to no block.
     """
     rank = int((spectrum > 1e-9 * spectrum[0]).sum())
     steps = (spectrum[: rank - 1] - spectrum[1:rank]) > gap * spectrum[: rank - 1]

@@ -15,19 +15,19 @@ from collapsebench_metrics.parameters import TailExponentParameters
 class TailExponent(Metric[TailExponentParameters]):
     """Fit D(K) ~ K^-a over a window of ranks; the utilities of such a curve fall as K^-(a + 1).
 
-    The interval is the t-interval of the slope in log-log: how well the window is a power law, not how much seeds
-    differ. Beyond the crossover rank the curve stays within `factor` of the fit, up to the window's end. The
-    temperature of each D(K) is chosen on the validation split. Source: Hirn 2026, arXiv 2608.10599.
+    The interval is the t-interval of the slope in log-log coordinates: it says how closely the window follows a power
+    law, not how much seeds differ. From the crossover rank to the end of the window the curve stays within `factor` of
+    the fit. The temperature of each D(K) is chosen on the validation split. Source: Hirn 2026, arXiv 2608.10599.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("truncated-distortion",)
     scores: ClassVar[tuple[Score, ...]] = (
         Score("exponent", "Exponent a of D(K) ~ K^-a over the window."),
-        Score("exponent-low", "Lower end of its interval."),
-        Score("exponent-high", "Upper end of its interval."),
+        Score("exponent-low", "Lower end of the exponent's interval."),
+        Score("exponent-high", "Upper end of the exponent's interval."),
         Score("utility-exponent", "Exponent a + 1 of the utilities."),
         Score("crossover-rank", "First rank from which the curve stays near the fit.", "none", "rank", low=1),
-        Score("pca-exponent", "Exponent of PCA's own curve over the same window."),
+        Score("pca-exponent", "Exponent of PCA's curve over the same window."),
     )
 
     def evaluate(self, measurement: Measurement) -> Evaluation:

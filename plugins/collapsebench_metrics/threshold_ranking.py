@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 class ThresholdRanking(Metric[ThresholdRankingParameters]):
     """Compare the order of collapse with the order of PCA (by mode) and of utilities (by rank).
 
-    Curves sorted at every temperature cannot cross, so a mode is followed by what its latent does: at each
-    temperature latents are matched with principal components by the squared cosine of their decoder
-    directions. Modes that never became active collapse last in no order: their threshold counts as 0. A
-    prefix of ranks agrees up to the rank before the first swapped one, which is one past the last resolved
-    rank if none is swapped.
+    Curves sorted at every temperature cannot cross. So a mode is tracked by its latent: at each temperature, latents
+    are matched with principal components by the squared cosine of their decoder directions. Modes that never became
+    active count with threshold 0. Ranks agree with the reference up to the one before the first swapped rank, which
+    is one past the last resolved rank if none is swapped.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments", "truncated-distortion", "decoder-directions")
@@ -126,13 +125,13 @@ class ThresholdRanking(Metric[ThresholdRankingParameters]):
         if resolved.sum() < 2:
             return f"needs two resolved ranks; {few_ranks(int(resolved.sum()), measurement)}"
         digits = round(-np.log10(self.parameters.tolerance))
-        found = np.nan_to_num(thresholds[resolved], nan=0.0)
-        ordered = [np.round(np.log(np.maximum(values, 1e-300)), digits) for values in (found, reference[resolved])]
+        measured = np.nan_to_num(thresholds[resolved], nan=0.0)
+        ordered = [np.round(np.log(np.maximum(values, 1e-300)), digits) for values in (measured, reference[resolved])]
         tau = float(kendalltau(*ordered).statistic)
         return value_or(tau, "thresholds or references are all equal, so that they have no order")
 
     def _first_swap(self, thresholds: Floats, reference: Floats, resolved: Flags, measurement: Measurement) -> Outcome:
         if resolved.sum() < 2:
             return f"needs two resolved ranks; {few_ranks(int(resolved.sum()), measurement)}"
-        found, expected = thresholds[resolved], reference[resolved]
-        return float(first_swapped_rank(found[np.argsort(-expected, kind="stable")], self.parameters.tolerance))
+        measured, expected = thresholds[resolved], reference[resolved]
+        return float(first_swapped_rank(measured[np.argsort(-expected, kind="stable")], self.parameters.tolerance))

@@ -22,8 +22,8 @@ class Traversals(Metric[TraversalsParameters]):
 
         curvature_k = sum_v |f(v e_k) - f(0) - v g|^2 / sum_v |f(v e_k) - f(0)|^2
 
-    0 for an affine decoder, 1 where a latent's two signs move the reconstruction alike. Suites that ask for it get the
-    figure `traversals`, the pictures themselves, for data that are images.
+    0 for an affine decoder, 1 if both signs of a latent move the reconstruction in the same way. For data that are
+    images, suites with this metric get the figure `traversals`, which shows the decoded images.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("traversals", "latent-moments")
@@ -40,9 +40,9 @@ class Traversals(Metric[TraversalsParameters]):
         count = sum(str(name).startswith("at_0_") for name in table)
         curvature = np.full(fractions.shape, np.nan)
         for row, temperature in enumerate(temperatures):
-            own = table[table["temperature"] == temperature].sort_values("latent")
-            if len(own) == measurement.latent_dim:
-                values = [own[[f"at_{v}_{i}" for i in range(count)]].to_numpy(dtype=np.float64) for v in _VALUES]
+            rows = table[table["temperature"] == temperature].sort_values("latent")
+            if len(rows) == measurement.latent_dim:
+                values = [rows[[f"at_{v}_{i}" for i in range(count)]].to_numpy(dtype=np.float64) for v in _VALUES]
                 curvature[row] = curvature_of(np.stack(values))
         order = np.argsort(-fractions, axis=1, kind="stable")
         strongest = np.take_along_axis(fractions, order, axis=1) > self.parameters.active
@@ -59,7 +59,7 @@ class Traversals(Metric[TraversalsParameters]):
 
 
 def curvature_of(decoded: Floats) -> Floats:
-    """Return the curvature of traversals `(v, latent, d) -> (latent,)`, NaN where nothing moves."""
+    """Return the curvature of traversals `(v, latent, d) -> (latent,)`, NaN if nothing moves."""
     moved = decoded - decoded[len(_VALUES) // 2]
     slope = np.einsum("v,vkd->kd", _VALUES, moved) / np.square(_VALUES).sum()
     bent = np.square(moved - _VALUES[:, None, None] * slope).sum(axis=(0, 2))

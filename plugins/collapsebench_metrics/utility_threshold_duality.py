@@ -29,15 +29,20 @@ class UtilityThresholdDuality(Metric[UtilityThresholdDualityParameters]):
     resolves.
 
     Two thresholds: fixed-exponent fits of the signal fraction, and fixed-slope fits of the rate over
-    1e-2 utility <= T <= utility. No reference to PCA, so it applies to any architecture.
+    1e-2 utility <= T <= utility. PCA does not enter, so it applies to any architecture.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments", "truncated-distortion")
     scores: ClassVar[tuple[Score, ...]] = (
         Score("identity-r2", "Identity R^2 of log thresholds against log utilities.", "higher", high=1),
         Score("max-log-error", "Largest |log T_c - log utility|.", "lower", low=0),
-        Score("identity-r2-rate", "The identity R^2 with thresholds from rates.", "higher", high=1),
-        Score("max-log-error-rate", "The largest log error with thresholds from rates.", "lower", low=0),
+        Score(
+            "identity-r2-rate",
+            "Identity R^2 of log thresholds fitted to rates against log utilities.",
+            "higher",
+            high=1,
+        ),
+        Score("max-log-error-rate", "Largest |log T_c (rate) - log utility|.", "lower", low=0),
         Score("missed-ranks", "Resolved ranks that never became active.", "lower", "ranks", low=0),
     )
 

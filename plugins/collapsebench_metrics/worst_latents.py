@@ -1,4 +1,4 @@
-"""The largest value of a latent's quantity over a scan: over the active latents, over all, and rank by rank."""
+"""The largest value of a quantity over a scan: over the active latents, over all latents, and by rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def worst_latents(
 ) -> tuple[Outcome, Outcome, pd.DataFrame]:
     """Return the largest of `(t, rank)` values over active points and over all, and a frame with both by rank.
 
-    values: ranked as in `collapsebench.ranked`; NaN where a replica diverged. name: of the frame's columns.
+    values: ranked as in `collapsebench.ranked`; NaN if a replica diverged. name: the name of the frame's columns.
     """
     fractions = ranked_signal_fraction(measurement.tables["latent-moments"], split, measurement.temperatures)
     known = np.where(np.isnan(values), -np.inf, values)

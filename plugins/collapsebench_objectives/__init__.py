@@ -20,30 +20,30 @@ def collapsebench_objectives() -> list[Component]:
         Component(
             "warm-up",
             "collapsebench_objectives.warm_up:WarmUp",
-            "beta-vae whose beta rises from zero, once or in cycles: no threshold should move",
+            "beta-VAE whose beta rises from zero, once or in cycles; no threshold should move",
             parameters=f"{_PARAMETERS}WarmUpParameters",
         ),
         Component(
             "free-bits",
             "collapsebench_objectives.free_bits:FreeBits",
-            "beta-vae with nats that each latent has for free: no thresholds should be left",
+            "beta-VAE with some nats free of charge for each latent; there should be no thresholds",
             parameters=f"{_PARAMETERS}FreeBitsParameters",
         ),
         Component(
             "capacity",
             "collapsebench_objectives.capacity:Capacity",
-            "least distortion at a prescribed rate, whose price a multiplier finds",
+            "least distortion at a prescribed rate; a multiplier finds the price of a nat",
             parameters=f"{_PARAMETERS}CapacityParameters",
         ),
         Component(
             "learned-variance",
             "collapsebench_objectives.learned_variance:LearnedVariance",
-            "beta-vae whose decoder variance is learned with the weights",
+            "beta-VAE whose decoder variance is learned with the weights",
         ),
         Component(
             "weight-decay",
             "collapsebench_objectives.weight_decay:WeightDecay",
-            "beta-vae with decayed weights: thresholds should move down",
+            "beta-VAE with weight decay; thresholds should move down",
             parameters=f"{_PARAMETERS}WeightDecayParameters",
         ),
     ]

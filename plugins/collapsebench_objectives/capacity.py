@@ -1,4 +1,4 @@
-"""The dual ensemble: a prescribed rate, and a multiplier that finds the price which holds it."""
+"""The dual ensemble: the rate is prescribed, and a multiplier finds the price of a nat that keeps it there."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Capacity(Objective[CapacityParameters]):
 
         beta = V sigmoid(speed s + gain (R - C)),    s following R - C upwards with the optimiser,    C = R at the end
 
-    with R the batch mean, so that the effective temperature beta / V stays between 0 and 1; the gain damps what a
-    multiplier alone would make swing. The capacity of a temperature T of the grid is the rate that the exact solution
-    for a linear decoder has there,
+    with R the batch mean, so that the effective temperature beta / V stays between 0 and 1; the gain damps the
+    oscillations of the multiplier. The capacity of a temperature T of the grid is the rate of the exact solution for a
+    linear decoder at T,
 
         C(T) = sum_{k <= latent_dim} 1/2 [log(lambda_k / (T V))]_+
 
-    so it predicts that a linear decoder ends at the effective temperature T, with the thresholds of the beta-VAE.
+    so a linear decoder is predicted to end at the effective temperature T, with the thresholds of the beta-VAE.
     Source: Rezende and Viola 2018 (a multiplier, there for the distortion); Burgess et al. 2018 (a capacity).
     """
 
@@ -54,7 +54,7 @@ class Capacity(Objective[CapacityParameters]):
     def loss(
         self, distortion: Tensor, rate: Tensor, dial: Tensor, state: Mapping[str, Tensor], progress: Tensor
     ) -> Tensor:
-        """Return distortion + beta rate of each sample `(batch,)` at the multiplier as it is."""
+        """Return distortion + beta rate of each sample `(batch,)` at the current multiplier."""
         return distortion + self.price(dial, state).detach() * rate.sum(-1)
 
     def batch_loss(
@@ -77,7 +77,7 @@ class Capacity(Objective[CapacityParameters]):
         return state["total_variance"] * (_SPEED * state["multiplier"]).sigmoid()
 
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction:
-        """Return the exact solution; where the capacity is zero, any effective temperature from T_1 up will do."""
+        """Return the exact solution; zero capacity leaves the effective temperature open, above T_1, given as NaN."""
         exact = Prediction.linear(temperatures, eigenvalues, latent_dim)
         known = self.dials(temperatures, eigenvalues, latent_dim) > 0
         return replace(exact, temperature=np.where(known, temperatures, np.nan))

@@ -1,4 +1,4 @@
-"""Free bits: each latent may carry some nats without paying for them."""
+"""Free bits: the first nats of each latent are free of charge."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class FreeBits(Objective[FreeBitsParameters]):
 
         L = D + beta sum_k max(kappa, R_k),    R_k the batch mean (convention "batch") or of each sample
 
-    A latent that carries less than kappa gains by carrying more, so it predicts, for the batch mean, R_k >= kappa and
+    A latent with a rate below kappa gains by raising it. So the prediction for the batch mean is R_k >= kappa and
     M^2 >= 1 - exp(-2 kappa) for every latent at every temperature: there are no thresholds. Source: Kingma et al. 2016.
     """
 
     def loss(
         self, distortion: Tensor, rate: Tensor, dial: Tensor, state: Mapping[str, Tensor], progress: Tensor
     ) -> Tensor:
-        """Return the loss of each sample `(batch,)`, every sample with free nats of its own."""
+        """Return the loss of each sample `(batch,)`, every sample with free nats for each one."""
         return distortion + dial * rate.clamp(min=self.parameters.kappa).sum(-1)
 
     def batch_loss(
@@ -45,7 +45,7 @@ class FreeBits(Objective[FreeBitsParameters]):
         return weighted_mean(distortion, weights) + dial * paid.sum()
 
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction | None:
-        """Return the floor of every signal fraction, for the batch mean."""
+        """Return the lower bound of every signal fraction, for the batch mean."""
         if self.parameters.convention == "sample":
             return None
         floor = np.full((len(temperatures), latent_dim), -np.expm1(-2 * self.parameters.kappa))

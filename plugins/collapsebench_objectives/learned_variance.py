@@ -18,23 +18,24 @@ _ZERO = 1e-9
 
 
 class LearnedVariance(Objective[Parameters]):
-    """The negative log-likelihood of the decoder's Gaussian with a variance gamma of its own, plus beta times rate.
+    """The negative log-likelihood of a Gaussian decoder with a learned variance gamma, plus beta times rate.
 
         L = |x - x_hat|^2 / (2 gamma) + d/2 log gamma + beta R
 
     For a linear decoder with q active latents, gamma = sum_{i > q} lambda_i / (d - q beta), and the effective
-    temperature is beta gamma / V. The dial of a temperature T of the grid is the beta that ends there,
+    temperature is beta gamma / V. The dial of a temperature T of the grid is the beta for which training ends at T,
 
         beta(T) = d T V / (sum_{k <= latent_dim} min(lambda_k, T V) + sum_{k > latent_dim} lambda_k)
 
-    With as many latents as the data have dimensions r, L is unbounded below for beta < d / r and flat at d / r, where
-    the temperatures below all thresholds lie: these are refused. Source: Lucas et al. 2019; Rybkin et al. 2021.
+    With as many latents as the data have dimensions r, L is unbounded below for beta < d / r and flat at d / r, to
+    which all temperatures below the last threshold correspond: these are refused. Source: Lucas et al. 2019; Rybkin
+    et al. 2021.
     """
 
     dial: ClassVar[str] = "beta"
 
     def dials(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Floats:
-        """Return beta of each temperature `(t,)`; DataError where the optimum has no variance."""
+        """Return beta of each temperature `(t,)`; raises DataError if the variance has no minimum there."""
         rank = int((eigenvalues > _ZERO * eigenvalues[0]).sum())
         price = temperatures * eigenvalues.sum()
         if latent_dim >= rank and price.min() <= eigenvalues[rank - 1]:
@@ -50,7 +51,7 @@ class LearnedVariance(Objective[Parameters]):
         return beta
 
     def init_state(self, features: int, total_variance: float) -> dict[str, Tensor]:
-        """Return log gamma, from the variance of total collapse V / d, and d."""
+        """Return log gamma, initially that of total collapse, V / d, and d."""
         return {
             "log_variance": nn.Parameter(torch.tensor(math.log(total_variance / features))),
             "features": torch.tensor(float(features)),
@@ -69,5 +70,5 @@ class LearnedVariance(Objective[Parameters]):
         return dial * state["log_variance"].exp()
 
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction:
-        """Return the exact solution: the variance that is learned leaves every replica at its own temperature."""
+        """Return the exact solution: with the learned variance, every replica ends at its temperature of the grid."""
         return Prediction.linear(temperatures, eigenvalues, latent_dim)

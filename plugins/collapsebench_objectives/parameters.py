@@ -18,31 +18,43 @@ class BetaVaeParameters(Parameters):
 
 
 class WarmUpParameters(Parameters):
-    """The share of beta that is paid rises from zero to one, once or several times, and stays there."""
+    """Beta rises from zero to its final value, once or several times, and stays there."""
 
-    share: float = Field(default=0.5, gt=0, lt=1, description="share of the budget after which beta is paid in full")
-    cycles: int = Field(default=1, ge=1, description="times that the share rises; more than one is cyclical annealing")
-    rise: float = Field(default=1.0, gt=0, le=1, description="share of each cycle that rises; the rest pays in full")
+    share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of the budget after which beta has its final value"
+    )
+    cycles: int = Field(default=1, ge=1, description="how often beta rises; more than once is cyclical annealing")
+    rise: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of each cycle in which beta rises; in the rest it has its final value",
+    )
 
 
 class FreeBitsParameters(Parameters):
-    """What each latent may carry without paying."""
+    """The nats of each latent that are free of charge."""
 
-    kappa: FiniteFloat = Field(default=0.1, gt=0, description="nats that each latent has for free")
+    kappa: FiniteFloat = Field(default=0.1, gt=0, description="nats of each latent that are free of charge")
     convention: Literal["batch", "sample"] = Field(
-        default="batch", description="batch: the latent's mean rate over the batch is compared with kappa; sample: each"
+        default="batch",
+        description="which rate is compared with kappa: the latent's mean over the batch, or that of each sample",
     )
 
 
 class CapacityParameters(Parameters):
-    """The multiplier that holds the rate at the capacity."""
+    """The multiplier that keeps the rate at the capacity."""
 
     first_temperature: float = Field(
-        default=0.01, gt=0, lt=1, description="effective temperature that the multiplier starts from"
+        default=0.01, gt=0, lt=1, description="effective temperature at the start of training"
     )
 
 
 class WeightDecayParameters(Parameters):
     """The strength of weight decay."""
 
-    omega: FiniteFloat = Field(default=0.01, gt=0, description="factor of half the squared weights, in nats")
+    omega: FiniteFloat = Field(
+        default=0.01,
+        gt=0,
+        description="weight decay: omega / 2 times the sum of squared weights is added to the loss, in nats",
+    )

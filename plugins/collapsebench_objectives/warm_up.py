@@ -1,4 +1,4 @@
-"""KL warm-up, and cyclical annealing: the price of a nat rises to its value during training."""
+"""KL warm-up and cyclical annealing: beta rises to its final value during training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WarmUp(Objective[WarmUpParameters]):
 
         L = D + min(1, phase / rise) beta R    until `share` of the budget,    L = D + beta R    afterwards
 
-    phase: place within the present one of `cycles` equal cycles, from 0 to 1. It predicts that no threshold moves.
+    phase: position within the current one of `cycles` equal cycles, from 0 to 1. No threshold is predicted to move.
     Source: Bowman et al. 2016 (one cycle), Fu et al. 2019 (several).
     """
 
@@ -25,14 +25,14 @@ class WarmUp(Objective[WarmUpParameters]):
 
     @property
     def settles_at(self) -> float:
-        """The share of the budget after which beta is paid in full."""
+        """The share of the budget after which beta has its final value."""
         return self.parameters.share
 
     def loss(
         self, distortion: Tensor, rate: Tensor, dial: Tensor, state: Mapping[str, Tensor], progress: Tensor
     ) -> Tensor:
         """Return the loss of each sample `(batch,)`."""
-        own = self.parameters
-        phase = (progress / own.share * own.cycles).remainder(1.0)
-        paid = (phase / own.rise).clamp(max=1.0).where(progress < own.share, 1.0)
+        settings = self.parameters
+        phase = (progress / settings.share * settings.cycles).remainder(1.0)
+        paid = (phase / settings.rise).clamp(max=1.0).where(progress < settings.share, 1.0)
         return distortion + paid * dial * rate.sum(-1)

@@ -20,13 +20,13 @@ Floats = NDArray[np.float64]
 class WeightDecay(Objective[WeightDecayParameters]):
     """Distortion plus beta times rate plus omega / 2 times the squared weights of the mean's encoder and the decoder.
 
-    Biases and the log-variance head are not decayed. With a linear encoder and decoder each mode is alone. For gains a
+    Biases and the log-variance head are not decayed. With a linear encoder and decoder the modes decouple. For gains a
     of the encoder and v of the decoder along its component, and the posterior variance beta / (beta + v^2),
 
         L = 1/2 [lambda (1 - a v)^2 + beta log(1 + v^2 / beta) + beta lambda a^2 + omega (a^2 + v^2)]
 
     The collapsed state loses stability at (beta lambda + omega)(1 + omega) = lambda^2, below lambda; there the onset is
-    continuous only if lambda^2 (1 + 2 omega) > 2 omega (1 + omega)^2. Weaker modes jump and have two stable states, so
+    continuous only if lambda^2 (1 + 2 omega) > 2 omega (1 + omega)^2. Weaker modes jump and have two stable states;
     nothing is predicted for them. The Ward identities of the plain objective do not hold, and A^2 is not 1.
     """
 
@@ -37,7 +37,7 @@ class WeightDecay(Objective[WeightDecayParameters]):
         return distortion + dial * rate.sum(-1)
 
     def penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return omega / 2 times the sum of squares of what is decayed, a scalar."""
+        """Return omega / 2 times the sum of squares of the decayed weights, a scalar."""
         decayed = [
             value.square().sum()
             for name, value in weights.items()
@@ -66,7 +66,7 @@ class WeightDecay(Objective[WeightDecayParameters]):
 
 
 def _signal_fraction(eigenvalue: float, beta: float, omega: float) -> float:
-    """Return M^2 = lambda a^2 / (lambda a^2 + s^2) of a mode at the least cost.
+    """Return M^2 = lambda a^2 / (lambda a^2 + s^2) of a mode at the minimum of the loss.
 
     lambda^2 c / (lambda v^2 + c)^2 = beta / (beta + v^2) + omega    with c = beta lambda + omega,
     a = lambda v / (lambda v^2 + c),    s^2 = beta / (beta + v^2)

@@ -18,12 +18,12 @@ def collapsebench_observables() -> list[Component]:
         Component(
             "truncated-distortion",
             "collapsebench_observables.truncated_distortion:TruncatedDistortion",
-            "normalised distortion with the first K ranked latents kept",
+            "normalised distortion if only the K strongest latents are kept",
         ),
         Component(
             "decoder-directions",
             "collapsebench_observables.decoder_directions:DecoderDirections",
-            "direction in data space that the decoder gives to each latent",
+            "direction in data space into which the decoder maps each latent",
         ),
         Component(
             "losses",
@@ -33,13 +33,13 @@ def collapsebench_observables() -> list[Component]:
         Component(
             "equilibrium",
             "collapsebench_observables.equilibrium:Equilibrium",
-            "Ward residuals and residual edge: is a replica stationary, and is it stable",
+            "Ward residuals and residual edge: whether a replica is stationary, and stable",
             version=2,
         ),
         Component(
             "decoder-origin-directions",
             "collapsebench_observables.decoder_origin_directions:DecoderOriginDirections",
-            "direction in data space that the decoder gives to each latent at the prior's mean",
+            "direction in data space into which the decoder maps each latent at the prior's mean",
         ),
         Component(
             "residual-edge",

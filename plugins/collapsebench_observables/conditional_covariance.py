@@ -19,7 +19,7 @@ _RIDGE = 1e-9
 
 @dataclass(frozen=True)
 class Drawn:
-    """One replica, n samples: what is left of x, given what its active latents say.
+    """n samples of one replica: x without the part that its active latents predict.
 
     seen `(n, p)`: x - x_hat(mu), a function of x. left `(n, p)`: x - x_hat(z_A), z_A drawn from the posterior, the
     other latents at 0. mean, z `(n, a)`: posterior mean and z of the active latents. weights `(n,)`, of mean 1.
@@ -35,11 +35,11 @@ class Drawn:
 def largest_conditional_covariance(drawn: Drawn, seed: int = 0) -> float:
     """Return sup over h, E h^2 = 1, of E_{z_A} |Cov(x, h(x) | z_A)|^2, in the data's own units squared.
 
-    h is sought among residual components times random waves of the active means; what z_A says of x and of x h is
-    regressed on linear functions and random waves of z_A. Squared expectations are taken over pairs of different
-    samples, which leaves no bias; h is chosen on three quarters of the samples and judged on the fourth, in turn. The
-    same is done without waves, and the larger of the two is returned: a lower bound of the supremum up to sampling
-    error, exact for jointly Gaussian x and z. What comes out below 0 is returned as 0.
+    h is sought among residual components times random waves of the active means; the expectations of x and x h given
+    z_A are regressed on linear functions and random waves of z_A. Squared expectations are averaged over pairs of
+    different samples, which removes the bias. h is chosen on three quarters of the samples and evaluated on the fourth,
+    in turn. The same is done without waves, and the larger result is returned: a lower bound of the supremum up to
+    sampling error, exact for jointly Gaussian x and z. A negative result is returned as 0.
     """
     rng = np.random.default_rng(seed)
     given = _given(drawn, rng)
@@ -47,16 +47,16 @@ def largest_conditional_covariance(drawn: Drawn, seed: int = 0) -> float:
     left = left - given @ _fit(given, left, drawn.weights)
     given = _whiten(given, drawn.weights, centre=False)
     fold = np.arange(len(left)) % _FOLDS
-    found = []
+    estimates = []
     for functions in (_probes(drawn, rng), _components(drawn)):
-        h, judged = _whiten(functions, drawn.weights), []
+        h, scores = _whiten(functions, drawn.weights), []
         for place in range(_FOLDS):
-            rest, own = ((given[r], left[r], drawn.weights[r]) for r in (fold != place, fold == place))
+            rest, held_out = ((given[r], left[r], drawn.weights[r]) for r in (fold != place, fold == place))
             best = h @ np.linalg.eigh(_operator(h[fold != place], *rest))[1][:, -1:]
-            size = np.average(best[fold == place, 0] ** 2, weights=own[2])
-            judged.append(float(_operator(best[fold == place], *own).item() / size))
-        found.append(float(np.mean(judged)))
-    return max(*found, 0.0)
+            size = np.average(best[fold == place, 0] ** 2, weights=held_out[2])
+            scores.append(float(_operator(best[fold == place], *held_out).item() / size))
+        estimates.append(float(np.mean(scores)))
+    return max(*estimates, 0.0)
 
 
 def _operator(h: Floats, given: Floats, left: Floats, weights: Floats) -> Floats:
@@ -87,7 +87,7 @@ def _given(drawn: Drawn, rng: np.random.Generator) -> Floats:
 
 
 def _waves(values: Floats, rng: np.random.Generator) -> Floats:
-    """Return cos(u . v + b), u of random direction and of length 0.5, 1, 2 in turn; none if there is no v."""
+    """Return cos(u . v + b), u of random direction and of length 0.5, 1, 2 in turn; no column if v has none."""
     size = values.shape[1]
     if not size:
         return np.zeros((len(values), 0))
@@ -110,7 +110,7 @@ def _project(values: Floats, weights: Floats, count: int) -> Floats:
 
 
 def _whiten(values: Floats, weights: Floats, *, centre: bool = True) -> Floats:
-    """Return combinations of the columns with second moment 1, without those that are roundoff."""
+    """Return combinations of the columns with second moment 1, without those that are rounding errors."""
     if centre:
         values = values - np.average(values, axis=0, weights=weights)
     scale = np.sqrt(np.average(values**2, axis=0, weights=weights))

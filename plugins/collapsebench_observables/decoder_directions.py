@@ -1,4 +1,4 @@
-"""Where each latent points in data space: the decoder's mean Jacobian."""
+"""The direction of each latent in data space: the decoder's mean Jacobian."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DecoderDirections(Observable[Parameters]):
 
         J_k = E_x [ f(mu(x) + h e_k) - f(mu(x) - h e_k) ] / (2 h),    h = 0.01 prior standard deviations
 
-    over the first 256 rows; a linear decoder needs one row only and has J_k = f(e_k) - f(0) exactly.
+    over the first 256 rows. For a linear decoder one row is enough, and J_k = f(e_k) - f(0) exactly.
     """
 
     axis: ClassVar[Literal["latent", "rank"] | None] = "latent"

@@ -1,4 +1,4 @@
-"""Where each latent points in data space when all of them are at the prior's mean: the decoder's Jacobian there."""
+"""The direction of each latent in data space at the prior's mean: the decoder's Jacobian at z = 0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DecoderOriginDirections(Observable[Parameters]):
 
         J_k = [ f(h e_k) - f(-h e_k) ] / (2 h),    h = 0.01 prior standard deviations, 1 for a linear decoder
 
-    Against `decoder-directions`, averaged over posterior means, it shows how much directions turn over the data.
+    The difference from `decoder-directions`, averaged over posterior means, shows how directions vary over the data.
     """
 
     axis: ClassVar[Literal["latent", "rank"] | None] = "latent"

@@ -1,4 +1,4 @@
-"""The moments of each latent's posterior, and the order parameter made of them."""
+"""The moments of each latent's posterior, and the order parameter computed from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LatentMoments(Observable[Parameters]):
         signal_fraction = M^2 = E mu^2 / (E mu^2 + E sigma^2)      snr = E mu^2 / E sigma^2
         posterior_scale = A^2 = E mu^2 + E sigma^2                 jensen_gap = log E sigma^2 - E log sigma^2
 
-    and largest_mean = max |mu| over the rows that are evaluated, which grows with their number.
+    and largest_mean = max |mu| over the evaluated rows, which grows with their number.
 
     Source: Hirn 2026, arXiv 2605.22691.
     """

@@ -1,4 +1,4 @@
-"""Distortion, rate and loss as the objective sees them."""
+"""Distortion, rate and loss of each replica."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Losses(Observable[Parameters]):
 
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:
         """Return distortion, rate and loss `(replica,)`."""
-        found = measure_equilibrium(model, samples)
+        state = measure_equilibrium(model, samples)
         beta = model.temperatures * model.total_variance / model.decoder_variance
         return {
-            "distortion": found.distortion,
-            "rate": found.rate,
-            "loss": found.distortion + beta * found.rate,
+            "distortion": state.distortion,
+            "rate": state.rate,
+            "loss": state.distortion + beta * state.rate,
         }

@@ -1,4 +1,4 @@
-"""How much a collapsed latent could still learn, from anything that the data say beyond the active latents."""
+"""How much a collapsed latent could still learn from the information that the active latents leave out."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ResidualEdge(Observable[Parameters]):
 
         edge = sup over h, E h^2 = 1, of E_{z_A} |Cov(x, h(x) | z_A)|^2 / V
 
-    They are stable if and only if T is at least as large. Estimated on at most 4096 rows, in the 64 strongest principal
-    components of x, by random-feature regression with cross-fitting: a lower bound up to sampling error (some per
-    cent), exact in the linear Gaussian case, where it is the next eigenvalue. `equilibrium` has its linear-readout
+    They are stable if and only if T is at least the edge. Estimated on at most 4096 rows, in the 64 strongest principal
+    components of x, by random-feature regression with cross-fitting: a lower bound up to sampling error (a few per
+    cent), exact in the linear Gaussian case, where it is the next eigenvalue. `equilibrium` holds its linear-readout
     approximation, the top eigenvalue of the posterior-mean residual's covariance. active_latents: the size of A.
     Source: Z. Li 2026, Residual spectral instabilities in representation learning.
     """
@@ -45,9 +45,9 @@ class ResidualEdge(Observable[Parameters]):
             for part in (mean, z * active.unsqueeze(1))
         )
         means, draws = (part.double().cpu().numpy() for part in (mean, z))
-        own_weights, kept = weights.double().cpu().numpy(), active.cpu().numpy()
+        row_weights, kept = weights.double().cpu().numpy(), active.cpu().numpy()
         edges = [
-            _edge(Drawn(seen[r], left[r], means[r][:, kept[r]], draws[r][:, kept[r]], own_weights / own_weights.mean()))
+            _edge(Drawn(seen[r], left[r], means[r][:, kept[r]], draws[r][:, kept[r]], row_weights / row_weights.mean()))
             for r in range(len(seen))
         ]
         return {"edge": np.array(edges) / model.total_variance, "active_latents": kept.sum(axis=1)}

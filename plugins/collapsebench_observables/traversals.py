@@ -1,4 +1,4 @@
-"""What the decoder makes of each latent alone, moved from -3 to 3 prior standard deviations."""
+"""Reconstructions as each latent alone moves from -3 to 3 prior standard deviations."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Traversals(Observable[Parameters]):
 
         at_v_i = f(v e_k)_i, the i-th value of the sample, in standardised units
 
-    Latents of signal fraction at most 0.1 are not decoded but 0 everywhere, the train mean. Samples `(h, w)` or
-    `(c, h, w)` are averaged over blocks of s x s pixels, vectors over s neighbours, with the least s that leaves at
-    most 784 values, the last blocks being smaller where s does not divide the side.
+    Latents of signal fraction at most 0.1 are not decoded; their values are 0, the train mean. Samples `(h, w)` or
+    `(c, h, w)` are averaged over blocks of s x s pixels, vectors over s neighbours, with the smallest s that leaves at
+    most 784 values. The last blocks are smaller if s does not divide the side.
     """
 
     axis: ClassVar[Literal["latent", "rank"] | None] = "latent"
@@ -37,13 +37,13 @@ class Traversals(Observable[Parameters]):
         """Return `at_-3_0`, `at_-3_1` ... `at_3_0` ..., each `(replica, latent)`."""
         active, origin = _active(model, samples)
         steps = torch.eye(model.latent_dim, dtype=origin.dtype, device=origin.device)
-        found: dict[str, NDArray[Any]] = {}
+        quantities: dict[str, NDArray[Any]] = {}
         for value in _VALUES:
             decoded = model.decode(origin + value * steps)
             smaller = shrink(decoded, samples.shape) * active[..., None]
             for place, column in enumerate(smaller.float().cpu().numpy().transpose(2, 0, 1)):
-                found[f"at_{value}_{place}"] = np.ascontiguousarray(column)
-        return found
+                quantities[f"at_{value}_{place}"] = np.ascontiguousarray(column)
+        return quantities
 
 
 def shrink(samples: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The distortion that is left when only the strongest latents are kept."""
+"""The distortion if only the strongest latents are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class TruncatedDistortion(Observable[Parameters]):
 
         D_K = E |x - x_hat^(K)|^2 / V,    K = 0..latent_dim
 
-    Ranked by the split's own signal fraction, ties by index; no sampling noise. Source: Hirn 2026, arXiv 2608.10599.
+    Latents are ranked by signal fraction on the same split, ties by index. There is no sampling noise. Source: Hirn
+    2026, arXiv 2608.10599.
     """
 
     axis: ClassVar[Literal["latent", "rank"] | None] = "rank"
@@ -36,7 +37,7 @@ class TruncatedDistortion(Observable[Parameters]):
 
 
 def _places(model: Model, samples: Samples) -> torch.Tensor:
-    """Return each latent's place in the order of descending signal fraction, from 0 `(replica, latent)`."""
+    """Return each latent's position in the order of descending signal fraction, from 0 `(replica, latent)`."""
     square = variance = torch.zeros(())
     for x, weights in samples.chunks():
         mean, log_variance = (part.double() for part in model.encode(x))

@@ -180,8 +180,8 @@ def test_weight_decay_lowers_thresholds_by_the_formula(train, make, data):
 @pytest.mark.parametrize("omega", [0.002, 0.02])
 def test_the_prediction_under_weight_decay_is_the_least_cost_of_a_mode(make, omega):
     eigenvalues = np.array([1.0, 0.5, 0.25, 0.1])
-    foretold = make("weight-decay", omega=omega).prediction(np.array([0.2, 0.05]), eigenvalues, 4)
-    assert np.isfinite(foretold.signal_fraction[:, 0]).all()
+    predicted = make("weight-decay", omega=omega).prediction(np.array([0.2, 0.05]), eigenvalues, 4)
+    assert np.isfinite(predicted.signal_fraction[:, 0]).all()
     for row, beta in enumerate(np.array([0.2, 0.05]) * eigenvalues.sum()):
         for mode, value in enumerate(eigenvalues):
             v = np.linspace(0, 1.2, 400_001)
@@ -192,9 +192,9 @@ def test_the_prediction_under_weight_decay_is_the_least_cost_of_a_mode(make, ome
             best = int(cost.argmin())
             signal = value * a[best] ** 2
             expected = signal / (signal + beta / (beta + v[best] ** 2))
-            if not math.isnan(foretold.signal_fraction[row, mode]):
-                assert foretold.signal_fraction[row, mode] == pytest.approx(expected, abs=1e-4)
-    assert math.isnan(foretold.thresholds[3]) == (0.1**2 * (1 + 2 * omega) <= 2 * omega * (1 + omega) ** 2)
+            if not math.isnan(predicted.signal_fraction[row, mode]):
+                assert predicted.signal_fraction[row, mode] == pytest.approx(expected, abs=1e-4)
+    assert math.isnan(predicted.thresholds[3]) == (0.1**2 * (1 + 2 * omega) <= 2 * omega * (1 + omega) ** 2)
 
 
 def test_the_share_of_beta_rises_in_cycles_and_stays_whole(make):
