@@ -242,7 +242,7 @@ def test_latents_that_never_reach_the_prior_persist_above_their_threshold():
     assert evaluate("onset-jump", with_tables(measurement(), latent_moments=fade)).values["persistence"] == 0.3
 
 
-def test_the_edge_of_an_exact_scan_foretells_every_rank_that_it_can():
+def test_the_edge_of_an_exact_scan_predicts_every_rank_that_it_can():
     found = evaluate("residual-edge", measurement())
     assert found.values["max-log-error"] == pytest.approx(0, abs=1e-9)
     assert found.values["predicted-ranks"] >= 4
