@@ -490,5 +490,12 @@ def test_offline_without_a_cache_one_error_names_the_ways_out(tmp_path, environm
     for found in ask(jobs, tmp_path / "home", **environment):
         assert "the Hub cannot be reached" in found["error"]
         shown = shorten(found["error"], 300)
-        for way in ("copy the cache", "COLLAPSEBENCH_CACHE", "Set path to local files", "IDX files", "Parquet", "HF_HUB_OFFLINE=1"):
+        for way in (
+            "copy the cache",
+            "COLLAPSEBENCH_CACHE",
+            "Set path to local files",
+            "IDX files",
+            "Parquet",
+            "HF_HUB_OFFLINE=1",
+        ):
             assert way in shown

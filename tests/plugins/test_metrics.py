@@ -367,7 +367,10 @@ def test_intervention_agreement_measures_the_shortfall_below_a_floor_and_no_exce
 
 def test_intervention_agreement_compares_the_temperatures_that_replicas_end_with():
     measured = measurement()
-    assert "does not set the price of a nat itself" in evaluate("intervention-agreement", measured).reasons["temperature-max-log-error"]
+    assert (
+        "does not set the price of a nat itself"
+        in evaluate("intervention-agreement", measured).reasons["temperature-max-log-error"]
+    )
     replicas = measured.tables["replicas"].assign(effective_temperature=TEMPERATURES * 1.1)
     found = evaluate("intervention-agreement", replace(measured, tables={**measured.tables, "replicas": replicas}))
     assert found.values["temperature-max-log-error"] == pytest.approx(math.log(1.1))
