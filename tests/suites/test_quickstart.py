@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from flow import SCRIPT, boards, command, digests, environment, invoke, weights
-
 from collapsebench.publishing.boards import COLUMNS, FOOTER, RANKS, read_board
+from flow import SCRIPT, boards, command, digests, environment, invoke, weights
 
 PYTHON = """
 import sys

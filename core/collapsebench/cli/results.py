@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from collapsebench.cli.options import session_options, suite_options
+from collapsebench.publishing.report import FORMATS
 from collapsebench.verbs.run import Outcome, open_session, score_session
-
-FORMATS = ("text", "md", "csv", "json", "tex", "html")
 
 
 def _scored(options: dict[str, Any]) -> Outcome:
@@ -36,7 +35,12 @@ def score(**options: Any) -> None:
 @click.command()
 @suite_options
 @click.option(
-    "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
+    "--format",
+    "format_",
+    type=click.Choice(list(FORMATS)),
+    default="text",
+    show_default=True,
+    help="How it is written.",
 )
 @click.option("--standalone", is_flag=True, help="With --format tex: a document that compiles by itself.")
 def board(format_: str, standalone: bool, **options: Any) -> None:
@@ -62,7 +66,12 @@ def _index(context: click.Context, parameter: click.Parameter, folder: Path | No
 @click.option("--suite", help="The suite of which A and B are architectures; without it they are published folders.")
 @session_options
 @click.option(
-    "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
+    "--format",
+    "format_",
+    type=click.Choice(list(FORMATS)),
+    default="text",
+    show_default=True,
+    help="How it is written.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--standalone", is_flag=True, help="With --format tex: a document that compiles by itself.")

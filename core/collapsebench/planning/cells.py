@@ -11,12 +11,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.errors import blaming, classify, error_text
-from collapsebench.publishing import notebook
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite.resolve import Architecture, Reference, Suite
 from collapsebench.suite.schema import Protocol
@@ -116,15 +116,12 @@ class Plan:
             f"{temperatures[0]:g} to {temperatures[-1]:g}, at most {self.suite.training.rounds[-1]} updates each.",
             *(f"Dataset {name} cannot be loaded: {reason}" for name, (_, reason) in self.failures.items()),
         ]
-        header = ("dataset", "architecture", "objective", "seed", "status", "converged", "key")
-        rows = [
-            (
-                cell.dataset, cell.architecture, cell.objective, str(cell.seed), cell.status,
-                "" if math.isnan(cell.converged) else f"{math.floor(100 * cell.converged)} %", (cell.key or "")[:12],
-            )
-            for cell in self.cells
-        ]  # fmt: skip
-        return notebook.fragment(self.suite.title or self.suite.id, sentences, [("", notebook.table(header, rows))])
+        shown = self.statuses.assign(key=self.statuses["key"].str[:12])
+        table = shown.to_html(
+            index=False, border=0, na_rep="", max_rows=60, formatters={"converged": lambda share: f"{share:.0%}"}
+        )
+        paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+        return f"<div><h4>{escape(self.suite.title or self.suite.id)}</h4>{paragraphs}{table}</div>"
 
 
 def make_plan(suite: Suite, store: Store, registry: Registry) -> Plan:

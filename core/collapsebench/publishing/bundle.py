@@ -13,33 +13,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from collapsebench.contracts import Evaluation, Measurement, Pca, Score, SplitName
+from collapsebench.contracts import Evaluation, Measurement, Pca, SplitName
 from collapsebench.errors import StoreError
+from collapsebench.publishing.results_file import (
+    CellEntry,
+    EvaluationEntry,
+    MeasurementEntry,
+    ResultsFile,
+    ScoreEntry,
+    SpectrumEntry,
+)
 from collapsebench.scoring.results import CellResult, SuiteResults
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats
 
-FORMAT = 1
+    _Spectrum: TypeAlias = tuple[float, Pca, dict[SplitName, Floats]]
+
 PICTURES = "traversal-pictures"
-"""The table of what the figure of traversals shows of a run; see `figure_traversals.with_pictures`."""
+"""The table of what the figure of traversals shows of a run; see `traversals.with_pictures`."""
 
 KEPT = ("replicas", "latent-moments", "truncated-distortion", "losses", "equilibrium", PICTURES)
 """The tables of a measurement that a bundle holds; wider ones (a decoder's directions) stay in the store."""
 
 _RESULTS = "data/results.json"
-_ENDS = ("low", "high")
 _EXACT = ("temperature", "effective_temperature", "updates")
 
 
@@ -52,23 +58,18 @@ def write_bundle(results: SuiteResults, folder: Path) -> list[Path]:
     """Write results below a folder; return the paths."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     spectra = _Spectra()
-    cells = [_cell_content(cell, spectra) for cell in results.cells]
-    content = {
-        "format": FORMAT,
-        "suite": results.suite,
-        "title": results.title,
-        "rank_by": list(results.rank_by),
-        "declared": {
-            metric: [_score_content(score) for score in scores] for metric, scores in results.declared.items()
-        },
-        "provenance": dict(results.provenance),
-        "datasets": {name: dict(about) for name, about in results.datasets.items()},
-        "spectra": spectra.contents,
-        "cells": cells,
-    }
-    path = folder / _RESULTS
-    text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False, default=str)
-    path.write_text(text + "\n", encoding="utf-8")
+    cells = [_cell_entry(cell, spectra) for cell in results.cells]
+    file = ResultsFile(
+        suite=results.suite,
+        title=results.title,
+        rank_by=list(results.rank_by),
+        declared={metric: [ScoreEntry.of(score) for score in scores] for metric, scores in results.declared.items()},
+        provenance=dict(results.provenance),
+        datasets={name: dict(about) for name, about in results.datasets.items()},
+        spectra=spectra.entries,
+        cells=cells,
+    )
+    path = file.write(folder / _RESULTS)
     return [path, *_write_tables(results.cells, folder / "data")]
 
 
@@ -89,59 +90,58 @@ def read_bundle(folder: str | Path) -> SuiteResults:
 def read_data(folder: Path) -> SuiteResults:
     """Return what `write_bundle` has written below a folder."""
     path = folder / _RESULTS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}). Publish the suite again.") from error
-    if content.get("format") != FORMAT:
-        raise StoreError(
-            f"{path}: has format {content.get('format')!r}, expected {FORMAT}. Publish the suite again, or read it "
-            "with the release that wrote it."
-        )
-    tables = {name: _read_table(folder / "data" / f"{name}.parquet") for name in KEPT}
-    modes = {metric: _read_table(folder / "data" / f"modes-{metric}.parquet") for metric in content["declared"]}
-    spectra = [_spectrum(found) for found in content["spectra"]]
+    file = ResultsFile.read(path)
+    tables, spectra = _Tables(path.parent), [_spectrum(entry) for entry in file.spectra]
     return SuiteResults(
-        suite=content["suite"],
-        title=content["title"],
-        cells=[_cell(found, place, tables, modes, spectra) for place, found in enumerate(content["cells"])],
-        declared={
-            metric: tuple(Score(**{**score, **_floats({end: score[end] for end in _ENDS})}) for score in scores)
-            for metric, scores in content["declared"].items()
-        },
-        rank_by=content["rank_by"],
-        provenance=content["provenance"],
-        datasets=content["datasets"],
+        suite=file.suite,
+        title=file.title,
+        cells=[_cell(entry, place, tables, spectra) for place, entry in enumerate(file.cells)],
+        declared={metric: tuple(entry.score for entry in entries) for metric, entries in file.declared.items()},
+        rank_by=file.rank_by,
+        provenance=file.provenance,
+        datasets=file.datasets,
     )
 
 
-def _score_content(score: Score) -> dict[str, Any]:
-    return {**asdict(score), **_floats({end: getattr(score, end) for end in _ENDS})}
+class _Tables:
+    """The tables beside data/results.json, each read once."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[str, dict[int, pd.DataFrame]] = {}
 
-def _floats(values: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
+    def rows(self, name: str, place: int) -> pd.DataFrame:
+        """Return the rows of a cell, measured numbers as float64."""
+        path = self._folder / f"{name}.parquet"
+        if name not in self._read:
+            self._read[name] = _read_table(path)
+        if place not in self._read[name]:
+            raise StoreError(
+                f"{path}: has no rows of cell {place}, expected some, since results.json names them. "
+                "Publish the suite again, or fetch the folder anew."
+            )
+        return self._read[name][place]
 
 
 class _Spectra:
     """The PCA references of the cells, each once."""
 
     def __init__(self) -> None:
-        self.contents: list[dict[str, Any]] = []
+        self.entries: list[SpectrumEntry] = []
         self._known: dict[tuple[int, int], int] = {}
 
     def place(self, measurement: Measurement) -> int:
         """Return where the reference of a measurement stands."""
         key = (id(measurement.pca), id(measurement.second_moments))
         if key not in self._known:
-            content = _spectrum_content(measurement)
-            if content not in self.contents:
-                self.contents.append(content)
-            self._known[key] = self.contents.index(content)
+            entry = _spectrum_entry(measurement)
+            if entry not in self.entries:
+                self.entries.append(entry)
+            self._known[key] = self.entries.index(entry)
         return self._known[key]
 
 
-def _spectrum_content(measurement: Measurement) -> dict[str, Any]:
+def _spectrum_entry(measurement: Measurement) -> SpectrumEntry:
     pca = measurement.pca
     along = {
         split: np.maximum(((pca.components @ moment) * pca.components).sum(axis=1), 0.0)
@@ -149,82 +149,86 @@ def _spectrum_content(measurement: Measurement) -> dict[str, Any]:
     }
     # The train split's moments along its own components are the eigenvalues; what roundoff makes of them is not.
     along["train"] = pca.eigenvalues * measurement.total_variance
-    return {
-        "total_variance": float(measurement.total_variance),
-        "eigenvalues": pca.eigenvalues.tolist(),
-        "rank_distortion": {split: curve.tolist() for split, curve in pca.rank_distortion.items()},
-        "second_moments": {split: values.tolist() for split, values in along.items()},
+    return SpectrumEntry(
+        total_variance=float(measurement.total_variance),
+        eigenvalues=pca.eigenvalues.tolist(),
+        rank_distortion={split: curve.tolist() for split, curve in pca.rank_distortion.items()},
+        second_moments={split: values.tolist() for split, values in along.items()},
+    )
+
+
+def _spectrum(entry: SpectrumEntry) -> _Spectrum:
+    eigenvalues = np.array(entry.eigenvalues, dtype=np.float64)
+    curves: dict[SplitName, Floats] = {
+        split: np.array(curve, dtype=np.float64) for split, curve in entry.rank_distortion.items()
     }
+    moments: dict[SplitName, Floats] = {split: np.diag(values) for split, values in entry.second_moments.items()}
+    return entry.total_variance, Pca(eigenvalues, np.eye(eigenvalues.size), curves), moments
 
 
-def _spectrum(content: Mapping[str, Any]) -> tuple[float, Pca, dict[SplitName, Floats]]:
-    eigenvalues = np.array(content["eigenvalues"], dtype=np.float64)
-    curves = {split: np.array(curve, dtype=np.float64) for split, curve in content["rank_distortion"].items()}
-    moments = {split: np.diag(np.array(values)) for split, values in content["second_moments"].items()}
-    pca = Pca(eigenvalues, np.eye(eigenvalues.size), cast("dict[SplitName, Floats]", curves))
-    return float(content["total_variance"]), pca, cast("dict[SplitName, Floats]", moments)
+def _cell_entry(cell: CellResult, spectra: _Spectra) -> CellEntry:
+    return CellEntry(
+        key=cell.key,
+        dataset=cell.dataset,
+        architecture=cell.architecture,
+        objective=cell.objective,
+        seed=int(cell.seed),
+        status=cell.status,
+        reason=cell.reason,
+        measurement=None if cell.measurement is None else _measurement_entry(cell.measurement, spectra),
+        evaluations={metric: _evaluation_entry(found) for metric, found in cell.evaluations.items()},
+        metric_failures=dict(cell.metric_failures),
+    )
 
 
-def _cell_content(cell: CellResult, spectra: _Spectra) -> dict[str, Any]:
-    measurement = cell.measurement
-    return {
-        **{name: getattr(cell, name) for name in ("key", "dataset", "architecture", "objective", "seed", "status")},
-        "reason": cell.reason,
-        "measurement": None
-        if measurement is None
-        else {
-            "spectrum": spectra.place(measurement),
-            "temperatures": measurement.temperatures.tolist(),
-            "latent_dim": measurement.latent_dim,
-            "has_oracle": measurement.has_oracle,
-            "shape": list(measurement.shape),
-            "decoder_variance": float(measurement.decoder_variance),
-            "tables": [name for name in KEPT if name in measurement.tables],
-        },
-        "evaluations": {
-            metric: {"values": _floats(found.values), "reasons": dict(found.reasons), "modes": found.modes is not None}
-            for metric, found in cell.evaluations.items()
-        },
-        "metric_failures": dict(cell.metric_failures),
-    }
+def _measurement_entry(measurement: Measurement, spectra: _Spectra) -> MeasurementEntry:
+    return MeasurementEntry(
+        spectrum=spectra.place(measurement),
+        temperatures=measurement.temperatures.tolist(),
+        latent_dim=int(measurement.latent_dim),
+        has_oracle=bool(measurement.has_oracle),
+        shape=[int(size) for size in measurement.shape],
+        decoder_variance=float(measurement.decoder_variance),
+        tables=[name for name in KEPT if name in measurement.tables],
+    )
 
 
-def _cell(
-    content: Mapping[str, Any],
-    place: int,
-    tables: Mapping[str, Mapping[int, pd.DataFrame]],
-    modes: Mapping[str, Mapping[int, pd.DataFrame]],
-    spectra: Sequence[tuple[float, Pca, dict[SplitName, Floats]]],
-) -> CellResult:
+def _evaluation_entry(evaluation: Evaluation) -> EvaluationEntry:
+    values = {name: float(value) for name, value in evaluation.values.items()}
+    return EvaluationEntry(values=values, reasons=dict(evaluation.reasons), modes=evaluation.modes is not None)
+
+
+def _cell(entry: CellEntry, place: int, tables: _Tables, spectra: Sequence[_Spectrum]) -> CellResult:
     evaluations = {
-        metric: Evaluation(
-            _floats(found["values"]),
-            modes[metric][place] if found["modes"] else None,
-            found["reasons"],
-        )
-        for metric, found in content["evaluations"].items()
+        metric: Evaluation(found.values, tables.rows(f"modes-{metric}", place) if found.modes else None, found.reasons)
+        for metric, found in entry.evaluations.items()
     }
-    about = content["measurement"]
-    measurement = None
-    if about is not None:
-        total_variance, pca, moments = spectra[about["spectrum"]]
-        measurement = Measurement(
-            temperatures=np.array(about["temperatures"], dtype=np.float64),
-            latent_dim=about["latent_dim"],
-            total_variance=total_variance,
-            tables={name: tables[name][place] for name in about["tables"]},
-            pca=pca,
-            second_moments=moments,
-            has_oracle=about["has_oracle"],
-            decoder_variance=about["decoder_variance"],
-            shape=tuple(about["shape"]),
-        )
-    names = ("key", "dataset", "architecture", "objective", "seed", "status", "reason")
     return CellResult(
-        **{name: content[name] for name in names},
-        measurement=measurement,
+        key=entry.key,
+        dataset=entry.dataset,
+        architecture=entry.architecture,
+        objective=entry.objective,
+        seed=entry.seed,
+        status=entry.status,
+        reason=entry.reason,
+        measurement=_measurement(entry.measurement, place, tables, spectra) if entry.measurement else None,
         evaluations=evaluations,
-        metric_failures=content["metric_failures"],
+        metric_failures=entry.metric_failures,
+    )
+
+
+def _measurement(entry: MeasurementEntry, place: int, tables: _Tables, spectra: Sequence[_Spectrum]) -> Measurement:
+    total_variance, pca, moments = spectra[entry.spectrum]
+    return Measurement(
+        temperatures=np.array(entry.temperatures, dtype=np.float64),
+        latent_dim=entry.latent_dim,
+        total_variance=total_variance,
+        tables={name: tables.rows(name, place) for name in entry.tables},
+        pca=pca,
+        second_moments=moments,
+        has_oracle=entry.has_oracle,
+        decoder_variance=entry.decoder_variance,
+        shape=tuple(entry.shape),
     )
 
 
@@ -295,16 +299,3 @@ def _verify(folder: Path) -> None:
                 f"{file}: missing or changed since it was published (SHA-256 differs from manifest.json). "
                 "Publish the suite again, or fetch the folder anew."
             )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold: numbers that are not finite become "inf", "-inf" or "nan"."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

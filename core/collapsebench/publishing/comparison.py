@@ -12,14 +12,12 @@ import pandas as pd
 
 from collapsebench.contracts import Score
 from collapsebench.errors import UserError
-from collapsebench.publishing.boards import OVERALL, json_text
-from collapsebench.publishing.layout import CONVERGED, Column, Layout, Section, interval_method, number, origin
-from collapsebench.publishing.table_html import document, fragment
-from collapsebench.publishing.table_latex import latex
-from collapsebench.publishing.tables import page
+from collapsebench.publishing.board_report import json_text
+from collapsebench.publishing.report import Report, Table, TableColumn, html_fragment, number, written
+from collapsebench.ranking.board import CONVERGED, OVERALL, interval_method, origin
 from collapsebench.ranking.differences import Difference, holm, paired_difference
 from collapsebench.ranking.ranks import CONFIDENCE
-from collapsebench.ranking.standings import LATENTS, SKIPPED, Group, comparisons, declared_scores
+from collapsebench.ranking.standings import LATENTS, SKIPPED, Contender, comparisons, declared_scores
 from collapsebench.scoring.results import SuiteResults
 
 COLUMNS = {
@@ -27,7 +25,6 @@ COLUMNS = {
     "direction": "str", "first": "float64", "second": "float64", "difference": "float64", "low": "float64",
     "high": "float64", "n": "int64", "p": "float64", "p_holm": "float64", "verdict": "str", "note": "str",
 }  # fmt: skip
-FORMATS = ("text", "md", "csv", "json", "tex", "html")
 NOT_DECIDED = "not decided"
 EQUAL = "equal"
 DIFFERS = "differs"
@@ -70,26 +67,20 @@ class Comparison:
 
         json: an object with first, second, title, summary, changes, footer, and the rows of `differences`.
         """
-        if format in ("text", "md"):
-            return page(self._layout, markdown=format == "md")
         if format == "csv":
             return self.differences.to_csv(index=False, lineterminator="\n")
         if format == "json":
             about = {name: getattr(self, name) for name in ("first", "second", "title", "summary", "changes", "footer")}
             content = {**about, "differences": json.loads(json_text(self.differences))}
             return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        if format == "tex":
-            return latex(self._layout, standalone=standalone)
-        if format == "html":
-            return document(self._layout)
-        raise UserError(f"format '{format}' is unknown. Expected one of {', '.join(FORMATS)}; choose one of these.")
+        return written(self._report, format, standalone=standalone)
 
     @property
-    def _layout(self) -> Layout:
-        return Layout(self.title, tuple(_sections(self)), self.footer, (*self.changes, *self.summary))
+    def _report(self) -> Report:
+        return Report(self.title, tuple(_tables(self)), self.footer, (*self.changes, *self.summary))
 
     def _repr_html_(self) -> str:
-        return fragment(self._layout)
+        return html_fragment(self._report)
 
     def __repr__(self) -> str:
         verdicts = self.differences["verdict"].value_counts()
@@ -119,11 +110,13 @@ def compare_architectures(results: SuiteResults, first: str, second: str) -> Com
     if first == second:
         raise UserError(f"'{first}' is compared with itself. Expected two architectures: {', '.join(known)}.")
     rows = []
-    for objective, datasets in _paired_groups(results, first, second).items():
+    for objective, datasets in _contenders_of_both(results, first, second).items():
         for metric, score in declared_scores(results):
-            pairs = {dataset: _pair(one, other, metric, score) for dataset, (one, other) in datasets.items()}
+            pairs = {dataset: _shared_values(one, other, metric, score) for dataset, (one, other) in datasets.items()}
             # Over the datasets that both are meant for: what one of them cannot be asked is no missing answer.
-            shared = [pairs[name] for name, both in datasets.items() if not any(group.is_unsuited for group in both)]
+            shared = [
+                pairs[name] for name, both in datasets.items() if not any(contender.is_unsuited for contender in both)
+            ]
             if len(shared) > 1:
                 rows.append(_row((OVERALL, objective, "", metric), score, shared, (first, second)))
             for dataset, pair in pairs.items():
@@ -182,18 +175,20 @@ def _verdict(found: Difference, direction: str, compared: tuple[str, str]) -> st
     return compared[0] if (found.value > 0) == (direction == "higher") else compared[1]
 
 
-def _paired_groups(results: SuiteResults, first: str, second: str) -> dict[str, dict[str, tuple[Group, Group]]]:
-    """Return objective -> dataset -> the groups of both architectures."""
-    found: dict[str, dict[str, tuple[Group, Group]]] = {}
-    for (dataset, objective), groups in comparisons(results).items():
-        known = {group.architecture: group for group in groups}
+def _contenders_of_both(
+    results: SuiteResults, first: str, second: str
+) -> dict[str, dict[str, tuple[Contender, Contender]]]:
+    """Return objective -> dataset -> the cells of both architectures."""
+    found: dict[str, dict[str, tuple[Contender, Contender]]] = {}
+    for (dataset, objective), contenders in comparisons(results).items():
+        known = {contender.architecture: contender for contender in contenders}
         if first in known and second in known:
             found.setdefault(objective, {})[dataset] = (known[first], known[second])
     return found
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _SharedValues:
     """The values of two architectures on one dataset, for the seeds that have both. limit: what infinity counts as."""
 
     ours: list[float]
@@ -205,16 +200,16 @@ class _Pair:
         return _mean(self.ours), _mean(self.theirs)
 
 
-def _pair(one: Group, other: Group, metric: str, score: Score) -> _Pair:
+def _shared_values(one: Contender, other: Contender, metric: str, score: Score) -> _SharedValues:
     ours, theirs = one.values(metric, score.name), other.values(metric, score.name)
     seeds = sorted(ours.keys() & theirs.keys())
     sizes = [cell.measurement.latent_dim for cell in (*one.ok, *other.ok) if cell.measurement is not None]
     limit = 1 + max(sizes) if score.unit == LATENTS and sizes else math.inf
-    return _Pair([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], limit)
+    return _SharedValues([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], limit)
 
 
 def _row(
-    names: tuple[str, str, str, str], score: Score, pairs: Sequence[_Pair], compared: tuple[str, str]
+    names: tuple[str, str, str, str], score: Score, pairs: Sequence[_SharedValues], compared: tuple[str, str]
 ) -> tuple[Any, ...]:
     """Return the row of one dataset, or of several of which each has values; not enough latents count as one more."""
     known = pairs if all(pair.ours for pair in pairs) else []
@@ -279,7 +274,7 @@ def _count(comparison: Comparison) -> str:
     )
 
 
-def _sections(comparison: Comparison) -> Iterator[Section]:
+def _tables(comparison: Comparison) -> Iterator[Table]:
     """Yield a table per metric, the questions first."""
     frame = comparison.differences[~comparison.differences["note"].str.startswith(ABSENT)]
     folders = bool((frame["architecture"] != "").any())
@@ -288,18 +283,18 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
         rows = frame[frame["metric"] == metric]
         records = rows.to_dict("records")
         columns = [
-            Column(("better",), tuple(rows["verdict"])),
-            Column(("score",), tuple(_score_text(item) for item in records)),
-            Column(("dataset",), tuple(rows["dataset"])),
-            *([Column(("objective",), tuple(rows["objective"]))] if several else []),
-            *([Column(("architecture",), tuple(rows["architecture"]))] if folders else []),
-            Column((comparison.first,), tuple(_value(item["first"]) for item in records)),
-            Column((comparison.second,), tuple(_value(item["second"]) for item in records)),
-            Column(("difference", f"{comparison.first} -", comparison.second), tuple(map(_difference, records))),
-            Column(("n",), tuple(str(item["n"]) for item in records)),
+            TableColumn(("better",), tuple(rows["verdict"])),
+            TableColumn(("score",), tuple(_score_text(item) for item in records)),
+            TableColumn(("dataset",), tuple(rows["dataset"])),
+            *([TableColumn(("objective",), tuple(rows["objective"]))] if several else []),
+            *([TableColumn(("architecture",), tuple(rows["architecture"]))] if folders else []),
+            TableColumn((comparison.first,), tuple(_value(item["first"]) for item in records)),
+            TableColumn((comparison.second,), tuple(_value(item["second"]) for item in records)),
+            TableColumn(("difference", f"{comparison.first} -", comparison.second), tuple(map(_difference, records))),
+            TableColumn(("n",), tuple(str(item["n"]) for item in records)),
         ]
         notes = dict.fromkeys(item["note"] for item in records if item["note"])
-        yield Section(metric, tuple(columns), (), tuple(_note(rows, note) for note in notes))
+        yield Table(metric, tuple(columns), (), tuple(_note(rows, note) for note in notes))
 
 
 def _note(rows: pd.DataFrame, note: str) -> str:

@@ -1,4 +1,4 @@
-"""The curves behind the figures: what the runs of one architecture measured, stacked over seeds.
+"""The curves behind the figures: what the runs of one architecture measured, one array per run.
 
 Axes: `run` the cells that can be drawn, `t` ascending temperatures, `rank` and `K` as in `theory.spectrum`.
 Replicas that diverged are NaN.
@@ -41,7 +41,7 @@ TRUNCATED = "truncated-distortion"
 
 
 @dataclass(frozen=True)
-class Stack:
+class ScanCurves:
     """Curves of one architecture: x, and one array per run, with the reason where there is nothing to draw."""
 
     x: Floats
@@ -63,29 +63,29 @@ class Stack:
         return np.where(np.isinf(low), np.nan, low), np.where(np.isinf(high), np.nan, high)
 
 
-def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> Stack:
+def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> ScanCurves:
     """Return a quantity of the latents `(run, t, rank)`, ranked by signal fraction at each temperature."""
     return _over_temperatures(cells, MOMENTS, lambda table, t: ranked(table, split, t, quantity))
 
 
-def signal_fractions(cells: Sequence[CellResult], split: SplitName) -> Stack:
+def signal_fractions(cells: Sequence[CellResult], split: SplitName) -> ScanCurves:
     """Return M^2 `(run, t, rank)`."""
     return ranked_moments(cells, split, "signal_fraction")
 
 
-def fitted_thresholds(fractions: Stack) -> Floats:
+def fitted_thresholds(fractions: ScanCurves) -> Floats:
     """Return the fixed-exponent T_c of each rank of M^2, the geometric mean over runs `(rank,)`; NaN for none."""
     fitted = [[fixed_exponent_threshold(fractions.x, column) for column in run.T] for run in fractions.y]
     logarithms = np.log(np.array(fitted))
-    return np.exp(Stack(np.zeros(0), np.where(np.isfinite(logarithms), logarithms, np.nan)).mean)
+    return np.exp(ScanCurves(np.zeros(0), np.where(np.isfinite(logarithms), logarithms, np.nan)).mean)
 
 
-def truncated_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
+def truncated_distortions(cells: Sequence[CellResult], split: SplitName) -> ScanCurves:
     """Return D_K(T) / V `(run, t, K)`, K = 0..latent_dim."""
     return _over_temperatures(cells, TRUNCATED, lambda table, t: grid(table, split, t, "normalised_distortion", "rank"))
 
 
-def rank_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
+def rank_distortions(cells: Sequence[CellResult], split: SplitName) -> ScanCurves:
     """Return D(K) / V `(run, K)`, its temperature chosen on the validation split; x counts K."""
     found, reason = [], _absent(cells, TRUNCATED)
     for measurement in _measured(cells, TRUNCATED):
@@ -98,10 +98,10 @@ def rank_distortions(cells: Sequence[CellResult], split: SplitName) -> Stack:
             found.append(curves[split])
         else:
             reason = f"{TRUNCATED} was not observed on the {split} split"
-    return _stack(np.arange(float(len(found[0]))) if found else np.zeros(0), found, reason)
+    return _scan_curves(np.arange(float(len(found[0]))) if found else np.zeros(0), found, reason)
 
 
-def thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Stack]:
+def thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[ScanCurves, ScanCurves]:
     """Return the fixed-exponent T_c of M^2 and the utility of every rank `(run, rank)`, NaN where not resolved.
 
     A rank is resolved where its utility is at least ten times the lowest temperature.
@@ -109,17 +109,17 @@ def thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> t
     return _with_utilities(cells, split, "signal_fraction", lambda t, y, worth: fixed_exponent_threshold(t, y))
 
 
-def rate_thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Stack]:
+def rate_thresholds_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[ScanCurves, ScanCurves]:
     """Return the fixed-slope T_c of the rate and the utility of every rank `(run, rank)`, NaN where not resolved."""
     return _with_utilities(cells, split, "rate", fixed_slope_rate_threshold)
 
 
-def rates_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[Stack, Floats]:
+def rates_and_utilities(cells: Sequence[CellResult], split: SplitName) -> tuple[ScanCurves, Floats]:
     """Return R_k `(run, t, rank)` in nats, and the utilities of the resolved ranks `(run, rank)`, NaN for others."""
     return _moments_and_utilities(cells, split, "rate")
 
 
-def tail_laws(curves: Stack) -> list[TailLaw]:
+def tail_laws(curves: ScanCurves) -> list[TailLaw]:
     """Return the power law of each run's rank-distortion curve, the window cut to the ranks that there are."""
     window = (TAIL_WINDOW[0], min(TAIL_WINDOW[1], curves.x.size - 1))
     return [tail_law(curve, window) for curve in curves.y]
@@ -144,7 +144,9 @@ def pca_curve(cells: Sequence[CellResult], split: SplitName) -> Floats | None:
     return None
 
 
-def _with_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str, fit: Fit) -> tuple[Stack, Stack]:
+def _with_utilities(
+    cells: Sequence[CellResult], split: SplitName, quantity: str, fit: Fit
+) -> tuple[ScanCurves, ScanCurves]:
     moments, worth = _moments_and_utilities(cells, split, quantity)
     fitted = np.full(worth.shape, np.nan)
     for run, rank in np.argwhere(np.isfinite(worth)):
@@ -153,12 +155,12 @@ def _with_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str
     ranks = np.arange(1, worth.shape[1] + 1)
     missing = moments.reason or "no rank is resolved with a threshold"
     return (
-        _stack(ranks, list(np.where(usable, fitted, np.nan)), missing),
-        _stack(ranks, list(np.where(usable, worth, np.nan)), missing),
+        _scan_curves(ranks, list(np.where(usable, fitted, np.nan)), missing),
+        _scan_curves(ranks, list(np.where(usable, worth, np.nan)), missing),
     )
 
 
-def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str) -> tuple[Stack, Floats]:
+def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str) -> tuple[ScanCurves, Floats]:
     """Return a ranked quantity and the utilities of the resolved ranks, NaN for others, of the runs that have both."""
     both = [cell for cell in cells if _measured([cell], MOMENTS) and _measured([cell], TRUNCATED)]
     moments, curves = ranked_moments(both or cells, split, quantity), rank_distortions(both or cells, split)
@@ -166,15 +168,15 @@ def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quanti
     if not reason and len(moments.y) != len(curves.y):
         reason = "runs lack one of the two observables"
     if reason:
-        return _stack(np.zeros(0), [], reason), np.zeros((0, 0))
+        return _scan_curves(np.zeros(0), [], reason), np.zeros((0, 0))
     worth = np.array([utilities(curve) for curve in curves.y])
     resolved = np.array([resolved_ranks(row, moments.x, row.size) for row in worth])
     if not resolved.any():
-        return _stack(np.zeros(0), [], "the scan resolves no rank"), np.zeros((0, 0))
+        return _scan_curves(np.zeros(0), [], "the scan resolves no rank"), np.zeros((0, 0))
     return moments, np.where(resolved, worth, np.nan)
 
 
-def _over_temperatures(cells: Sequence[CellResult], table: str, curve: Curve) -> Stack:
+def _over_temperatures(cells: Sequence[CellResult], table: str, curve: Curve) -> ScanCurves:
     measured = _measured(cells, table)
     temperatures = np.unique([t for measurement in measured for t in measurement.temperatures])
     found, reason = [], _absent(cells, table)
@@ -183,14 +185,14 @@ def _over_temperatures(cells: Sequence[CellResult], table: str, curve: Curve) ->
             found.append(curve(measurement.tables[table], temperatures))
         except DataError as error:
             reason = str(error)
-    return _stack(temperatures, found, reason)
+    return _scan_curves(temperatures, found, reason)
 
 
-def _stack(x: Floats, found: list[Floats], reason: str) -> Stack:
+def _scan_curves(x: Floats, found: list[Floats], reason: str) -> ScanCurves:
     y = np.array(found, dtype=np.float64)
     if not found or np.isnan(y).all():
-        return Stack(np.zeros(0), np.zeros((0, 0)), reason or "every replica diverged")
-    return Stack(np.asarray(x, dtype=np.float64), y)
+        return ScanCurves(np.zeros(0), np.zeros((0, 0)), reason or "every replica diverged")
+    return ScanCurves(np.asarray(x, dtype=np.float64), y)
 
 
 def _measured(cells: Sequence[CellResult], table: str | None = None) -> list[Measurement]:

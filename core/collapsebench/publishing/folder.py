@@ -1,28 +1,43 @@
-"""Write a suite's results as files that people read: board, tables, figures, page, and the data behind them."""
+"""A published folder: write a suite's results as files that people read, and read back what two can be compared by."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from collapsebench.errors import StoreError
-from collapsebench.publishing.boards import ranking, render, scores, statuses
+from collapsebench.errors import DataError, StoreError
+from collapsebench.publishing.board_report import read_board, render
 from collapsebench.publishing.bundle import read_data, write_bundle
 from collapsebench.publishing.figures.draw import draw_figures
 from collapsebench.publishing.figures.traversals import with_pictures
-from collapsebench.publishing.page.numbers import all_runs, curve_tables
+from collapsebench.publishing.page.numbers import curve_tables, curves_of_cells
 from collapsebench.publishing.page.page import PAGE, suite_page
+from collapsebench.publishing.report import FORMATS
 from collapsebench.publishing.required_rank import required_rank_csv, required_rank_page, required_ranks
+from collapsebench.ranking.board import COLUMNS, ranking, scores, statuses
 from collapsebench.scoring.results import SuiteResults
 
-FORMATS = {"text": "txt", "md": "md", "csv": "csv", "json": "json", "tex": "tex", "html": "html"}
 MANIFEST = "manifest.json"
+_ROW = ("dataset", "objective", "architecture", "metric", "score")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published folder. scores: the value of every seed, None in folders that an early release wrote."""
+
+    folder: Path
+    board: pd.DataFrame
+    scores: pd.DataFrame | None
+    cells: pd.DataFrame
+    provenance: Mapping[str, Any]
 
 
 def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
@@ -70,10 +85,10 @@ def write_outputs(results: SuiteResults, folder: Path) -> list[Path]:
 
 def write_page(results: SuiteResults, folder: Path) -> list[Path]:
     """Write the page of a suite, and in tables/ the numbers that its figures show; return the paths."""
-    runs = all_runs(results)
-    tables = [_write(folder / "tables" / name, text) for name, text in curve_tables(results, runs).items()]
+    curves = curves_of_cells(results)
+    tables = [_write(folder / "tables" / name, text) for name, text in curve_tables(results, curves).items()]
     beside = ["board.csv", "board.json", "board.md", *(f"tables/{path.name}" for path in tables)]
-    return [*tables, _write(folder / PAGE, suite_page(results, runs, beside))]
+    return [*tables, _write(folder / PAGE, suite_page(results, curves, beside))]
 
 
 def mode_tables(results: SuiteResults) -> dict[str, pd.DataFrame]:
@@ -117,6 +132,47 @@ def add_to_manifest(folder: Path, paths: Iterable[Path]) -> None:
     _write(folder / MANIFEST, json.dumps(manifest(folder, {*listed, *paths}), indent=1))
 
 
+def read_published(folder: str | Path) -> Published:
+    """Return what `collapsebench publish` wrote into a folder; a DataError if it is none, or was changed since."""
+    place = Path(folder)
+    for name in ("board.csv", "cells.csv", "provenance.json", "manifest.json"):
+        if not (place / name).is_file():
+            raise DataError(
+                f"{place}: no published folder: it has no {name}. Expected what `collapsebench publish SUITE FOLDER` "
+                "writes; give two such folders, or two architectures and --suite SUITE."
+            )
+    hashes = _json(place / "manifest.json")
+    board = read_board(_text(place, "board.csv", hashes))
+    lacking = [name for name in COLUMNS if name not in board]
+    if lacking:
+        raise DataError(
+            f"{place / 'board.csv'}: lacks the column {', '.join(lacking)}; expected the columns of a board. "
+            "Publish the suite again."
+        )
+    table = place / "tables" / "scores.csv"
+    scores = _csv(place, "tables/scores.csv", hashes) if table.is_file() else None
+    if scores is not None:
+        scores = scores.astype({"seed": "int64", "value": "float64"})
+    about = _json(place / "provenance.json").get("provenance", {})
+    return Published(place, board, scores, _csv(place, "cells.csv", hashes), about)
+
+
+def rows(published: Published) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return (dataset, objective, architecture, metric, score) -> the row of the board."""
+    records = published.board.to_dict("records")
+    return {tuple(row[name] for name in _ROW): {str(key): value for key, value in row.items()} for row in records}
+
+
+def values(published: Published) -> dict[tuple[str, ...], dict[int, float]]:
+    """Return the same keys -> seed -> value; nothing where the folder has no values per seed."""
+    found: dict[tuple[str, ...], dict[int, float]] = {}
+    if published.scores is not None:
+        known = published.scores.dropna(subset="value")
+        for row in known.to_dict("records"):
+            found.setdefault(tuple(row[name] for name in _ROW), {})[int(row["seed"])] = float(row["value"])
+    return found
+
+
 def _listed(folder: Path) -> set[str]:
     """Return the files within a folder that its manifest names; none without one."""
     path = folder / MANIFEST
@@ -127,3 +183,28 @@ def _listed(folder: Path) -> set[str]:
 def _write(path: Path, text: str) -> Path:
     path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8", newline="\n")
     return path
+
+
+def _csv(folder: Path, name: str, hashes: Mapping[str, Any]) -> pd.DataFrame:
+    frame = pd.read_csv(io.StringIO(_text(folder, name, hashes)), dtype="str", keep_default_na=False)
+    return frame.replace({"value": {"": "nan"}}) if "value" in frame else frame
+
+
+def _text(folder: Path, name: str, hashes: Mapping[str, Any]) -> str:
+    content = (folder / name).read_bytes()
+    if name in hashes and hashlib.sha256(content).hexdigest() != hashes[name]:
+        raise DataError(
+            f"{folder / name}: changed since it was published: its SHA-256 is not the one of manifest.json. "
+            "Publish the suite again, or fetch the folder anew."
+        )
+    return content.decode("utf-8")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}). Publish the suite again.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds {type(found).__name__}, expected an object. Publish the suite again.")
+    return found

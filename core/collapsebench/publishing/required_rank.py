@@ -12,9 +12,9 @@ from tabulate import tabulate
 
 from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import pca_curve, rank_distortions
-from collapsebench.publishing.tables import number
+from collapsebench.publishing.report import number
 from collapsebench.ranking.ranks import t_interval
-from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import SuiteResults
 from collapsebench.theory.spectrum import TOLERANCES, effective_dimension
 
@@ -42,9 +42,11 @@ def required_ranks(results: SuiteResults, split: SplitName = "test") -> pd.DataF
         "reached", "runs",
     )  # fmt: skip
     rows: list[tuple[object, ...]] = []
-    for (dataset, objective), groups in comparisons(results).items():
-        ranks = {group.architecture: _ranks(group, split) for group in groups}
-        pca = next((curve for group in groups if (curve := pca_curve(group.cells, split)) is not None), None)
+    for (dataset, objective), contenders in comparisons(results).items():
+        ranks = {contender.architecture: _ranks(contender, split) for contender in contenders}
+        pca = next(
+            (curve for contender in contenders if (curve := pca_curve(contender.cells, split)) is not None), None
+        )
         for place, tolerance in enumerate(TOLERANCES):
             here = (dataset, objective, split, tolerance)
             if pca is not None:
@@ -101,9 +103,9 @@ def required_rank_cells(ranks: pd.DataFrame) -> tuple[list[str], list[list[str]]
     return models, body
 
 
-def _ranks(group: Group, split: SplitName) -> Floats:
+def _ranks(contender: Contender, split: SplitName) -> Floats:
     """Return the required ranks `(run, tolerance)` of the runs that ended ok."""
-    curves = rank_distortions(group.ok, split).y
+    curves = rank_distortions(contender.ok, split).y
     found = [[effective_dimension(curve, tolerance / 100) for tolerance in TOLERANCES] for curve in curves]
     return np.array(found, dtype=np.float64).reshape(len(found), len(TOLERANCES))
 

@@ -20,7 +20,7 @@ UNSUITED = "it is not meant for these data"
 
 
 @dataclass(frozen=True)
-class Group:
+class Contender:
     """The planned cells of one architecture on one dataset with one objective: one scan, repeated over seeds."""
 
     dataset: str
@@ -52,15 +52,15 @@ class Standing:
     reason: str = ""
 
 
-def comparisons(results: SuiteResults) -> dict[tuple[str, str], list[Group]]:
-    """Return (dataset, objective) -> one group per architecture, everything in the order first planned."""
+def comparisons(results: SuiteResults) -> dict[tuple[str, str], list[Contender]]:
+    """Return (dataset, objective) -> one contender per architecture, everything in the order first planned."""
     found: dict[tuple[str, str, str], list[CellResult]] = {}
     for cell in results.cells:
         found.setdefault((cell.dataset, cell.objective, cell.architecture), []).append(cell)
     order = [{name: place for place, name in enumerate(dict.fromkeys(part))} for part in zip(*found, strict=True)]
-    together: dict[tuple[str, str], list[Group]] = {}
+    together: dict[tuple[str, str], list[Contender]] = {}
     for key in sorted(found, key=lambda key: tuple(places[name] for places, name in zip(order, key, strict=True))):
-        together.setdefault(key[:2], []).append(Group(*key, cells=tuple(found[key])))
+        together.setdefault(key[:2], []).append(Contender(*key, cells=tuple(found[key])))
     return together
 
 
@@ -69,17 +69,17 @@ def declared_scores(results: SuiteResults) -> list[tuple[str, Score]]:
     return [(metric, score) for metric, scores in results.declared.items() for score in scores]
 
 
-def standings(results: SuiteResults, compared: Sequence[Group]) -> dict[str, Standing]:
-    """Return architecture -> standing among groups of one dataset and objective, by the scores of `rank_by`.
+def standings(results: SuiteResults, compared: Sequence[Contender]) -> dict[str, Standing]:
+    """Return architecture -> standing among contenders of one dataset and objective, by the scores of `rank_by`.
 
     Ranked are the architectures of which every planned cell ended ok with every one of these scores, by paired
     comparisons over the seeds that all of them share.
     """
     ranking, problem = ranking_scores(results)
     if not ranking:
-        return {group.architecture: Standing(None, problem) for group in compared}
-    found = {group.architecture: Standing(None, _why_incomplete(group, ranking)) for group in compared}
-    return found | _ranked([[group for group in compared if not found[group.architecture].reason]], ranking)
+        return {contender.architecture: Standing(None, problem) for contender in compared}
+    found = {contender.architecture: Standing(None, _why_incomplete(contender, ranking)) for contender in compared}
+    return found | _ranked([[contender for contender in compared if not found[contender.architecture].reason]], ranking)
 
 
 def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, Standing], list[str], list[str]]:
@@ -89,13 +89,13 @@ def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, 
     all the others.
     """
     ranking, problem = ranking_scores(results)
-    boards = {dataset: groups for (dataset, name), groups in comparisons(results).items() if name == objective}
-    names = list(dict.fromkeys(group.architecture for groups in boards.values() for group in groups))
+    boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
+    names = list(dict.fromkeys(contender.architecture for contenders in boards.values() for contender in contenders))
     if not ranking:
         return {name: Standing(None, problem) for name in names}, list(boards), []
     lacks = {
-        dataset: {group.architecture: _why_incomplete(group, ranking) for group in groups}
-        for dataset, groups in boards.items()
+        dataset: {contender.architecture: _why_incomplete(contender, ranking) for contender in contenders}
+        for dataset, contenders in boards.items()
     }
     used = [dataset for dataset, reasons in lacks.items() if not all(reasons.values())]
     left_out = [dataset for dataset in boards if dataset not in used]
@@ -110,18 +110,18 @@ def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, 
     return found | _ranked(complete, ranking), used, left_out
 
 
-def _ranked(complete: Sequence[Sequence[Group]], ranking: Sequence[tuple[str, Score]]) -> dict[str, Standing]:
+def _ranked(complete: Sequence[Sequence[Contender]], ranking: Sequence[tuple[str, Score]]) -> dict[str, Standing]:
     """Return the standings of architectures that are complete on every one of some datasets."""
     if not complete or not complete[0]:
         return {}
     datasets = []
-    for groups in complete:
-        seeds = sorted(set.intersection(*({cell.seed for cell in group.cells} for group in groups)))
+    for contenders in complete:
+        seeds = sorted(set.intersection(*({cell.seed for cell in contender.cells} for contender in contenders)))
         if not seeds:
             why = Standing(None, "it shares no seed with the other complete architectures")
-            return {group.architecture: why for group in groups}
-        columns = [[group.values(metric, score.name) for metric, score in ranking] for group in groups]
-        beyond = 1 + max((size for group in groups for size in _latent_dims(group)), default=math.inf)
+            return {contender.architecture: why for contender in contenders}
+        columns = [[contender.values(metric, score.name) for metric, score in ranking] for contender in contenders]
+        beyond = 1 + max((size for contender in contenders for size in _latent_dims(contender)), default=math.inf)
         limits = [beyond if score.unit == LATENTS else math.inf for _, score in ranking]
         datasets.append(
             [
@@ -130,11 +130,11 @@ def _ranked(complete: Sequence[Sequence[Group]], ranking: Sequence[tuple[str, Sc
             ]
         )
     ranks = paired_ranks(datasets, [score.direction == "higher" for _, score in ranking])
-    return {group.architecture: Standing(rank) for group, rank in zip(complete[0], ranks, strict=True)}
+    return {contender.architecture: Standing(rank) for contender, rank in zip(complete[0], ranks, strict=True)}
 
 
-def _latent_dims(group: Group) -> set[int]:
-    return {cell.measurement.latent_dim for cell in group.ok if cell.measurement is not None}
+def _latent_dims(contender: Contender) -> set[int]:
+    return {cell.measurement.latent_dim for cell in contender.ok if cell.measurement is not None}
 
 
 def ranking_scores(results: SuiteResults) -> tuple[list[tuple[str, Score]], str]:
@@ -169,12 +169,12 @@ def why_missing(cell: CellResult, metric: str, score: str) -> str:
     return cell.evaluations[metric].reasons.get(score) or "the metric gave neither a value nor a reason"
 
 
-def _why_incomplete(group: Group, ranking: Sequence[tuple[str, Score]]) -> str:
-    planned = len(group.cells)
-    if group.is_unsuited:
+def _why_incomplete(contender: Contender, ranking: Sequence[tuple[str, Score]]) -> str:
+    planned = len(contender.cells)
+    if contender.is_unsuited:
         return UNSUITED
-    if len(group.ok) < planned:
-        return f"{len(group.ok)} of {planned} runs ended ok"
-    found = {f"{metric}/{score.name}": len(group.values(metric, score.name)) for metric, score in ranking}
+    if len(contender.ok) < planned:
+        return f"{len(contender.ok)} of {planned} runs ended ok"
+    found = {f"{metric}/{score.name}": len(contender.values(metric, score.name)) for metric, score in ranking}
     short = [f"{name} in {count} of {planned} runs" for name, count in found.items() if count < planned]
     return f"it has a score of the ranking not in every run: {', '.join(short)}" if short else ""

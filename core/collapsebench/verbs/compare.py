@@ -9,7 +9,7 @@ from typing import Any
 from collapsebench.contracts import Score
 from collapsebench.errors import UserError
 from collapsebench.publishing.comparison import ABSENT, Comparison, compare_architectures, difference_frame, row
-from collapsebench.publishing.published import Published, read_published, rows, values
+from collapsebench.publishing.folder import Published, read_published, rows, values
 from collapsebench.ranking.differences import Difference, no_difference, paired_difference, unpaired_difference
 from collapsebench.verbs.run import open_session, score_only
 

@@ -16,7 +16,7 @@ from collapsebench.contracts import SplitName
 from collapsebench.errors import UserError
 from collapsebench.publishing.bundle import read_bundle
 from collapsebench.publishing.curves import (
-    Stack,
+    ScanCurves,
     rank_distortions,
     rates_and_utilities,
     signal_fractions,
@@ -33,7 +33,7 @@ from collapsebench.publishing.figures.scans import (
     draw_scaled_rates,
     ranks_shown,
 )
-from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import SuiteResults
 from collapsebench.theory.scaling import rate_law
 
@@ -64,12 +64,12 @@ def plot_signal_fraction(
     >>> ax.get_xlabel(), ax.get_title()
     ('temperature T', 'linear')
     """
-    group = _one(results, dataset, objective, architecture)
-    stack = signal_fractions(group.cells, split)
-    axes, shown = _axes(ax), ranks_shown([stack])
-    draw_curves(axes, stack, style.rank_colours(shown))
-    draw_exact(axes, group, stack, split, shown, lambda solution: solution.signal_fraction)
-    return _named(axes, group.architecture, "temperature T", "signal fraction $M_k^2$")
+    contender = _one(results, dataset, objective, architecture)
+    scan = signal_fractions(contender.cells, split)
+    axes, shown = _axes(ax), ranks_shown([scan])
+    draw_curves(axes, scan, style.rank_colours(shown))
+    draw_exact(axes, contender, scan, split, shown, lambda solution: solution.signal_fraction)
+    return _named(axes, contender.architecture, "temperature T", "signal fraction $M_k^2$")
 
 
 def plot_truncated_distortion(
@@ -88,13 +88,13 @@ def plot_truncated_distortion(
     >>> collapsebench.plot_truncated_distortion(outcome).get_yscale()
     'log'
     """
-    group = _one(results, dataset, objective, architecture)
-    stack = truncated_distortions(group.cells, split)
-    axes, shown = _axes(ax), ranks_shown([stack])
-    draw_curves(axes, stack, style.rank_colours(shown))
-    draw_exact_distortions(axes, group, stack, split, shown)
+    contender = _one(results, dataset, objective, architecture)
+    scan = truncated_distortions(contender.cells, split)
+    axes, shown = _axes(ax), ranks_shown([scan])
+    draw_curves(axes, scan, style.rank_colours(shown))
+    draw_exact_distortions(axes, contender, scan, split, shown)
     axes.set_yscale("log")
-    return _named(axes, group.architecture, "temperature T", "distortion $D_K(T)$ / V")
+    return _named(axes, contender.architecture, "temperature T", "distortion $D_K(T)$ / V")
 
 
 def plot_rate_overlay(
@@ -113,8 +113,8 @@ def plot_rate_overlay(
     >>> collapsebench.plot_rate_overlay(outcome).get_ylabel()
     'rate $R_k$, nats'
     """
-    group = _one(results, dataset, objective, architecture)
-    rates, worth = rates_and_utilities(group.cells, split)
+    contender = _one(results, dataset, objective, architecture)
+    rates, worth = rates_and_utilities(contender.cells, split)
     axes = _axes(ax)
     axes.set_xscale("log", subs=[])
     if rates.reason:
@@ -123,7 +123,7 @@ def plot_rate_overlay(
         low, _ = draw_scaled_rates(axes, rates, worth, style.rank_colours(min(RANKS, worth.shape[1])))
         law = np.geomspace(low, 10.0, 400)
         axes.plot(law, rate_law(law, 1.0), **style.REFERENCE)
-    return _named(axes, group.architecture, "temperature / utility, $T / u_k$", "rate $R_k$, nats")
+    return _named(axes, contender.architecture, "temperature / utility, $T / u_k$", "rate $R_k$, nats")
 
 
 def plot_rank_distortion(
@@ -142,14 +142,14 @@ def plot_rank_distortion(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['linear', 'PCA']
     """
-    groups = _compared(results, dataset, objective)
-    stacks = [rank_distortions(group.cells, split) for group in groups]
-    axes, names = _axes(ax), [group.architecture for group in groups]
-    if all(stack.reason for stack in stacks):
-        style.say(axes, stacks[0].reason)
+    contenders = _compared(results, dataset, objective)
+    scans = [rank_distortions(contender.cells, split) for contender in contenders]
+    axes, names = _axes(ax), [contender.architecture for contender in contenders]
+    if all(scan.reason for scan in scans):
+        style.say(axes, scans[0].reason)
     else:
-        axes.legend(handles=draw_rank_curves(axes, names, stacks, pca_of(groups, split), first=0))
-    return _named(axes, groups[0].dataset, "latents kept K", "distortion $D(K)$ / V")
+        axes.legend(handles=draw_rank_curves(axes, names, scans, pca_of(contenders, split), first=0))
+    return _named(axes, contenders[0].dataset, "latents kept K", "distortion $D(K)$ / V")
 
 
 def plot_utility_threshold(
@@ -169,23 +169,23 @@ def plot_utility_threshold(
     >>> collapsebench.plot_utility_threshold(outcome).get_xscale()
     'log'
     """
-    groups = _compared(results, dataset, objective)
-    pairs = [thresholds_and_utilities(group.cells, split) for group in groups]
+    contenders = _compared(results, dataset, objective)
+    pairs = [thresholds_and_utilities(contender.cells, split) for contender in contenders]
     axes = _axes(ax)
     if all(thresholds.reason for thresholds, _ in pairs):
         style.say(axes, pairs[0][0].reason)
     else:
-        _draw_pairs(axes, groups, pairs)
-    return _named(axes, groups[0].dataset, "threshold $T_c$", "utility")
+        _draw_pairs(axes, contenders, pairs)
+    return _named(axes, contenders[0].dataset, "threshold $T_c$", "utility")
 
 
-def _draw_pairs(axes: Axes, groups: Sequence[Group], pairs: Sequence[tuple[Stack, Stack]]) -> None:
-    colours = style.rank_colours(max(stack.y.shape[1] for stack, _ in pairs))
-    for place, (group, (thresholds, worth)) in enumerate(zip(groups, pairs, strict=True)):
+def _draw_pairs(axes: Axes, contenders: Sequence[Contender], pairs: Sequence[tuple[ScanCurves, ScanCurves]]) -> None:
+    colours = style.rank_colours(max(scan.y.shape[1] for scan, _ in pairs))
+    for place, (contender, (thresholds, worth)) in enumerate(zip(contenders, pairs, strict=True)):
         marker = style.architecture_line(place)["marker"]
         if not thresholds.reason:
             draw_points(axes, thresholds, worth, marker, colours)
-            axes.plot([], [], linestyle="none", marker=marker, mfc="none", mec="0.2", label=group.architecture)
+            axes.plot([], [], linestyle="none", marker=marker, mfc="none", mec="0.2", label=contender.architecture)
     axes.set(xscale="log", yscale="log")
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
@@ -193,8 +193,8 @@ def _draw_pairs(axes: Axes, groups: Sequence[Group], pairs: Sequence[tuple[Stack
     axes.legend()
 
 
-def _compared(results: Source, dataset: str | None, objective: str | None) -> list[Group]:
-    """Return the groups of one dataset and objective; a UserError lists them where there are several to choose from."""
+def _compared(results: Source, dataset: str | None, objective: str | None) -> list[Contender]:
+    """Return the contenders on one dataset with one objective; a UserError lists the choices if there are several."""
     found = comparisons(_results(results))
     chosen = [names for names in found if dataset in (None, names[0]) and objective in (None, names[1])]
     if len(chosen) != 1:
@@ -207,13 +207,14 @@ def _compared(results: Source, dataset: str | None, objective: str | None) -> li
     return found[chosen[0]]
 
 
-def _one(results: Source, dataset: str | None, objective: str | None, architecture: str | None) -> Group:
-    groups = _compared(results, dataset, objective)
-    chosen = [group for group in groups if architecture in (None, group.architecture)]
+def _one(results: Source, dataset: str | None, objective: str | None, architecture: str | None) -> Contender:
+    contenders = _compared(results, dataset, objective)
+    chosen = [contender for contender in contenders if architecture in (None, contender.architecture)]
     if len(chosen) != 1:
         raise UserError(
             f"plot: architecture={architecture!r} names {len(chosen)} of the architectures. "
-            f"Expected one of: {', '.join(group.architecture for group in groups)}. Say which with architecture=."
+            f"Expected one of: {', '.join(contender.architecture for contender in contenders)}. "
+            "Say which with architecture=."
         )
     return chosen[0]
 

@@ -62,21 +62,21 @@ class Outcome:
     @cached_property
     def board(self) -> pd.DataFrame:
         """The board as a long table, one row per dataset, architecture, objective and score."""
-        from collapsebench.publishing.boards import board
+        from collapsebench.ranking.board import board
 
         return board(self.results)
 
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """The rank interval of every architecture, on each dataset and over all of them."""
-        from collapsebench.publishing.boards import ranking
+        from collapsebench.ranking.board import ranking
 
         return ranking(self.results)
 
     @cached_property
     def statuses(self) -> pd.DataFrame:
         """Every planned cell with its status."""
-        from collapsebench.publishing.boards import statuses
+        from collapsebench.ranking.board import statuses
 
         return statuses(self.results)
 
@@ -96,7 +96,7 @@ class Outcome:
 
     def text(self, format: str = "text", *, standalone: bool = False) -> str:
         """Return the board as text, md, csv, json, tex (with `standalone` a whole document) or html."""
-        from collapsebench.publishing.boards import render
+        from collapsebench.publishing.board_report import render
 
         return render(self.results, format, standalone=standalone)
 
@@ -105,10 +105,10 @@ class Outcome:
         return f"Outcome(suite={self.results.suite!r}, ok={ended} of {len(self.results.cells)}, folder={self.folder!r})"
 
     def _repr_html_(self) -> str:
-        from collapsebench.publishing.layout import layout
-        from collapsebench.publishing.table_html import fragment
+        from collapsebench.publishing.board_report import board_report
+        from collapsebench.publishing.report import html_fragment
 
-        return fragment(layout(self.results))
+        return html_fragment(board_report(self.results))
 
 
 def open_session(

@@ -12,10 +12,10 @@ from tabulate import tabulate
 
 from collapsebench.publishing.curves import rank_distortions
 from collapsebench.publishing.folder import mode_tables
+from collapsebench.publishing.report import number
 from collapsebench.publishing.required_rank import required_rank_cells, required_ranks
-from collapsebench.publishing.tables import number
 from collapsebench.ranking.ranks import t_interval
-from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import SuiteResults
 
 _NOTHING = "-"
@@ -151,39 +151,39 @@ def _kept_table(kept: pd.DataFrame) -> str:
 def _judgements(results: SuiteResults) -> list[str]:
     """Return a line per architecture on how far its results can be trusted, and the cells that are not ok."""
     lines = []
-    for groups in comparisons(results).values():
-        for group in groups:
+    for contenders in comparisons(results).values():
+        for contender in contenders:
             found = {
-                name: t_interval(list(group.values(metric, score).values()))[0]
+                name: t_interval(list(contender.values(metric, score).values()))[0]
                 for name, metric, score in (
                     ("converged", "equilibrium", "converged-share"),
                     ("agreement", "pca-agreement", "threshold-identity-r2"),
                 )
             }
             if not math.isnan(found["converged"]):
-                text = f"{group.architecture}: {100 * found['converged']:.0f} % of the replicas converged"
+                text = f"{contender.architecture}: {100 * found['converged']:.0f} % of the replicas converged"
                 if not math.isnan(found["agreement"]):
                     text += f"; R^2 of log T_k against log lambda_k / V: {found['agreement']:.4f}"
-                lines.append(text + (" (a linear decoder must give 1)" if _is_linear(group.cells) else ""))
-                lines += _overfitting(group)
+                lines.append(text + (" (a linear decoder must give 1)" if _is_linear(contender.cells) else ""))
+                lines += _overfitting(contender)
             lines += [
                 f"{cell.architecture}, seed {cell.seed}: {cell.status}: {cell.reason}"
-                for cell in group.cells
+                for cell in contender.cells
                 if cell.status != "ok"
             ]
     return lines
 
 
-def _overfitting(group: Group) -> list[str]:
+def _overfitting(contender: Contender) -> list[str]:
     """Return a line if what is left on the test split with all latents is far more than on the train split."""
     left = {
-        split: np.mean([curve[-1] / curve[0] for curve in rank_distortions(group.ok, split).y] or [math.nan])
+        split: np.mean([curve[-1] / curve[0] for curve in rank_distortions(contender.ok, split).y] or [math.nan])
         for split in ("train", "test")
     }
     if not left["test"] > max(_OVERFITTED * left["train"], 1e-4):
         return []
     return [
-        f"{group.architecture}: leaves {_percent(left['train'])} of the distortion on train and "
+        f"{contender.architecture}: leaves {_percent(left['train'])} of the distortion on train and "
         f"{_percent(left['test'])} on test: it has learnt the training rows; use more rows, or trust the linear pair"
     ]
 

@@ -10,8 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-
-from collapsebench import Evaluation, Score, UserError
 from collapsebench.publishing.boards import (
     COLUMNS,
     FOOTER,
@@ -28,6 +26,8 @@ from collapsebench.publishing.boards import (
     statuses,
 )
 from collapsebench.publishing.layout import number
+
+from collapsebench import Evaluation, Score, UserError
 from collapsebench.ranking.standings import comparisons, overall_standings, standings
 from collapsebench.scoring.results import CellResult, SuiteResults
 

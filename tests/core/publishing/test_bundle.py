@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from collapsebench.publishing.boards import board, reasons
 from flow import digests, invoke
 from test_figures import cell, measurement, suite
 
 from collapsebench import UserError, oracle, publish
 from collapsebench.contracts import Evaluation, Score
 from collapsebench.errors import StoreError
-from collapsebench.publishing.boards import board, reasons
 from collapsebench.publishing.bundle import _spectrum, _spectrum_content, read_bundle
 from collapsebench.publishing.folder import copy_outputs, write_everything
 

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 
 import pytest
-from markdown_it import MarkdownIt
-
 from collapsebench.publishing.layout import Column, Layout, Section
 from collapsebench.publishing.table_html import document, fragment
 from collapsebench.publishing.table_latex import escape_latex, latex
 from collapsebench.publishing.tables import page
+from markdown_it import MarkdownIt
 
 NAMES = [
     "<script>alert(1)</script>", "a|b", "50 % & more", r"back\slash_{x}^2~", "#1 $5", '"quoted" \'names\'',

@@ -18,7 +18,7 @@ from collapsebench.contracts import Progress
 from collapsebench.errors import UserError
 from collapsebench.planning.cells import make_plan
 from collapsebench.planning.jobs import frozen_computations
-from collapsebench.publishing.boards import COLUMNS
+from collapsebench.ranking.board import COLUMNS
 from collapsebench.verbs.run import Outcome, Session, explain, open_session, plan_jobs, prepare_session
 
 QUICK = ("training.max_updates=16", "scan.temperatures.count=3")

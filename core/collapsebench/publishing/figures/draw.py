@@ -29,9 +29,9 @@ from collapsebench.publishing.figures.scans import (
     draw_signal_fractions,
     draw_truncated_distortions,
 )
-from collapsebench.publishing.figures.text import Drawing
+from collapsebench.publishing.figures.style import Drawing
 from collapsebench.publishing.figures.traversals import draw_traversals
-from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import SuiteResults
 
 SPLIT_OF: dict[str, SplitName] = {
@@ -48,7 +48,7 @@ SPLIT_OF: dict[str, SplitName] = {
 }
 """The split each figure shows by default: thresholds are statements about train, distortions about unseen data."""
 
-_KINDS: dict[str, Callable[[Sequence[Group], SplitName], Drawing]] = {
+_KINDS: dict[str, Callable[[Sequence[Contender], SplitName], Drawing]] = {
     "signal-fraction": draw_signal_fractions,
     "moments": draw_moments,
     "posterior-scale": draw_posterior_scales,
@@ -86,13 +86,13 @@ def draw_figures(
     captions: dict[str, str] = {}
     written: list[Path] = []
     with mpl.rc_context(style.RC):
-        for names, groups in comparisons(results).items():
+        for names, contenders in comparisons(results).items():
             for kind in wanted:
                 stem = _stem(kind, names, results, captions)
-                drawing = _KINDS[kind](groups, chosen[kind])
+                drawing = _KINDS[kind](contenders, chosen[kind])
                 captions[stem] = drawing.caption
-                if drawing.layout is not None:
-                    written += style.save(drawing.layout, folder, stem)
+                if drawing.panels is not None:
+                    written += style.save(drawing.panels, folder, stem)
     path = folder / "captions.json"
     path.write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return [*written, path]

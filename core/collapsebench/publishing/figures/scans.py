@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import (
-    Stack,
+    ScanCurves,
     exact,
     fitted_thresholds,
     ranked_moments,
@@ -19,8 +19,8 @@ from collapsebench.publishing.curves import (
     truncated_distortions,
 )
 from collapsebench.publishing.figures import style
-from collapsebench.publishing.figures.text import Drawing, count_of, facts, labels, name_of, omitted, suited, where
-from collapsebench.ranking.standings import Group
+from collapsebench.publishing.figures.style import Drawing, count_of, facts, labels, name_of, omitted, suited, where
+from collapsebench.ranking.standings import Contender
 from collapsebench.theory.oracle import Oracle
 from collapsebench.theory.scaling import rate_law
 
@@ -36,183 +36,186 @@ _LINES = "Lines: mean over runs; bands: lowest to highest run."
 _NOTICEABLE = 1e-3
 
 
-def draw_signal_fractions(groups: Sequence[Group], split: SplitName) -> Drawing:
+def draw_signal_fractions(contenders: Sequence[Contender], split: SplitName) -> Drawing:
     """Draw M_k^2 of each rank against T, one panel per architecture."""
-    groups, unsuited = suited(groups)
-    stacks = [signal_fractions(group.cells, split) for group in groups]
-    shown = ranks_shown(stacks)
+    contenders, unsuited = suited(contenders)
+    scans = [signal_fractions(contender.cells, split) for contender in contenders]
+    shown = ranks_shown(scans)
     if not shown:
-        return omitted(groups, stacks)
-    dashed = "" if not _has_exact(groups, split) else (
+        return omitted(contenders, scans)
+    dashed = "" if not _has_exact(contenders, split) else (
         " Dashed: the exact solution for a linear decoder, "
         + ("[1 − T/T_k]₊ with T_k = λ_k/V." if split == "train" else f"evaluated on the {split} split.")
     )  # fmt: skip
     caption = (
-        f"Signal fraction M² of the {shown} strongest latents, ranked at each temperature, {where(groups, split)} "
-        f"{_LINES}{dashed} {facts(groups)}{unsuited}"
+        f"Signal fraction M² of the {shown} strongest latents, ranked at each temperature, {where(contenders, split)} "
+        f"{_LINES}{dashed} {facts(contenders)}{unsuited}"
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(1, shown + 1), colours, "exact" if dashed else "")
-    layout = style.lay_out(len(groups), caption, labels(handles))
-    for axes, group, stack in zip(layout.panels, groups, stacks, strict=True):
-        style.title(axes, name_of(group, stack))
-        draw_curves(axes, stack, colours)
-        draw_exact(axes, group, stack, split, shown, lambda solution: solution.signal_fraction)
-    layout.panels[0].set_ylim(-0.03, 1.03)
-    style.label(layout, "temperature T", "signal fraction $M_k^2$")
-    style.draw_legend(layout, handles, "rank k")
-    return Drawing(caption, layout)
+    panels = style.lay_out(len(contenders), caption, labels(handles))
+    for axes, contender, scan in zip(panels.axes, contenders, scans, strict=True):
+        style.title(axes, name_of(contender, scan))
+        draw_curves(axes, scan, colours)
+        draw_exact(axes, contender, scan, split, shown, lambda solution: solution.signal_fraction)
+    panels.axes[0].set_ylim(-0.03, 1.03)
+    style.label(panels, "temperature T", "signal fraction $M_k^2$")
+    style.draw_legend(panels, handles, "rank k")
+    return Drawing(caption, panels)
 
 
-def draw_truncated_distortions(groups: Sequence[Group], split: SplitName) -> Drawing:
+def draw_truncated_distortions(contenders: Sequence[Contender], split: SplitName) -> Drawing:
     """Draw D_K against T for each number K of latents kept, one panel per architecture."""
-    groups, unsuited = suited(groups)
-    stacks = [truncated_distortions(group.cells, split) for group in groups]
-    shown = ranks_shown(stacks)
+    contenders, unsuited = suited(contenders)
+    scans = [truncated_distortions(contender.cells, split) for contender in contenders]
+    shown = ranks_shown(scans)
     if not shown:
-        return omitted(groups, stacks)
-    dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(groups, split) else ""
+        return omitted(contenders, scans)
+    dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(contenders, split) else ""
     caption = (
         f"Normalised distortion D_K with the K strongest latents kept at their posterior mean and the others at 0, "
-        f"K = 0 to {shown - 1}, {where(groups, split)} {_LINES}{dashed} {facts(groups)}{unsuited}"
+        f"K = 0 to {shown - 1}, {where(contenders, split)} {_LINES}{dashed} {facts(contenders)}{unsuited}"
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(shown), colours, "exact" if dashed else "")
-    layout = style.lay_out(len(groups), caption, labels(handles))
-    for axes, group, stack in zip(layout.panels, groups, stacks, strict=True):
-        style.title(axes, name_of(group, stack))
-        draw_curves(axes, stack, colours)
-        draw_exact_distortions(axes, group, stack, split, shown)
-    layout.panels[0].set_yscale("log")
-    style.name_numbers(layout.panels[0].yaxis)
-    style.label(layout, "temperature T", "distortion $D_K(T)$ / V")
-    style.draw_legend(layout, handles, "kept K")
-    return Drawing(caption, layout)
+    panels = style.lay_out(len(contenders), caption, labels(handles))
+    for axes, contender, scan in zip(panels.axes, contenders, scans, strict=True):
+        style.title(axes, name_of(contender, scan))
+        draw_curves(axes, scan, colours)
+        draw_exact_distortions(axes, contender, scan, split, shown)
+    panels.axes[0].set_yscale("log")
+    style.name_numbers(panels.axes[0].yaxis)
+    style.label(panels, "temperature T", "distortion $D_K(T)$ / V")
+    style.draw_legend(panels, handles, "kept K")
+    return Drawing(caption, panels)
 
 
-def draw_moments(groups: Sequence[Group], split: SplitName) -> Drawing:
+def draw_moments(contenders: Sequence[Contender], split: SplitName) -> Drawing:
     """Draw E mu_k^2, M_k^2 with its fitted thresholds and E log sigma_k^2 against T, one row per architecture."""
     quantities: dict[str, Callable[[Oracle], Floats]] = {
         "mean_square": lambda solution: solution.mean_square,
         "signal_fraction": lambda solution: solution.signal_fraction,
         "log_variance": lambda solution: np.log(solution.posterior_variance),
     }
-    groups, unsuited = suited(groups)
-    rows = [[ranked_moments(group.cells, split, quantity) for quantity in quantities] for group in groups]
-    shown = ranks_shown([stack for row in rows for stack in row])
+    contenders, unsuited = suited(contenders)
+    rows = [[ranked_moments(contender.cells, split, quantity) for quantity in quantities] for contender in contenders]
+    shown = ranks_shown([scan for row in rows for scan in row])
     if not shown:
-        return omitted(groups, [row[0] for row in rows])
-    dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(groups, split) else ""
+        return omitted(contenders, [row[0] for row in rows])
+    dashed = " Dashed: the exact solution for a linear decoder." if _has_exact(contenders, split) else ""
     caption = (
         f"Second moment of the posterior mean, signal fraction and mean logarithm of the posterior variance of the "
-        f"{shown} strongest latents, ranked at each temperature, {where(groups, split)} {_LINES} Ticks below zero in "
-        f"the middle: thresholds T_c of the fixed-exponent fit M_k² = [1 − T/T_c]₊, geometric mean over runs."
-        f"{dashed} {facts(groups)}{unsuited}"
+        f"{shown} strongest latents, ranked at each temperature, {where(contenders, split)} {_LINES} Ticks below zero "
+        f"in the middle: thresholds T_c of the fixed-exponent fit M_k² = [1 − T/T_c]₊, geometric mean over runs."
+        f"{dashed} {facts(contenders)}{unsuited}"
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(1, shown + 1), colours, "exact" if dashed else "")
-    layout = style.lay_out(3 * len(groups), caption, labels(handles), columns=3)
-    for row, (group, stacks) in enumerate(zip(groups, rows, strict=True)):
-        panels = layout.panels[3 * row : 3 * row + 3]
-        style.title(panels[1], name_of(group, stacks[0]))
-        for axes, stack, solved in zip(panels, stacks, quantities.values(), strict=True):
-            draw_curves(axes, stack, colours)
-            draw_exact(axes, group, stack, split, shown, solved)
-        if not stacks[1].reason:
-            thresholds = fitted_thresholds(stacks[1])[:shown]
-            panels[1].vlines(thresholds, -0.13, -0.05, colors=colours[: thresholds.size], linewidth=1.3)
-    layout.panels[1].set_ylim(-0.15, 1.03)
-    style.label(layout, "temperature T", "$E\\,\\mu_k^2$", "signal fraction $M_k^2$", "$E\\,\\log\\,\\sigma_k^2$")
-    style.draw_legend(layout, handles, "rank k")
-    return Drawing(caption, layout)
+    panels = style.lay_out(3 * len(contenders), caption, labels(handles), columns=3)
+    for row, (contender, scans) in enumerate(zip(contenders, rows, strict=True)):
+        in_row = panels.axes[3 * row : 3 * row + 3]
+        style.title(in_row[1], name_of(contender, scans[0]))
+        for axes, scan, solved in zip(in_row, scans, quantities.values(), strict=True):
+            draw_curves(axes, scan, colours)
+            draw_exact(axes, contender, scan, split, shown, solved)
+        if not scans[1].reason:
+            thresholds = fitted_thresholds(scans[1])[:shown]
+            in_row[1].vlines(thresholds, -0.13, -0.05, colors=colours[: thresholds.size], linewidth=1.3)
+    panels.axes[1].set_ylim(-0.15, 1.03)
+    style.label(panels, "temperature T", "$E\\,\\mu_k^2$", "signal fraction $M_k^2$", "$E\\,\\log\\,\\sigma_k^2$")
+    style.draw_legend(panels, handles, "rank k")
+    return Drawing(caption, panels)
 
 
-def draw_posterior_scales(groups: Sequence[Group], split: SplitName) -> Drawing:
+def draw_posterior_scales(contenders: Sequence[Contender], split: SplitName) -> Drawing:
     """Draw A_k^2 and J_k against T, one row per architecture."""
     quantities: dict[str, Callable[[Oracle], Floats]] = {
         "posterior_scale": lambda solution: solution.mean_square + solution.posterior_variance,
         "jensen_gap": lambda solution: np.zeros_like(solution.mean_square),
     }
-    groups, unsuited = suited(groups)
-    rows = [[ranked_moments(group.cells, split, quantity) for quantity in quantities] for group in groups]
-    shown = ranks_shown([stack for row in rows for stack in row])
+    contenders, unsuited = suited(contenders)
+    rows = [[ranked_moments(contender.cells, split, quantity) for quantity in quantities] for contender in contenders]
+    shown = ranks_shown([scan for row in rows for scan in row])
     if not shown:
-        return omitted(groups, [row[0] for row in rows])
+        return omitted(contenders, [row[0] for row in rows])
     caption = (
         f"Posterior scale A_k² = E μ_k² + E σ_k² and Jensen gap J_k = log E σ_k² − E log σ_k² of the {shown} strongest "
-        f"latents, ranked at each temperature, {where(groups, split)} {_LINES} Dashed: at equilibrium, A² = 1 on the "
-        f"train split and, for a linear decoder, J = 0"
-        + (f" and the exact A² on the {split} split. " if split != "train" and _has_exact(groups, split) else ". ")
-        + facts(groups)
+        f"latents, ranked at each temperature, {where(contenders, split)} {_LINES} Dashed: at equilibrium, A² = 1 on "
+        f"the train split and, for a linear decoder, J = 0"
+        + (f" and the exact A² on the {split} split. " if split != "train" and _has_exact(contenders, split) else ". ")
+        + facts(contenders)
         + unsuited
     )
     colours = style.rank_colours(shown)
     handles = _rank_handles(range(1, shown + 1), colours, "theory")
-    layout = style.lay_out(2 * len(groups), caption, labels(handles), columns=2, width=3.4)
-    for row, (group, stacks) in enumerate(zip(groups, rows, strict=True)):
-        panels = layout.panels[2 * row : 2 * row + 2]
-        for axes, stack, solved, level in zip(panels, stacks, quantities.values(), (1.0, 0.0), strict=True):
-            style.title(axes, name_of(group, stack))
-            draw_curves(axes, stack, colours)
+    panels = style.lay_out(2 * len(contenders), caption, labels(handles), columns=2, width=3.4)
+    for row, (contender, scans) in enumerate(zip(contenders, rows, strict=True)):
+        in_row = panels.axes[2 * row : 2 * row + 2]
+        for axes, scan, solved, level in zip(in_row, scans, quantities.values(), (1.0, 0.0), strict=True):
+            style.title(axes, name_of(contender, scan))
+            draw_curves(axes, scan, colours)
             if split == "train" or level == 0.0:
                 axes.axhline(level, **style.REFERENCE)
             else:
-                draw_exact(axes, group, stack, split, shown, solved)
-    _show_gaps(layout.panels[1], [row[1] for row in rows])
-    style.label(layout, "temperature T", "posterior scale $A_k^2$", "Jensen gap $J_k$, nats")
-    style.draw_legend(layout, handles, "rank k")
-    return Drawing(caption, layout)
+                draw_exact(axes, contender, scan, split, shown, solved)
+    _show_gaps(panels.axes[1], [row[1] for row in rows])
+    style.label(panels, "temperature T", "posterior scale $A_k^2$", "Jensen gap $J_k$, nats")
+    style.draw_legend(panels, handles, "rank k")
+    return Drawing(caption, panels)
 
 
-def draw_rate_overlays(groups: Sequence[Group], split: SplitName) -> Drawing:
+def draw_rate_overlays(contenders: Sequence[Contender], split: SplitName) -> Drawing:
     """Draw R_k against T / utility_k, over the law of one mode, one panel per architecture."""
-    groups, unsuited = suited(groups)
-    pairs = [rates_and_utilities(group.cells, split) for group in groups]
-    stacks = [rates for rates, _ in pairs]
-    if all(stack.reason for stack in stacks):
-        return omitted(groups, stacks)
-    resolved = [np.isfinite(worth).any(axis=0) for stack, (_, worth) in zip(stacks, pairs, strict=True) if worth.size]
+    contenders, unsuited = suited(contenders)
+    pairs = [rates_and_utilities(contender.cells, split) for contender in contenders]
+    scans = [rates for rates, _ in pairs]
+    if all(scan.reason for scan in scans):
+        return omitted(contenders, scans)
+    resolved = [np.isfinite(worth).any(axis=0) for scan, (_, worth) in zip(scans, pairs, strict=True) if worth.size]
     last = min(RANKS, max(int(np.flatnonzero(row).max()) + 1 for row in resolved))
     caption = (
-        f"Rate R_k of each rank k against temperature over utility D(k−1) − D(k), {where(groups, split)} Only ranks "
-        f"whose utility is at least ten times the lowest temperature, at most the first {count_of(RANKS, 'rank')}; one "
-        f"line a run, nothing is fitted. Dashed: the law of one mode, [−½ log(T/utility)]₊. {facts(groups)}{unsuited}"
+        f"Rate R_k of each rank k against temperature over utility D(k−1) − D(k), {where(contenders, split)} Only "
+        f"ranks whose utility is at least ten times the lowest temperature, at most the first "
+        f"{count_of(RANKS, 'rank')}; one line a run, nothing is fitted. Dashed: the law of one mode, "
+        f"[−½ log(T/utility)]₊. {facts(contenders)}{unsuited}"
     )
     colours = style.rank_colours(last)
     handles = _rank_handles(range(1, last + 1), colours, "law")
-    layout = style.lay_out(len(groups), caption, labels(handles))
+    panels = style.lay_out(len(contenders), caption, labels(handles))
     low, high = np.inf, 0.0
-    for axes, group, (rates, worth) in zip(layout.panels, groups, pairs, strict=True):
+    for axes, contender, (rates, worth) in zip(panels.axes, contenders, pairs, strict=True):
         axes.set_xscale("log", subs=[])
-        style.title(axes, name_of(group, rates))
+        style.title(axes, name_of(contender, rates))
         if rates.reason:
             style.say(axes, rates.reason)
             continue
         found_low, found_high = draw_scaled_rates(axes, rates, worth, colours)
         low, high = min(low, found_low), max(high, found_high)
     law = np.geomspace(low, 10.0, 400)
-    for axes, rates in zip(layout.panels, stacks, strict=True):
+    for axes, rates in zip(panels.axes, scans, strict=True):
         if not rates.reason:
             axes.plot(law, rate_law(law, 1.0), **style.REFERENCE)
-    layout.panels[0].set(xlim=(0.7 * low, 30.0), ylim=(-0.03 * high, 1.05 * high))
-    style.label(layout, "temperature / utility, $T / u_k$", "rate $R_k$, nats")
-    style.draw_legend(layout, handles, "rank k")
-    return Drawing(caption, layout)
+    panels.axes[0].set(xlim=(0.7 * low, 30.0), ylim=(-0.03 * high, 1.05 * high))
+    style.label(panels, "temperature / utility, $T / u_k$", "rate $R_k$, nats")
+    style.draw_legend(panels, handles, "rank k")
+    return Drawing(caption, panels)
 
 
-def draw_curves(axes: Axes, stack: Stack, colours: Sequence[style.Colour]) -> None:
-    """Draw the first curves of a `(run, t, curve)` stack over a logarithmic temperature axis."""
+def draw_curves(axes: Axes, scan: ScanCurves, colours: Sequence[style.Colour]) -> None:
+    """Draw the first curves of a scan `(run, t, curve)` over a logarithmic temperature axis."""
     axes.set_xscale("log", subs=[])
-    if stack.reason:
-        style.say(axes, stack.reason)
+    if scan.reason:
+        style.say(axes, scan.reason)
         return
-    low, high = stack.extremes
-    for rank in range(min(len(colours), stack.y.shape[2])):
-        line = style.rank_line(rank, colours[rank], stack.x.size)
-        style.draw_curve(axes, stack.x, stack.mean[:, rank], (low[:, rank], high[:, rank]), **line)
+    low, high = scan.extremes
+    for rank in range(min(len(colours), scan.y.shape[2])):
+        line = style.rank_line(rank, colours[rank], scan.x.size)
+        style.draw_curve(axes, scan.x, scan.mean[:, rank], (low[:, rank], high[:, rank]), **line)
 
 
-def draw_scaled_rates(axes: Axes, rates: Stack, worth: Floats, colours: Sequence[style.Colour]) -> tuple[float, float]:
+def draw_scaled_rates(
+    axes: Axes, rates: ScanCurves, worth: Floats, colours: Sequence[style.Colour]
+) -> tuple[float, float]:
     """Draw R_k against T / utility_k, one line a run and resolved rank; return the least x and the largest rate."""
     low, high = np.inf, 0.0
     for run, rank in np.argwhere(np.isfinite(worth[:, : len(colours)])):
@@ -223,34 +226,39 @@ def draw_scaled_rates(axes: Axes, rates: Stack, worth: Floats, colours: Sequence
     return low, high
 
 
-def draw_exact_distortions(axes: Axes, group: Group, stack: Stack, split: SplitName, shown: int) -> None:
+def draw_exact_distortions(axes: Axes, contender: Contender, scan: ScanCurves, split: SplitName, shown: int) -> None:
     """Draw D_K of the exact solution, K below `shown`, where it holds."""
-    reference = exact(group.cells, _fine(stack.x), split)
-    if reference is not None and not stack.reason:
+    reference = exact(contender.cells, _fine(scan.x), split)
+    if reference is not None and not scan.reason:
         curves = reference.normalised_distortion[:, :shown]
         # Dashes of curves that coincide would add up to a solid line that hides what was measured.
         same = np.diff(curves, axis=1, append=0.0) > -5e-3 * curves
-        axes.plot(_fine(stack.x), np.where(same, np.nan, curves), **style.REFERENCE)
+        axes.plot(_fine(scan.x), np.where(same, np.nan, curves), **style.REFERENCE)
 
 
 def draw_exact(
-    axes: Axes, group: Group, stack: Stack, split: SplitName, shown: int, quantity: Callable[[Oracle], Floats]
+    axes: Axes,
+    contender: Contender,
+    scan: ScanCurves,
+    split: SplitName,
+    shown: int,
+    quantity: Callable[[Oracle], Floats],
 ) -> None:
     """Draw a quantity of the exact solution `(t, mode)`, its modes ranked as latents are, where they are active."""
-    solution = exact(group.cells, _fine(stack.x), split)
-    if solution is None or stack.reason:
+    solution = exact(contender.cells, _fine(scan.x), split)
+    if solution is None or scan.reason:
         return
     order = np.argsort(-solution.signal_fraction, axis=1, kind="stable")
     curves, active = (
         np.take_along_axis(part, order, axis=1)[:, :shown] for part in (quantity(solution), solution.gain)
     )
     collapsed = (active == 0) & (np.roll(active, 1, axis=0) == 0)
-    axes.plot(_fine(stack.x), np.where(collapsed, np.nan, curves), **style.REFERENCE)
+    axes.plot(_fine(scan.x), np.where(collapsed, np.nan, curves), **style.REFERENCE)
 
 
-def _show_gaps(axes: Axes, stacks: Sequence[Stack]) -> None:
+def _show_gaps(axes: Axes, scans: Sequence[ScanCurves]) -> None:
     """Scale the axis of quantities that are 0 in theory: linear up to what is noticeable, logarithmic beyond."""
-    values = np.concatenate([stack.y[np.isfinite(stack.y)] for stack in stacks])
+    values = np.concatenate([scan.y[np.isfinite(scan.y)] for scan in scans])
     if values.size and values.max() > 10 * _NOTICEABLE:
         axes.set_yscale("symlog", linthresh=_NOTICEABLE, linscale=0.5)
         axes.set_ylim(min(-_NOTICEABLE / 4, values.min()), 2 * values.max())
@@ -265,13 +273,13 @@ def _rank_handles(ranks: range, colours: Sequence[style.Colour], reference: str)
     return [*handles, *([Line2D([], [], label=reference, **style.REFERENCE)] if reference else [])]
 
 
-def ranks_shown(stacks: Sequence[Stack]) -> int:
+def ranks_shown(scans: Sequence[ScanCurves]) -> int:
     """Return how many curves a figure draws, 0 if there is nothing to draw."""
-    return min(RANKS, max((stack.y.shape[2] for stack in stacks if not stack.reason), default=0))
+    return min(RANKS, max((scan.y.shape[2] for scan in scans if not scan.reason), default=0))
 
 
-def _has_exact(groups: Sequence[Group], split: SplitName) -> bool:
-    return any(exact(group.cells, np.ones(1), split) is not None for group in groups)
+def _has_exact(contenders: Sequence[Contender], split: SplitName) -> bool:
+    return any(exact(contender.cells, np.ones(1), split) is not None for contender in contenders)
 
 
 def _fine(x: Floats) -> Floats:

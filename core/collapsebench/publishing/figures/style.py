@@ -1,8 +1,9 @@
-"""How figures look and are laid out: measures in inches, ranks ordered by lightness, files that repeat."""
+"""How figures look, are laid out and described: measures in inches, ranks ordered by lightness, files that repeat."""
 
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
+
+from collapsebench.contracts import SplitName
+from collapsebench.publishing.curves import ScanCurves
+from collapsebench.ranking.standings import Contender
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,15 +66,23 @@ _LEGEND_LINE = 0.158
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A figure with its panels, row by row, and the empty margin on the right for a legend."""
+class PanelGrid:
+    """A figure with the axes of its panels, row by row, and the empty margin on the right for a legend."""
 
     figure: Figure
-    panels: list[Axes]
+    axes: list[Axes]
     legend_left: float
     top: float
     columns: int
     legend_columns: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its caption, or no figure and the caption that says why."""
+
+    caption: str
+    panels: PanelGrid | None = None
 
 
 def lay_out(
@@ -81,7 +94,7 @@ def lay_out(
     height: float = 2.3,
     titled: bool = True,
     columns: int | None = None,
-) -> Layout:
+) -> PanelGrid:
     """Return a figure with `count` panels that share both axes, its caption below; panel measures in inches.
 
     names: the entries of the legend, for which the right margin leaves room. columns: where it is given, the panels of
@@ -101,20 +114,20 @@ def lay_out(
     below += axis
     tall = above + panels_height + below
     figure = Figure(figsize=(total, tall))
-    panels: list[Axes] = []
+    drawn: list[Axes] = []
     for place in range(count):
         row, column = divmod(place, columns)
         bottom = tall - above - (row + 1) * height - row * row_gap
         x = left + column * (width + gap)
-        shared: dict[str, Any] = {"sharex": panels[0]} if panels else {}
-        if panels and (row or not apart):
-            shared["sharey"] = panels[column if apart else 0]
-        panels.append(figure.add_axes((x / total, bottom / tall, width / total, height / tall), **shared))
-        panels[-1].tick_params(which="both", labelleft=column == 0 or apart, labelbottom=place + columns >= count)
+        shared: dict[str, Any] = {"sharex": drawn[0]} if drawn else {}
+        if drawn and (row or not apart):
+            shared["sharey"] = drawn[column if apart else 0]
+        drawn.append(figure.add_axes((x / total, bottom / tall, width / total, height / tall), **shared))
+        drawn[-1].tick_params(which="both", labelleft=column == 0 or apart, labelbottom=place + columns >= count)
     figure.text(
         0.15 / total, 0.08 / tall, text, size=CAPTION_SIZE, va="bottom", linespacing=1.35, parse_math=False
     )  # fmt: skip
-    return Layout(figure, panels, (total - legend - 0.05) / total, 1 - above / tall, columns, legend_columns)
+    return PanelGrid(figure, drawn, (total - legend - 0.05) / total, 1 - above / tall, columns, legend_columns)
 
 
 def wrapped_caption(caption: str, width: float) -> tuple[str, float]:
@@ -123,12 +136,12 @@ def wrapped_caption(caption: str, width: float) -> tuple[str, float]:
     return "\n".join(lines), 0.1 + _LINE * len(lines) + 0.08
 
 
-def label(layout: Layout, x: str, *y: str) -> None:
+def label(panels: PanelGrid, x: str, *y: str) -> None:
     """Name the axes on the outer panels; with several names for y, those of each column."""
-    for place, axes in enumerate(layout.panels):
-        if place + layout.columns >= len(layout.panels):
+    for place, axes in enumerate(panels.axes):
+        if place + panels.columns >= len(panels.axes):
             axes.set_xlabel(x)
-        column = place % layout.columns
+        column = place % panels.columns
         if column < len(y):
             axes.set_ylabel(y[column])
 
@@ -146,11 +159,11 @@ def say(axes: Axes, text: str) -> None:
     )  # fmt: skip
 
 
-def draw_legend(layout: Layout, handles: Sequence[Line2D], heading: str) -> None:
+def draw_legend(panels: PanelGrid, handles: Sequence[Line2D], heading: str) -> None:
     """Draw a legend in the right margin, its top at the panels'."""
-    layout.figure.legend(
-        handles=list(handles), loc="upper left", bbox_to_anchor=(layout.legend_left, layout.top), title=heading,
-        handlelength=2.2, labelspacing=0.35, borderaxespad=0, alignment="left", ncols=layout.legend_columns,
+    panels.figure.legend(
+        handles=list(handles), loc="upper left", bbox_to_anchor=(panels.legend_left, panels.top), title=heading,
+        handlelength=2.2, labelspacing=0.35, borderaxespad=0, alignment="left", ncols=panels.legend_columns,
         columnspacing=1.0,
     )  # fmt: skip
 
@@ -209,13 +222,13 @@ def draw_curve(axes: Axes, x: Floats, mean: Floats, extremes: tuple[Floats, Floa
     axes.plot(x, mean, **style)
 
 
-def save(layout: Layout, folder: Path, stem: str) -> list[Path]:
+def save(panels: PanelGrid, folder: Path, stem: str) -> list[Path]:
     """Write a figure as PDF and, in 256 colours, as PNG, without dates or versions in them."""
     # PDF, not SVG: compressed, a quarter of the bytes, and what LaTeX takes.
     paths = [folder / f"{stem}.pdf", folder / f"{stem}.png"]
-    layout.figure.savefig(paths[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    panels.figure.savefig(paths[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
     drawn = BytesIO()
-    layout.figure.savefig(drawn, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    panels.figure.savefig(drawn, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     # A quarter of the bytes; the PDF has every shade.
     in_colours(Image.open(drawn).convert("RGB")).save(paths[1], optimize=True, dpi=(DPI, DPI))
     return paths
@@ -237,3 +250,60 @@ def in_colours(picture: Image.Image) -> Image.Image:
 def _channels(shades: Any) -> Floats:
     """Return red, green and blue of packed colours, `(colour, 3)`."""
     return np.asarray(shades[:, None] >> np.array([16, 8, 0]) & 0xFF, dtype=np.float64)
+
+
+def omitted(contenders: Sequence[Contender], scans: Sequence[ScanCurves]) -> Drawing:
+    """Return no figure, and the reason of each architecture."""
+    reasons = "; ".join(
+        f"{contender.architecture}: {scan.reason}" for contender, scan in zip(contenders, scans, strict=True)
+    )
+    return Drawing(f"Not drawn, nothing to show. {reasons}.")
+
+
+def where(contenders: Sequence[Contender], split: SplitName) -> str:
+    """Return the split, the dataset and the objective that a figure is about."""
+    return f"{split} split of {contenders[0].dataset}, objective {contenders[0].objective}."
+
+
+def facts(contenders: Sequence[Contender]) -> str:
+    """Return how many temperatures and runs there are, how the runs ended and how many replicas converged."""
+    cells = [cell for contender in contenders for cell in contender.cells]
+    measured = [cell.measurement for cell in cells if cell.measurement is not None]
+    temperatures = np.unique([t for measurement in measured for t in measurement.temperatures])
+    marks = [mark for measurement in measured for mark in measurement.tables["replicas"]["mark"]]
+    ended = ", ".join(f"{count} {status}" for status, count in Counter(cell.status for cell in cells).items())
+    seeds = len({cell.seed for cell in cells})
+    return (
+        f"{count_of(temperatures.size, 'temperature')} from {temperatures.max():.3g} to {temperatures.min():.3g}; "
+        f"{count_of(len(cells), 'independent run')} ({count_of(len(contenders), 'architecture')}, "
+        f"{count_of(seeds, 'seed')}): {ended}; {marks.count('converged')} of {len(marks)} measured replicas converged"
+        + (f", {marks.count('diverged')} diverged and are left out." if "diverged" in marks else ".")
+    )
+
+
+def suited(contenders: Sequence[Contender]) -> tuple[list[Contender], str]:
+    """Return the architectures that are meant for the data, each worth a panel, and a sentence on the others."""
+    others = [contender.architecture for contender in contenders if contender.is_unsuited]
+    if not others or len(others) == len(contenders):
+        return list(contenders), ""
+    return [
+        contender for contender in contenders if not contender.is_unsuited
+    ], f" Not meant for these data: {', '.join(others)}."
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is due."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def name_of(contender: Contender, scan: ScanCurves) -> str:
+    """Return an architecture's name, with what is missing of it."""
+    if scan.reason:
+        return f"{contender.architecture} (not drawn)"
+    ok, planned = len(contender.ok), len(contender.cells)
+    return contender.architecture if ok == planned else f"{contender.architecture} ({ok} of {planned} runs ok)"
+
+
+def labels(handles: Sequence[Line2D]) -> list[str]:
+    """Return the labels of a legend's entries."""
+    return [str(handle.get_label()) for handle in handles]

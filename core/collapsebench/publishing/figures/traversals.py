@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 
 from collapsebench.contracts import SplitName
 from collapsebench.publishing.bundle import PICTURES
-from collapsebench.publishing.figures.style import CAPTION_SIZE, Layout, wrapped_caption
-from collapsebench.publishing.figures.text import Drawing, where
-from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.publishing.figures.style import CAPTION_SIZE, Drawing, PanelGrid, where, wrapped_caption
+from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.theory.spectrum import ACTIVE, grid
 
@@ -50,25 +49,27 @@ class Strip:
     fractions: Floats
 
 
-def draw_traversals(groups: Sequence[Group], split: SplitName) -> Drawing:
+def draw_traversals(contenders: Sequence[Contender], split: SplitName) -> Drawing:
     """Draw the strongest latents of every architecture at one temperature each, if the data are images."""
-    found = [_strip(group, split) for group in groups]
+    found = [_strip(contender, split) for contender in contenders]
     strips = [strip for strip in found if isinstance(strip, Strip)]
     if not strips:
-        reasons = "; ".join(f"{group.architecture}: {why}" for group, why in zip(groups, found, strict=True))
+        reasons = "; ".join(
+            f"{contender.architecture}: {why}" for contender, why in zip(contenders, found, strict=True)
+        )
         return Drawing(f"Not drawn, nothing to show. {reasons}.")
     at = ", ".join(f"{strip.architecture} {strip.temperature:.3g}" for strip in strips)
     missing = "".join(
-        f" {group.architecture} is not drawn: {why}."
-        for group, why in zip(groups, found, strict=True) if isinstance(why, str)
+        f" {contender.architecture} is not drawn: {why}."
+        for contender, why in zip(contenders, found, strict=True) if isinstance(why, str)
     )  # fmt: skip
     caption = (
         f"Traversals: what the decoder makes of one latent at {VALUES[0]} to {VALUES[-1]} prior standard deviations, "
-        f"the others at 0; latents by signal fraction M² on the {where(groups, split)} White is the mean of the train "
-        "split, red above it, blue below; the scale is common to all latents, each principal component has its own. "
-        "First column: the principal component of the same rank, its sign chosen to agree. The first run that ended ok "
-        f"of each architecture, at the highest temperature that keeps {ROWS} latents, or the most it ever keeps: "
-        f"{at}.{missing}"
+        f"the others at 0; latents by signal fraction M² on the {where(contenders, split)} White is the mean of the "
+        "train split, red above it, blue below; the scale is common to all latents, each principal component has its "
+        "own. First column: the principal component of the same rank, its sign chosen to agree. The first run that "
+        f"ended ok of each architecture, at the highest temperature that keeps {ROWS} latents, or the most it ever "
+        f"keeps: {at}.{missing}"
     )
     return Drawing(caption, _lay_out(strips, caption))
 
@@ -79,10 +80,10 @@ def with_pictures(results: SuiteResults) -> SuiteResults:
     A row per rank and value of the sample: temperature, M^2 as `fraction`, the component, and `at_v` for every v.
     """
     cells = list(results.cells)
-    for groups in comparisons(results).values():
-        for group in groups:
-            strip = _strip(group, SPLIT)
-            cell = next(iter(group.ok), None)
+    for contenders in comparisons(results).values():
+        for contender in contenders:
+            strip = _strip(contender, SPLIT)
+            cell = next(iter(contender.ok), None)
             if isinstance(strip, Strip) and cell is not None and cell.measurement is not None:
                 tables = {**cell.measurement.tables, PICTURES: _table(strip)}
                 place = next(place for place, one in enumerate(cells) if one is cell)
@@ -119,16 +120,16 @@ def _kept(name: str, measured: Measurement) -> Strip:
     )
 
 
-def _strip(group: Group, split: SplitName) -> Strip | str:
+def _strip(contender: Contender, split: SplitName) -> Strip | str:
     """Return the pictures of the first run that ended ok, or why there are none."""
-    cell = next(iter(group.ok), None)
+    cell = next(iter(contender.ok), None)
     if cell is None or cell.measurement is None:
-        return f"nothing was measured: {_why(group.cells)}"
+        return f"nothing was measured: {_why(contender.cells)}"
     measured = cell.measurement
     if len(measured.shape) not in (2, 3):
         return "its samples are no images"
     if PICTURES in measured.tables:
-        return _kept(group.architecture, measured) if split == SPLIT else f"published results keep them for {SPLIT}"
+        return _kept(contender.architecture, measured) if split == SPLIT else f"published results keep them for {SPLIT}"
     if "traversals" not in measured.tables or "latent-moments" not in measured.tables:
         return "no metric of the suite asked for traversals"
     fractions = grid(measured.tables["latent-moments"], split, measured.temperatures, "signal_fraction")
@@ -138,7 +139,7 @@ def _strip(group: Group, split: SplitName) -> Strip | str:
         return "no latent is active at any temperature, or every replica diverged"
     place = max(np.flatnonzero(kept >= wanted), key=lambda t: measured.temperatures[t])
     order = np.argsort(-fractions[place], kind="stable")[:wanted]
-    return _pictures(group.architecture, measured, int(place), order, fractions[place][order])
+    return _pictures(contender.architecture, measured, int(place), order, fractions[place][order])
 
 
 def _why(cells: Sequence[CellResult]) -> str:
@@ -181,7 +182,7 @@ def _averaged(picture: Floats, shape: tuple[int, int, int]) -> Floats:
     return small
 
 
-def _lay_out(strips: Sequence[Strip], caption: str) -> Layout:
+def _lay_out(strips: Sequence[Strip], caption: str) -> PanelGrid:
     """Place the strips, two side by side."""
     across = min(_ACROSS, len(strips))
     down = -(-len(strips) // across)
@@ -193,17 +194,17 @@ def _lay_out(strips: Sequence[Strip], caption: str) -> Layout:
     height = down * (_ABOVE + tall) + 0.15 + below
     figure = Figure(figsize=(total, height))
     limit = max(float(np.percentile(np.abs(strip.pictures), 99.5)) for strip in strips) or 1.0
-    panels: list[Axes] = []
+    drawn: list[Axes] = []
     for place, strip in enumerate(strips):
         row, column = divmod(place, across)
         own = len(strip.fractions) * high
         corner = column * (_LEFT + wide) + _LEFT, height - (row + 1) * _ABOVE - row * tall - own
-        panels.append(
+        drawn.append(
             figure.add_axes((corner[0] / total, corner[1] / height, wide / total, own / height), aspect="auto")
         )
-        _draw_strip(panels[-1], strip, limit)
+        _draw_strip(drawn[-1], strip, limit)
     figure.text(0.15 / total, 0.08 / height, text, size=CAPTION_SIZE, va="bottom", linespacing=1.35, parse_math=False)
-    return Layout(figure, panels, 1.0, 1.0, across, 1)
+    return PanelGrid(figure, drawn, 1.0, 1.0, across, 1)
 
 
 def _draw_strip(axes: Axes, strip: Strip, limit: float) -> None:

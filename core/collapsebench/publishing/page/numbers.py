@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from collapsebench.publishing.curves import (
-    Stack,
+    ScanCurves,
     exact,
     pca_curve,
     rank_distortions,
@@ -25,7 +25,7 @@ from collapsebench.publishing.curves import (
     thresholds_and_utilities,
     truncated_distortions,
 )
-from collapsebench.ranking.standings import Group, comparisons
+from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import CellResult, SuiteResults
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 DIGITS = 6
 """The significant digits of every number on a page, and of the same number in the tables beside it."""
 
-Names = tuple[str, str, str, int]
+CellNames = tuple[str, str, str, int]
 _EXACT_POINTS = 61
 _NAMES = ("dataset", "objective", "architecture", "seed")
 
 
 @dataclass(frozen=True)
-class Run:
+class CellCurves:
     """The curves of one cell. Axes: `t` ascending temperatures, `rank` from 1, `K` latents kept, from 0.
 
     signal_fraction, rate `(t, rank)`; truncated `(t, K)`; distortion `(K,)`; utility, threshold, rate_threshold
@@ -64,10 +64,10 @@ class Run:
     missing: Mapping[str, str]
 
 
-Runs = Mapping[Names, Run]
+CurvesOfCells = Mapping[CellNames, CellCurves]
 
 
-def run_of(cell: CellResult) -> Run:
+def curves_of_cell(cell: CellResult) -> CellCurves:
     """Return the curves of a cell; empty ones, with the reason, where nothing was measured."""
     cells = [cell]
     signal = ranked_moments(cells, "train", "signal_fraction")
@@ -80,16 +80,16 @@ def run_of(cell: CellResult) -> Run:
     scale = np.sort(cell.measurement.temperatures) if cell.measurement else np.zeros(0)
     replicas = _by_temperature(cell, "replicas", scale)
     residuals = _by_temperature(cell, "equilibrium", scale)
-    stacks = {
+    scans = {
         "signal": signal, "truncated": truncated, "distortion": distortion, "utility": threshold,
     }  # fmt: skip
-    missing = {name: stack.reason for name, stack in stacks.items() if stack.reason}
+    missing = {name: scan.reason for name, scan in scans.items() if scan.reason}
     if not len(worth):
         missing["rate"] = threshold.reason
     if residuals.empty:
         missing |= dict.fromkeys(("ward", "edge"), signal.reason or "no metric of the suite asked for equilibrium")
     absent = np.full(scale.size, np.nan)
-    return Run(
+    return CellCurves(
         temperatures=scale,
         signal_fraction=_first(signal),
         rate=_first(rate),
@@ -106,40 +106,40 @@ def run_of(cell: CellResult) -> Run:
     )
 
 
-def all_runs(results: SuiteResults) -> Runs:
+def curves_of_cells(results: SuiteResults) -> CurvesOfCells:
     """Return the curves of every cell, by dataset, objective, architecture and seed."""
-    return {names_of(cell): run_of(cell) for cell in results.cells}
+    return {names_of(cell): curves_of_cell(cell) for cell in results.cells}
 
 
-def names_of(cell: CellResult) -> Names:
+def names_of(cell: CellResult) -> CellNames:
     """Return what tells the cells of a suite apart."""
     return cell.dataset, cell.objective, cell.architecture, cell.seed
 
 
-def page_content(results: SuiteResults, runs: Runs) -> list[dict[str, Any]]:
+def page_content(results: SuiteResults, curves: CurvesOfCells) -> list[dict[str, Any]]:
     """Return what the page's figures are drawn from: per dataset and objective, every architecture's runs."""
-    return [_comparison(names, groups, runs) for names, groups in comparisons(results).items()]
+    return [_comparison(names, contenders, curves) for names, contenders in comparisons(results).items()]
 
 
-def curve_tables(results: SuiteResults, runs: Runs) -> dict[str, str]:
+def curve_tables(results: SuiteResults, curves: CurvesOfCells) -> dict[str, str]:
     """Return file name -> CSV of what the page's figures show.
 
     over-temperature: a row per run, temperature and rank K = 0..latent_dim. over-rank: a row per run and rank, PCA
     first. replicas: a row per run and temperature.
     """
     temperature, rank, replicas = [], [], []
-    for (dataset, objective), groups in comparisons(results).items():
-        pca = _pca(groups)
+    for (dataset, objective), contenders in comparisons(results).items():
+        pca = _pca(contenders)
         if pca is not None:
             names: dict[str, Any] = dict(zip(_NAMES, (dataset, objective, "PCA", ""), strict=True))
             rank.append(_frame(names, {"rank": np.arange(pca.size), "test_distortion": pca}))
-        for group in groups:
-            for cell in group.cells:
-                run = runs[names_of(cell)]
+        for contender in contenders:
+            for cell in contender.cells:
+                found = curves[names_of(cell)]
                 names = dict(zip(_NAMES, names_of(cell), strict=True))
-                temperature.append(_frame(names, _over_temperature(run)))
-                rank.append(_frame(names, _over_rank(run)))
-                replicas.append(_frame(names, _replicas(run)))
+                temperature.append(_frame(names, _over_temperature(found)))
+                rank.append(_frame(names, _over_rank(found)))
+                replicas.append(_frame(names, _replicas(found)))
     frames = {"over-temperature": temperature, "over-rank": rank, "replicas": replicas}
     return {f"{name}.csv": _csv(parts) for name, parts in frames.items()}
 
@@ -152,43 +152,43 @@ def rounded(values: Any) -> Any:
     return float(f"{array:.{DIGITS}g}") if np.isfinite(array) else None
 
 
-def _comparison(names: tuple[str, str], groups: Sequence[Group], runs: Runs) -> dict[str, Any]:
+def _comparison(names: tuple[str, str], contenders: Sequence[Contender], curves: CurvesOfCells) -> dict[str, Any]:
     return {
         "dataset": names[0],
         "objective": names[1],
-        "pca": rounded(found) if (found := _pca(groups)) is not None else None,
-        "exact": _exact(groups),
+        "pca": rounded(found) if (found := _pca(contenders)) is not None else None,
+        "exact": _exact(contenders),
         "architectures": [
             {
-                "name": group.architecture,
-                "exact": any(cell.measurement is not None and cell.measurement.has_oracle for cell in group.cells),
-                "runs": [_run_content(cell.seed, runs[names_of(cell)]) for cell in group.cells],
+                "name": contender.architecture,
+                "exact": any(cell.measurement is not None and cell.measurement.has_oracle for cell in contender.cells),
+                "runs": [_run_content(cell.seed, curves[names_of(cell)]) for cell in contender.cells],
             }
-            for group in groups
+            for contender in contenders
         ],
     }
 
 
-def _run_content(seed: int, run: Run) -> dict[str, Any]:
+def _run_content(seed: int, curves: CellCurves) -> dict[str, Any]:
     return {
         "seed": seed,
-        "t": rounded(run.temperatures),
-        "signal": rounded(run.signal_fraction.T),
-        "rate": rounded(run.rate.T),
-        "truncated": rounded(run.truncated.T),
-        "distortion": rounded(run.distortion),
-        "utility": rounded(run.utility),
-        "threshold": rounded(run.threshold),
-        "rateThreshold": rounded(run.rate_threshold),
-        "ward": rounded(run.ward_residual),
-        "edge": rounded(run.edge),
-        "missing": dict(run.missing),
+        "t": rounded(curves.temperatures),
+        "signal": rounded(curves.signal_fraction.T),
+        "rate": rounded(curves.rate.T),
+        "truncated": rounded(curves.truncated.T),
+        "distortion": rounded(curves.distortion),
+        "utility": rounded(curves.utility),
+        "threshold": rounded(curves.threshold),
+        "rateThreshold": rounded(curves.rate_threshold),
+        "ward": rounded(curves.ward_residual),
+        "edge": rounded(curves.edge),
+        "missing": dict(curves.missing),
     }
 
 
-def _exact(groups: Sequence[Group]) -> dict[str, Any] | None:
+def _exact(contenders: Sequence[Contender]) -> dict[str, Any] | None:
     """Return the exact solution on a fine grid: M^2 on the train split, D_K on the test split."""
-    cells = [cell for group in groups for cell in group.cells]
+    cells = [cell for contender in contenders for cell in contender.cells]
     scales = [cell.measurement.temperatures for cell in cells if cell.measurement is not None]
     if not scales:
         return None
@@ -202,16 +202,21 @@ def _exact(groups: Sequence[Group]) -> dict[str, Any] | None:
     } if train is not None or test is not None else None  # fmt: skip
 
 
-def _pca(groups: Sequence[Group]) -> Floats | None:
-    found = (pca_curve(group.cells, "test") for group in groups)
+def _pca(contenders: Sequence[Contender]) -> Floats | None:
+    found = (pca_curve(contender.cells, "test") for contender in contenders)
     curve = next((curve for curve in found if curve is not None), None)
-    sizes = [cell.measurement.latent_dim for group in groups for cell in group.cells if cell.measurement is not None]
+    sizes = [
+        cell.measurement.latent_dim
+        for contender in contenders
+        for cell in contender.cells
+        if cell.measurement is not None
+    ]
     return None if curve is None else curve[: max(sizes) + 1]
 
 
-def _first(stack: Stack) -> Floats:
-    """Return the curves of a stack's only run."""
-    return np.zeros((0,) * max(1, stack.y.ndim - 1)) if stack.reason else stack.y[0]
+def _first(scan: ScanCurves) -> Floats:
+    """Return the curves of the only run of a scan."""
+    return np.zeros((0,) * max(1, scan.y.ndim - 1)) if scan.reason else scan.y[0]
 
 
 def _prices(cell: CellResult) -> Floats:
@@ -228,30 +233,30 @@ def _by_temperature(cell: CellResult, table: str, temperatures: Floats) -> pd.Da
     return cell.measurement.tables[table].set_index("temperature").reindex(temperatures)
 
 
-def _over_temperature(run: Run) -> dict[str, Any]:
-    columns = max(run.truncated.shape[1] if run.truncated.size else 0, run.signal_fraction.shape[-1] + 1)
-    if not run.truncated.size and not run.signal_fraction.size:
+def _over_temperature(curves: CellCurves) -> dict[str, Any]:
+    columns = max(curves.truncated.shape[1] if curves.truncated.size else 0, curves.signal_fraction.shape[-1] + 1)
+    if not curves.truncated.size and not curves.signal_fraction.size:
         return {}
-    t, rank = np.indices((run.temperatures.size, columns))
-    wide = {"train_signal_fraction": (run.signal_fraction, 1), "train_rate": (run.rate, 1)}
-    wide |= {"test_distortion": (run.truncated, 0)}
-    found = {"temperature": run.temperatures[t.ravel()], "rank": rank.ravel()}
+    t, rank = np.indices((curves.temperatures.size, columns))
+    wide = {"train_signal_fraction": (curves.signal_fraction, 1), "train_rate": (curves.rate, 1)}
+    wide |= {"test_distortion": (curves.truncated, 0)}
+    found = {"temperature": curves.temperatures[t.ravel()], "rank": rank.ravel()}
     for name, (values, first) in wide.items():
-        whole = np.full((run.temperatures.size, columns), np.nan)
+        whole = np.full((curves.temperatures.size, columns), np.nan)
         if values.size:
             whole[:, first : first + values.shape[1]] = values
         found[name] = whole.ravel()
     return found
 
 
-def _over_rank(run: Run) -> dict[str, Any]:
-    count = max(run.distortion.size, run.utility.size + 1 if run.utility.size else 0)
+def _over_rank(curves: CellCurves) -> dict[str, Any]:
+    count = max(curves.distortion.size, curves.utility.size + 1 if curves.utility.size else 0)
     found: dict[str, Any] = {"rank": np.arange(count)}
     shifted = {
-        "test_distortion": (run.distortion, 0),
-        "train_utility": (run.utility, 1),
-        "train_threshold": (run.threshold, 1),
-        "train_rate_threshold": (run.rate_threshold, 1),
+        "test_distortion": (curves.distortion, 0),
+        "train_utility": (curves.utility, 1),
+        "train_threshold": (curves.threshold, 1),
+        "train_rate_threshold": (curves.rate_threshold, 1),
     }
     for name, (values, first) in shifted.items():
         whole = np.full(count, np.nan)
@@ -260,12 +265,12 @@ def _over_rank(run: Run) -> dict[str, Any]:
     return found if count else {}
 
 
-def _replicas(run: Run) -> dict[str, Any]:
-    if not run.marks:
+def _replicas(curves: CellCurves) -> dict[str, Any]:
+    if not curves.marks:
         return {}
     return {
-        "temperature": run.temperatures, "mark": run.marks, "updates": run.updates,
-        "ward_residual": run.ward_residual, "edge_over_temperature": run.edge,
+        "temperature": curves.temperatures, "mark": curves.marks, "updates": curves.updates,
+        "ward_residual": curves.ward_residual, "edge_over_temperature": curves.edge,
     }  # fmt: skip
 
 

@@ -21,9 +21,9 @@ from markupsafe import Markup
 from collapsebench import __version__
 from collapsebench.errors import StoreError, UserError
 from collapsebench.publishing.bundle import is_bundle, read_bundle
-from collapsebench.publishing.page.numbers import Runs, page_content
+from collapsebench.publishing.page.numbers import CurvesOfCells, page_content
 from collapsebench.publishing.page.tables import (
-    Cell,
+    TableEntry,
     board_table,
     converged_share,
     dataset_facts,
@@ -47,7 +47,7 @@ _PAPERS = (
 _INDEX_HEADER = ("suite", "id", "datasets", "architectures", "seeds", "runs ok", "converged", "date", "hardware")
 
 
-def suite_page(results: SuiteResults, runs: Runs, files: Sequence[str]) -> str:
+def suite_page(results: SuiteResults, curves: CurvesOfCells, files: Sequence[str]) -> str:
     """Return the page of a suite. files: what lies beside it, by relative path, to be linked."""
     return _render(
         "suite.html.jinja",
@@ -57,7 +57,7 @@ def suite_page(results: SuiteResults, runs: Runs, files: Sequence[str]) -> str:
         summary=summary(results),
         sections=[(name, name.capitalize()) for name in _SECTIONS],
         board=board_table(results),
-        equilibrium=equilibrium_report(results, runs),
+        equilibrium=equilibrium_report(results, curves),
         failures=failure_rows(results),
         unsuited=unsuited(results),
         several_objectives=len({cell.objective for cell in results.cells}) > 1,
@@ -70,7 +70,7 @@ def suite_page(results: SuiteResults, runs: Runs, files: Sequence[str]) -> str:
         exactness=exactness(results),
         bibtex=bibtex(results),
         uplot={**json.loads(_read("uplot/origin.json")), "licence": _read("uplot/LICENSE")},
-        content=Markup(_json(page_content(results, runs))),
+        content=Markup(_json(page_content(results, curves))),
     )
 
 
@@ -137,14 +137,14 @@ def _index_row(name: str, results: SuiteResults) -> dict[str, Any]:
         "link": f"{quote(name)}/{PAGE}",
         "title": results.title or results.suite,
         "cells": [
-            Cell(results.suite),
-            Cell(counted("dataset")),
-            Cell(counted("architecture")),
-            Cell(str(len({cell.seed for cell in cells})), len({cell.seed for cell in cells})),
-            Cell(f"{ok}/{len(cells)}", ok / len(cells) if cells else ""),
+            TableEntry(results.suite),
+            TableEntry(counted("dataset")),
+            TableEntry(counted("architecture")),
+            TableEntry(str(len({cell.seed for cell in cells})), len({cell.seed for cell in cells})),
+            TableEntry(f"{ok}/{len(cells)}", ok / len(cells) if cells else ""),
             share,
-            Cell(str(about.get("date") or "-")),
-            Cell(str(about.get("cpu") or about.get("device") or "-")),
+            TableEntry(str(about.get("date") or "-")),
+            TableEntry(str(about.get("cpu") or about.get("device") or "-")),
         ],
     }
 

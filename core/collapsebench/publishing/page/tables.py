@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from collapsebench.publishing.boards import board, reasons, statuses
-from collapsebench.publishing.layout import headline_scores, number
-from collapsebench.publishing.page.numbers import DIGITS, Run, Runs, names_of
+from collapsebench.publishing.page.numbers import DIGITS, CellCurves, CurvesOfCells, names_of
+from collapsebench.publishing.report import number
+from collapsebench.ranking.board import board, headline_scores, reasons, statuses
 from collapsebench.ranking.ranks import CONFIDENCE
 from collapsebench.ranking.standings import (
     SKIPPED,
     UNSUITED,
-    Group,
+    Contender,
     comparisons,
     declared_scores,
     overall_standings,
@@ -40,12 +40,12 @@ _ARROWS = {"higher is better": "↑", "lower is better": "↓"}
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the board. place: from 0. sense: which way is better. shown: from the start."""
+class BoardColumn:
+    """A column of the board. place: from 0. heading: what it is listed under. sense: which way is better."""
 
     place: int
     name: str
-    group: str = "run"
+    heading: str = "run"
     metric: str = ""
     sense: str = ""
     unit: str = ""
@@ -62,7 +62,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableEntry:
     """What a table shows, and the value it is sorted by: a number, "inf" or "" for none; None to sort by the text."""
 
     text: str
@@ -81,22 +81,24 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
     rows, unranked = [], []
     for (dataset, objective), compared in comparisons(results).items():
         placed = standings(results, compared)
-        for group in compared:
-            standing = placed[group.architecture]
+        for contender in compared:
+            standing = placed[contender.architecture]
             if standing.reason:
-                unranked.append(f"{dataset}, {group.architecture} is not ranked: {standing.reason.rstrip('.')}.")
+                unranked.append(f"{dataset}, {contender.architecture} is not ranked: {standing.reason.rstrip('.')}.")
             rank = standing.rank
             cells = [
-                Cell(group.architecture),
-                Cell(dataset),
-                Cell(objective),
-                Cell(rank.text, rank.mean) if rank else Cell("-", ""),
-                Cell(f"{rank.mean:.2f}", rank.mean) if rank else Cell("-", ""),
-                Cell(f"{len(group.ok)}/{len(group.cells)}", len(group.ok) / len(group.cells)),
-                converged_share(group.ok),
+                TableEntry(contender.architecture),
+                TableEntry(dataset),
+                TableEntry(objective),
+                TableEntry(rank.text, rank.mean) if rank else TableEntry("-", ""),
+                TableEntry(f"{rank.mean:.2f}", rank.mean) if rank else TableEntry("-", ""),
+                TableEntry(f"{len(contender.ok)}/{len(contender.cells)}", len(contender.ok) / len(contender.cells)),
+                converged_share(contender.ok),
             ]
             for metric, score in declared_scores(results):
-                cells.append(_score_cell(found[dataset, objective, group.architecture, metric, score.name], group))
+                cells.append(
+                    _score_cell(found[dataset, objective, contender.architecture, metric, score.name], contender)
+                )
             rows.append(list(zip(columns, cells, strict=True)))
     return {
         "columns": columns, "rows": rows, "overall": overall(results), "unranked": unranked,
@@ -121,27 +123,29 @@ def overall(results: SuiteResults) -> list[str]:
     return lines
 
 
-def converged_share(cells: Sequence[CellResult]) -> Cell:
+def converged_share(cells: Sequence[CellResult]) -> TableEntry:
     """Return the share of the replicas of some cells that converged, rounded down: 100 % is every one."""
     marks = [mark for cell in cells if cell.measurement for mark in cell.measurement.tables["replicas"]["mark"]]
     if not marks:
-        return Cell("-", "")
+        return TableEntry("-", "")
     share = marks.count("converged") / len(marks)
-    return Cell(f"{math.floor(100 * share + 1e-9)} %", share, f"{marks.count('converged')} of {len(marks)} replicas")
+    return TableEntry(
+        f"{math.floor(100 * share + 1e-9)} %", share, f"{marks.count('converged')} of {len(marks)} replicas"
+    )
 
 
-def equilibrium_report(results: SuiteResults, runs: Runs) -> dict[str, Any]:
+def equilibrium_report(results: SuiteResults, curves: CurvesOfCells) -> dict[str, Any]:
     """Return how the replicas of every architecture ended, and every single one."""
     rows, grids = [], []
     several = _several_objectives(results)
     for (dataset, objective), compared in comparisons(results).items():
-        measured = [runs[names_of(cell)] for group in compared for cell in group.cells]
-        for group in compared:
-            rows.append(_equilibrium_row(group, [runs[names_of(cell)] for cell in group.cells], several))
-        temperatures = np.unique(np.concatenate([run.temperatures for run in measured]))[::-1]
+        measured = [curves[names_of(cell)] for contender in compared for cell in contender.cells]
+        for contender in compared:
+            rows.append(_equilibrium_row(contender, [curves[names_of(cell)] for cell in contender.cells], several))
+        temperatures = np.unique(np.concatenate([one.temperatures for one in measured]))[::-1]
         if temperatures.size:
             name = f"{dataset}, {objective}" if several else dataset
-            cells = [cell for group in compared for cell in group.cells if runs[names_of(cell)].marks]
+            cells = [cell for contender in compared for cell in contender.cells if curves[names_of(cell)].marks]
             grids.append(
                 {
                     "name": name,
@@ -149,7 +153,7 @@ def equilibrium_report(results: SuiteResults, runs: Runs) -> dict[str, Any]:
                     "runs": [
                         {
                             "name": f"{cell.architecture}, seed {cell.seed}",
-                            "marks": _marks(runs[names_of(cell)], list(temperatures)),
+                            "marks": _marks(curves[names_of(cell)], list(temperatures)),
                         }
                         for cell in cells
                     ],
@@ -252,7 +256,7 @@ def exactness(results: SuiteResults) -> str:
     return " ".join(parts)
 
 
-def _columns(results: SuiteResults) -> list[Column]:
+def _columns(results: SuiteResults) -> list[BoardColumn]:
     fixed: list[dict[str, Any]] = [
         {"name": "architecture", "number": False, "filtered": True, "pinned": True},
         {"name": "dataset", "number": False, "filtered": True},
@@ -271,24 +275,24 @@ def _columns(results: SuiteResults) -> list[Column]:
     ]
     described = fixed + [
         {
-            "name": score.name, "group": metric, "metric": metric, "summary": score.summary, "shown": shown,
+            "name": score.name, "heading": metric, "metric": metric, "summary": score.summary, "shown": shown,
             "sense": "" if score.direction == "none" else f"{score.direction} is better", "unit": score.unit,
         }
         for metric, score, shown in scores
     ]  # fmt: skip
-    return [Column(place, **column) for place, column in enumerate(described)]
+    return [BoardColumn(place, **column) for place, column in enumerate(described)]
 
 
-def _score_cell(row: Mapping[Any, Any], group: Group) -> Cell:
+def _score_cell(row: Mapping[Any, Any], contender: Contender) -> TableEntry:
     value, low, high = row["value"], row["low"], row["high"]
     if math.isnan(value):
-        why = f"no value: {UNSUITED}" if group.is_unsuited else "no value: see the failures"
-        return Cell("-", "", why)
+        why = f"no value: {UNSUITED}" if contender.is_unsuited else "no value: see the failures"
+        return TableEntry("-", "", why)
     if math.isinf(value):
-        return Cell("not reached" if value > 0 else "-∞", "inf" if value > 0 else -1e308)
-    count = "" if row["n_ok"] == len(group.cells) else f" (n = {row['n_ok']})"
+        return TableEntry("not reached" if value > 0 else "-∞", "inf" if value > 0 else -1e308)
+    count = "" if row["n_ok"] == len(contender.cells) else f" (n = {row['n_ok']})"
     interval = "" if math.isnan(low) else f", {100 * CONFIDENCE:g} % interval {low:.{DIGITS}g} to {high:.{DIGITS}g}"
-    return Cell(
+    return TableEntry(
         number(value, low, high) + count,
         value,
         f"{value:.{DIGITS}g}{interval}, n = {row['n_ok']} of {row['n_planned']}",
@@ -310,36 +314,40 @@ def _board_notes(results: SuiteResults) -> list[str]:
     return [*lines, f"Not ranked by every score asked for: {problem}."] if problem else lines
 
 
-def _equilibrium_row(group: Group, runs: Sequence[Run], several: bool) -> list[Cell]:
-    marks = Counter(mark for run in runs for mark in run.marks)
-    names = [Cell(group.dataset), *([Cell(group.objective)] if several else []), Cell(group.architecture)]
-    counts = [Cell(str(marks[mark]), marks[mark]) for mark in ("converged", "budget", "unstable", "diverged")]
+def _equilibrium_row(contender: Contender, curves: Sequence[CellCurves], several: bool) -> list[TableEntry]:
+    marks = Counter(mark for one in curves for mark in one.marks)
+    names = [
+        TableEntry(contender.dataset),
+        *([TableEntry(contender.objective)] if several else []),
+        TableEntry(contender.architecture),
+    ]
+    counts = [TableEntry(str(marks[mark]), marks[mark]) for mark in ("converged", "budget", "unstable", "diverged")]
     ward, edge = (
         np.concatenate([part[np.isfinite(part)] for part in parts])
-        for parts in ([run.ward_residual for run in runs], [run.edge for run in runs])
+        for parts in ([one.ward_residual for one in curves], [one.edge for one in curves])
     )
     return [*names, *counts, _statistic(ward, np.median), _statistic(ward, np.max), _statistic(edge, np.max)]
 
 
-def _statistic(values: Any, statistic: Any) -> Cell:
+def _statistic(values: Any, statistic: Any) -> TableEntry:
     if not values.size:
-        return Cell("-", "")
+        return TableEntry("-", "")
     found = float(statistic(values))
-    return Cell(f"{found:.2g}", found)
+    return TableEntry(f"{found:.2g}", found)
 
 
-def _marks(run: Run, temperatures: Sequence[float]) -> list[dict[str, str]]:
-    at = {float(t): place for place, t in enumerate(run.temperatures)}
+def _marks(curves: CellCurves, temperatures: Sequence[float]) -> list[dict[str, str]]:
+    at = {float(t): place for place, t in enumerate(curves.temperatures)}
     found = []
     for t in temperatures:
         place = at.get(float(t))
-        kind = "missing" if place is None else run.marks[place]
+        kind = "missing" if place is None else curves.marks[place]
         sign, text = MARKS.get(kind, ("?", kind))
         title = f"T = {t:.{DIGITS}g}: {text}"
         if place is not None:
-            facts = {"Ward residual": run.ward_residual[place], "edge / T": run.edge[place]}
+            facts = {"Ward residual": curves.ward_residual[place], "edge / T": curves.edge[place]}
             title += "".join(f", {name} {value:.3g}" for name, value in facts.items() if np.isfinite(value))
-            title += f", {run.updates[place]} updates"
+            title += f", {curves.updates[place]} updates"
         found.append(
             {"kind": "missing-replica" if kind == "missing" else kind, "sign": sign, "text": text, "title": title}
         )

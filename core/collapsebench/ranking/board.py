@@ -1,29 +1,25 @@
-"""The board of a suite: every declared score of every planned cell as a long table, and that table written out.
+"""The board of a suite as long tables: scores, ranks, statuses, reasons, and the sentences on where they come from.
 
 What failed, diverged or has no value is a row like any other.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from collapsebench.errors import UserError
-from collapsebench.publishing.layout import converged_share, interval_method, layout, origin
-from collapsebench.publishing.table_html import document
-from collapsebench.publishing.table_latex import latex
-from collapsebench.publishing.tables import page
-from collapsebench.ranking.ranks import t_interval
+from collapsebench.contracts import Score
+from collapsebench.ranking.ranks import CONFIDENCE, t_interval
 from collapsebench.ranking.standings import (
-    Group,
+    Contender,
     Standing,
     comparisons,
     declared_scores,
     overall_standings,
+    ranking_scores,
     standings,
     value_of,
     why_missing,
@@ -45,7 +41,11 @@ All but the date: the same plan, path and machine give the same bytes on another
 OVERALL = "(all)"
 """The dataset of the ranks over all datasets together; no id of a dataset looks like it."""
 
-FORMATS = ("text", "md", "csv", "json", "tex", "html")
+CONVERGED = ("equilibrium", "converged-share")
+"""The metric and score that say how large a share of the replicas converged, where a suite has them."""
+
+_VERSIONS = ("collapsebench", "git", "python", "torch")
+_HARDWARE = ("cpu", "cores", "device", "precision")
 
 
 def board(results: SuiteResults) -> pd.DataFrame:
@@ -57,13 +57,13 @@ def board(results: SuiteResults) -> pd.DataFrame:
     """
     rows = []
     for compared in comparisons(results).values():
-        for group in compared:
+        for contender in compared:
             for metric, score in declared_scores(results):
-                values = list(group.values(metric, score.name).values())
+                values = list(contender.values(metric, score.name).values())
                 rows.append(
                     (
-                        results.suite, group.dataset, group.architecture, group.objective, metric, score.name,
-                        *t_interval(values), len(values), len(group.cells), score.unit, score.direction,
+                        results.suite, contender.dataset, contender.architecture, contender.objective, metric,
+                        score.name, *t_interval(values), len(values), len(contender.cells), score.unit, score.direction,
                     )
                 )  # fmt: skip
     return _frame(rows, COLUMNS)
@@ -79,16 +79,23 @@ def ranking(results: SuiteResults) -> pd.DataFrame:
     boards = comparisons(results)
     rows = []
     for objective in dict.fromkeys(name for _, name in boards):
-        datasets = [groups for (_, name), groups in boards.items() if name == objective]
+        datasets = [contenders for (_, name), contenders in boards.items() if name == objective]
         if len(datasets) > 1:
             for name, standing in overall_standings(results, objective)[0].items():
-                groups = [group for compared in datasets for group in compared if group.architecture == name]
-                rows.append((results.suite, OVERALL, objective, *_rank_row(name, standing, groups)))
-    for (dataset, objective), groups in boards.items():
-        found = standings(results, groups)
+                contenders = [
+                    contender for compared in datasets for contender in compared if contender.architecture == name
+                ]
+                rows.append((results.suite, OVERALL, objective, *_rank_row(name, standing, contenders)))
+    for (dataset, objective), contenders in boards.items():
+        found = standings(results, contenders)
         rows += [
-            (results.suite, dataset, objective, *_rank_row(group.architecture, found[group.architecture], [group]))
-            for group in groups
+            (
+                results.suite,
+                dataset,
+                objective,
+                *_rank_row(contender.architecture, found[contender.architecture], [contender]),
+            )
+            for contender in contenders
         ]
     types = {**dict.fromkeys(("suite", "dataset", "objective", "architecture"), "str"), **RANKS}
     return _frame(rows, types | {"n_ok": "int64", "n_planned": "int64", "reason": "str"})
@@ -143,53 +150,55 @@ def reasons(results: SuiteResults) -> pd.DataFrame:
     return _frame(rows, dict.fromkeys(columns, "str") | {"seed": "int64"})
 
 
-def render(results: SuiteResults, format: str, *, standalone: bool = False) -> str:
-    """Return the board as "text", "md", "tex" or "html" for people, or as a long table, "csv" or "json".
-
-    csv: `complete_board`; numbers in full, infinity as `inf`, a missing number as an empty field; `read_board` restores
-    it exactly. json: a list of records of the same; it knows no infinity, so a missing number and an infinite one are
-    both null: a null value with n_ok above 0 is "not reached", one with n_ok = 0 is missing. tex: tables for `\\input`,
-    or with `standalone` a document. html: a document.
-    """
-    if format in ("text", "md"):
-        return page(layout(results), markdown=format == "md")
-    if format == "tex":
-        return latex(layout(results), standalone=standalone)
-    if format == "html":
-        return document(layout(results))
-    if format == "csv":
-        return complete_board(results).to_csv(index=False, lineterminator="\n")
-    if format == "json":
-        return json_text(complete_board(results))
-    raise UserError(f"board format '{format}' is unknown. Expected one of {', '.join(FORMATS)}; choose one of these.")
+def interval_method(results: SuiteResults) -> str:
+    """Return the sentence on the intervals of the scores: what they are, and over how many seeds."""
+    seeds = sorted({cell.seed for cell in results.cells})
+    counted = f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))})"
+    if len(seeds) < 2:
+        return f"{counted}; no interval: fewer than two seeds"
+    return f"{counted}; ±: {100 * CONFIDENCE:g} % t-interval over seeds, n = {len(seeds)} unless a cell says otherwise"
 
 
-def json_text(frame: pd.DataFrame) -> str:
-    """Return a frame as a list of records in JSON, what is missing or infinite as null."""
-    records = [{key: _json_value(value) for key, value in row.items()} for row in frame.to_dict("records")]
-    return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def origin(results: SuiteResults) -> dict[str, str]:
+    """Return where a board comes from: suite_hash, versions, hardware, date ("" unknown; tables go without it)."""
+    known = {key: value for key, value in results.provenance.items() if value not in (None, "")}
+    return {
+        "suite_hash": str(known.get("suite_hash", ""))[:12],
+        "versions": ", ".join(f"{key} {known[key]}" for key in _VERSIONS if key in known),
+        "hardware": ", ".join(f"{key} {known[key]}" for key in _HARDWARE if key in known),
+        "date": str(known.get("date", "")),
+    }
 
 
-def read_board(text: str) -> pd.DataFrame:
-    """Return the long table of a board from its CSV, with the columns' types as `complete_board` gives them."""
-    # Read as text first: pandas's own reader of numbers may be off by the last bit, and takes some names for missing.
-    found = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
-    types = {column: kind for column, kind in (COLUMNS | RANKS | FOOTER).items() if column in found}
-    numbers = {column: {"": "nan"} for column, kind in types.items() if kind == "float64"}
-    whole = {column: found[column].replace({"": pd.NA}) for column, kind in types.items() if kind == "Int64"}
-    return found.replace(numbers).assign(**whole).astype(types)
+def headline_scores(results: SuiteResults) -> list[tuple[str, Score]]:
+    """Return the scores that a board shows: those it ranks by, then the first one of every other metric."""
+    shown, _ = ranking_scores(results)
+    seen = {metric for metric, _ in shown}
+    for metric, score in declared_scores(results):
+        if metric not in seen and (metric, score.name) != CONVERGED:
+            seen.add(metric)
+            shown.append((metric, score))
+    return shown
 
 
-def _rank_row(name: str, standing: Standing, groups: list[Group]) -> tuple[Any, ...]:
+def converged_share(contenders: Sequence[Contender]) -> float:
+    """Return the share of replicas that converged, over the cells that ended ok; NaN where it is not known."""
+    shares = []
+    for cell in (cell for contender in contenders for cell in contender.ok):
+        share = value_of(cell, *CONVERGED)
+        if math.isnan(share) and cell.measurement is not None:
+            share = float((cell.measurement.tables["replicas"]["mark"] == "converged").mean())
+        shares.append(share)
+    known = [share for share in shares if not math.isnan(share)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _rank_row(name: str, standing: Standing, contenders: list[Contender]) -> tuple[Any, ...]:
     rank = standing.rank
-    counts = sum(len(group.ok) for group in groups), sum(len(group.cells) for group in groups)
+    counts = sum(len(contender.ok) for contender in contenders), sum(len(contender.cells) for contender in contenders)
     places = (rank.best, rank.worst, rank.mean) if rank else (pd.NA, pd.NA, math.nan)
-    return (name, *places, converged_share(groups), *counts, standing.reason)
+    return (name, *places, converged_share(contenders), *counts, standing.reason)
 
 
 def _frame(rows: list[tuple[Any, ...]], types: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(list(types))).astype(types)
-
-
-def _json_value(value: Any) -> Any:
-    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -1,0 +1,240 @@
+"""What a board shows to its reader, as a report, and the board written in any format and read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from collapsebench.contracts import Score
+from collapsebench.publishing.report import Report, Table, TableColumn, number, written
+from collapsebench.ranking.board import (
+    COLUMNS,
+    FOOTER,
+    RANKS,
+    complete_board,
+    converged_share,
+    headline_scores,
+    interval_method,
+    origin,
+)
+from collapsebench.ranking.ranks import CONFIDENCE, t_interval
+from collapsebench.ranking.standings import (
+    LATENTS,
+    Contender,
+    Standing,
+    comparisons,
+    declared_scores,
+    overall_standings,
+    ranking_scores,
+    standings,
+    value_of,
+    why_missing,
+)
+from collapsebench.scoring.results import SuiteResults
+
+UNRANKED = "unranked"
+NOTHING = "-"
+_ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+
+
+def board_report(results: SuiteResults) -> Report:
+    """Return what a board shows; the same results give the same text."""
+    compared = comparisons(results)
+    objectives = {objective: sum(name == objective for _, name in compared) for _, objective in compared}
+    overall = [_overall(results, objective) for objective, datasets in objectives.items() if datasets > 1]
+    single = [
+        _table(results, f"{dataset}, {objective}", contenders) for (dataset, objective), contenders in compared.items()
+    ]
+    return Report(results.title or results.suite, (*overall, *single), tuple(_footer(results)))
+
+
+def render(results: SuiteResults, format: str, *, standalone: bool = False) -> str:
+    """Return the board as "text", "md", "tex" or "html" for people, or as a long table, "csv" or "json".
+
+    csv: `complete_board`; numbers in full, infinity as `inf`, a missing number as an empty field; `read_board` restores
+    it exactly. json: a list of records of the same; it knows no infinity, so a missing number and an infinite one are
+    both null: a null value with n_ok above 0 is "not reached", one with n_ok = 0 is missing. tex: tables for `\\input`,
+    or with `standalone` a document. html: a document.
+    """
+    if format == "csv":
+        return complete_board(results).to_csv(index=False, lineterminator="\n")
+    if format == "json":
+        return json_text(complete_board(results))
+    return written(board_report(results), format, standalone=standalone)
+
+
+def json_text(frame: pd.DataFrame) -> str:
+    """Return a frame as a list of records in JSON, what is missing or infinite as null."""
+    records = [{key: _json_value(value) for key, value in row.items()} for row in frame.to_dict("records")]
+    return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_board(text: str) -> pd.DataFrame:
+    """Return the long table of a board from its CSV, with the columns' types as `complete_board` gives them."""
+    # Read as text first: pandas's own reader of numbers may be off by the last bit, and takes some names for missing.
+    found = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
+    types = {column: kind for column, kind in (COLUMNS | RANKS | FOOTER).items() if column in found}
+    numbers = {column: {"": "nan"} for column, kind in types.items() if kind == "float64"}
+    whole = {column: found[column].replace({"": pd.NA}) for column, kind in types.items() if kind == "Int64"}
+    return found.replace(numbers).assign(**whole).astype(types)
+
+
+def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> Table:
+    """Return the table of one dataset and objective."""
+    found = standings(results, compared)
+    rows = sorted(compared, key=lambda contender: _place(found[contender.architecture]))
+    scores = [
+        TableColumn(_header(metric, score), tuple(_cell(contender, metric, score) for contender in rows))
+        for metric, score in headline_scores(results)
+    ]
+    names = [contender.architecture for contender in rows]
+    return Table(title, _fixed(names, found, [[g] for g in rows]), tuple(scores), tuple(_notes(results, compared)))
+
+
+def _overall(results: SuiteResults, objective: str) -> Table:
+    """Return the table over all datasets with one objective: the mean rank, and the rank on each of them."""
+    found, used, left_out = overall_standings(results, objective)
+    boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
+    names = sorted(found, key=lambda name: _place(found[name]))
+    contenders = [[g for together in boards.values() for g in together if g.architecture == name] for name in names]
+    columns = []
+    for dataset, compared in boards.items():
+        own = standings(results, compared)
+        cells = tuple(_rank(own[name]) if name in own else NOTHING for name in names)
+        columns.append(TableColumn((dataset, "rank ↓"), cells))
+    notes = [
+        f"{name} is not ranked: {_sentence(standing.reason)}" for name, standing in found.items() if standing.reason
+    ]
+    if left_out and used:
+        notes.append(f"Left out of the overall rank, since nothing is complete there: {', '.join(left_out)}.")
+    return Table(
+        f"All {len(boards)} datasets together, {objective}",
+        _fixed(names, found, contenders),
+        tuple(columns),
+        tuple(notes),
+    )
+
+
+def _fixed(
+    names: Sequence[str], found: Mapping[str, Standing], contenders: Sequence[Sequence[Contender]]
+) -> tuple[TableColumn, ...]:
+    """Return the columns that every table has; contenders: per row, those that it sums up."""
+    ok = [f"{sum(len(g.ok) for g in row)}/{sum(len(g.cells) for g in row)}" for row in contenders]
+    means = [f"{rank.mean:.2f}" if (rank := found[name].rank) else NOTHING for name in names]
+    return (
+        TableColumn(("rank", "↓"), tuple(_rank(found[name]) for name in names)),
+        TableColumn(("architecture",), tuple(names)),
+        TableColumn(("runs ok", "of planned"), tuple(ok)),
+        TableColumn(("converged", "↑ share"), tuple(_converged(row) for row in contenders)),
+        TableColumn(("mean rank", "↓"), tuple(means)),
+    )
+
+
+def _place(standing: Standing) -> float:
+    return standing.rank.mean if standing.rank else math.inf
+
+
+def _rank(standing: Standing) -> str:
+    return standing.rank.text if standing.rank else UNRANKED
+
+
+def _header(metric: str, score: Score) -> tuple[str, ...]:
+    sense = " ".join(part for part in (_ARROWS[score.direction], score.unit) if part)
+    return metric, score.name, *([sense] if sense else [])
+
+
+def _cell(contender: Contender, metric: str, score: Score) -> str:
+    values = list(contender.values(metric, score.name).values())
+    if not values:
+        return NOTHING
+    infinite = sum(map(math.isinf, values))
+    if not infinite:
+        text = number(*t_interval(values))
+        return text if len(values) == len(contender.cells) else f"{text} (n = {len(values)})"
+    sizes = {cell.measurement.latent_dim for cell in contender.ok if cell.measurement is not None}
+    bound = f"> {sizes.pop()}" if score.unit == LATENTS and len(sizes) == 1 else "not reached"
+    return bound if infinite == len(contender.cells) else f"{bound} ({infinite} of {len(values)})"
+
+
+def _converged(contenders: Sequence[Contender]) -> str:
+    share = converged_share(contenders)
+    # Rounded down, so that 100 % means every replica.
+    return NOTHING if math.isnan(share) else f"{math.floor(100 * share + 1e-9)} %"
+
+
+def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
+    """Return what a table's reader must know: who is not ranked, what did not end ok, which score is missing."""
+    _, problem = ranking_scores(results)
+    unsuited = {contender.architecture: contender.cells[0].reason for contender in compared if contender.is_unsuited}
+    unranked = [
+        f"{name} is not ranked: {_sentence(': '.join(filter(None, (standing.reason, unsuited.get(name)))))}"
+        for name, standing in standings(results, compared).items()
+        if standing.reason
+    ]
+    failed = [
+        f"{cell.architecture}, seed {cell.seed}: {_sentence(why_missing(cell, '', ''))}"
+        for contender in compared
+        for cell in contender.cells
+        if cell.status != "ok" and contender.architecture not in unsuited
+    ]
+    left_out = [f"Not ranked by every score asked for: {problem}."] if problem else []
+    missing: dict[tuple[str, str, str], list[str]] = {}
+    for contender in compared:
+        for metric, score in declared_scores(results):
+            lacking = [cell for cell in contender.ok if math.isnan(value_of(cell, metric, score.name))]
+            for reason in dict.fromkeys(why_missing(cell, metric, score.name) for cell in lacking):
+                count = sum(why_missing(cell, metric, score.name) == reason for cell in lacking)
+                key = (contender.architecture, f"{count} of {len(contender.ok)} runs", reason)
+                missing.setdefault(key, []).append(f"{metric}/{score.name}")
+    gaps = [
+        f"{architecture} has no {', '.join(names)} in {runs}: {_sentence(reason)}"
+        for (architecture, runs, reason), names in missing.items()
+    ]
+    return [*unranked, *failed, *left_out, *gaps, *_about(results.datasets.get(compared[0].dataset, {}))]
+
+
+def _about(dataset: Mapping[str, Any]) -> list[str]:
+    """Return a line on the data (citation, revision, licence, what was left out), and one for each of its notices."""
+    parts = [
+        str(dataset.get("citation", "")),
+        *(f"{key} {dataset[key]}" for key in ("revision", "licence") if dataset.get(key)),
+        *([f"left out: {', '.join(map(str, dataset['left_out']))}"] if dataset.get("left_out") else []),
+    ]
+    text = "; ".join(part.rstrip(". ") for part in parts if part)
+    notices = [f"Notice: {notice}." for notice in dataset.get("notices", ())]
+    return [f"Data: {text}.", *notices] if text else notices
+
+
+def _footer(results: SuiteResults) -> list[str]:
+    ranking, _ = ranking_scores(results)
+    names = ", ".join(f"{metric}/{score.name}" for metric, score in ranking)
+    ranked = (
+        f"Ranked by {names}; a range of ranks is a tie: together the ranges cover the true ranks with "
+        f"{100 * CONFIDENCE:g} % confidence (differences in mean rank, paired by dataset and seed, over all pairs "
+        "together)."
+    )
+    found = origin(results)
+    facts = [f"suite {results.suite} {found['suite_hash']}".rstrip(), found["versions"], found["hardware"]]
+    date = [f"date {found['date']}"] if found["date"] else []
+    commands = results.provenance.get("commands")
+    return [
+        ranked if names else "Nothing is ranked.",
+        f"{interval_method(results)}.",
+        "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium.",
+        "Provenance: " + ", ".join([*(fact for fact in facts if fact), *date]) + ".",
+        *([f"Repeated by: {', then '.join(commands)}"] if commands else []),
+    ]
+
+
+def _sentence(reason: str, limit: int = 300) -> str:
+    return textwrap.shorten(reason, limit, placeholder=" ...").rstrip(".") + "."
+
+
+def _json_value(value: Any) -> Any:
+    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value
