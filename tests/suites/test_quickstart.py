@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from collapsebench.publishing.boards import COLUMNS, FOOTER, RANKS, read_board
 from flow import SCRIPT, boards, command, digests, environment, invoke, weights
+
+from collapsebench.publishing.board_report import read_board
+from collapsebench.ranking.board import COLUMNS, FOOTER, RANKS
 
 PYTHON = """
 import sys

@@ -116,10 +116,12 @@ class Plan:
             f"{temperatures[0]:g} to {temperatures[-1]:g}, at most {self.suite.training.rounds[-1]} updates each.",
             *(f"Dataset {name} cannot be loaded: {reason}" for name, (_, reason) in self.failures.items()),
         ]
-        shown = self.statuses.assign(key=self.statuses["key"].str[:12])
-        table = shown.to_html(
-            index=False, border=0, na_rep="", max_rows=60, formatters={"converged": lambda share: f"{share:.0%}"}
+        shown = self.statuses.assign(
+            # Rounded down, so that 100 % means every replica.
+            converged=lambda frame: frame["converged"].map(lambda share: f"{math.floor(100 * share)} %", "ignore"),
+            key=lambda frame: frame["key"].str[:12],
         )
+        table = shown.to_html(index=False, border=0, na_rep="", max_rows=60)
         paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
         return f"<div><h4>{escape(self.suite.title or self.suite.id)}</h4>{paragraphs}{table}</div>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from flow import TINY, write_suite
 
+import collapsebench
 from collapsebench.contracts import load_registry
 from collapsebench.planning.cells import Cell, Plan, describe, differences, key_of, make_plan, nearest
 from collapsebench.store import CellRecord, Store
@@ -190,3 +192,21 @@ def test_differences_are_none_for_equals_and_swap_with_their_arguments() -> None
     assert differences(ours, ours) == {}
     assert differences(ours, theirs) == {"a.b": (1, 3), "d": (2, None)}
     assert differences(theirs, ours) == {key: (b, a) for key, (a, b) in differences(ours, theirs).items()}
+
+
+def test_a_plan_shows_every_cell_in_a_notebook_and_escapes_its_title(tmp_path: Path) -> None:
+    hostile = "<script>alert('x')</script>"
+    suite = write_suite(tmp_path)
+    suite.write_text(suite.read_text().replace('title = "Tiny"', f'title = "{hostile}"'))
+    plan = collapsebench.plan(suite, store=tmp_path / "store")
+    html = plan._repr_html_()
+    assert html.count("<td>missing</td>") == len(plan.cells) == 4
+    assert "4 cells, 4 to train" in html
+    assert "<script" not in html
+    assert list(plan.statuses["status"]) == ["missing"] * 4
+    assert all(math.isnan(share) for share in plan.statuses["converged"])
+    assert "nan" not in html.lower()
+    assert repr(plan) == f"Plan(suite={plan.suite.id!r}, cells=4, missing=4)"
+    broken = replace(plan, failures={"digits": ("failed", hostile)})._repr_html_()
+    assert "Dataset digits cannot be loaded: &lt;script&gt;" in broken
+    assert "<script" not in broken

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from collapsebench.publishing.boards import board, reasons
 from flow import digests, invoke
-from test_figures import cell, measurement, suite
+from measured_results import measurement
 
 from collapsebench import UserError, oracle, publish
-from collapsebench.contracts import Evaluation, Score
 from collapsebench.errors import StoreError
-from collapsebench.publishing.bundle import _spectrum, _spectrum_content, read_bundle
-from collapsebench.publishing.folder import copy_outputs, write_everything
-
-DECLARED = {
-    "shape": (Score("slope", "how steep", "higher", low=0), Score("reached", "how far", "lower", "latents")),
-    "lost": (Score("nothing", "never there"),),
-}
-
-
-@pytest.fixture(scope="module")
-def results():
-    """One run that worked, one that diverged, one that failed; values that are infinite, missing, and not there."""
-    modes = pd.DataFrame({"rank": [1, 2], "utility": [0.1, np.nan], "resolved": [True, False]})
-    scores = {
-        "evaluations": {"shape": Evaluation({"slope": 1 / 3, "reached": np.inf}, modes)},
-        "metric_failures": {"lost": "ZeroDivisionError: <b>0</b>"},
-    }
-    cells = [
-        cell("gap", "linear", 0, **scores),
-        cell("gap", "linear", 1, "diverged", **scores),
-        cell("gap", "mlp", 0, "failed", reason="OSError: 'a \"quoted\" path'"),
-    ]
-    made = suite(cells, declared=DECLARED, rank_by=("shape/slope",), provenance={"date": "2026-01-02", "git": None})
-    return replace(made, datasets={"gap": {"licence": "CC0-1.0", "rows": {"train": 5}, "left_out": ["one"]}})
-
-
-@pytest.fixture(scope="module")
-def published(results, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published") / "bundle"
-    write_everything(results, folder)
-    return folder
+from collapsebench.publishing.bundle import _spectrum, _spectrum_entry, read_bundle
+from collapsebench.ranking.board import board, reasons
 
 
 def test_a_bundle_makes_itself_again_byte_for_byte(published, tmp_path):
@@ -62,7 +30,11 @@ def test_the_values_of_a_bundle_are_those_it_was_made_of(results, published):
     found = read_bundle(published)
     pd.testing.assert_frame_equal(board(found), board(results))
     pd.testing.assert_frame_equal(reasons(found), reasons(results))
-    assert (found.provenance, found.datasets, found.declared) == (results.provenance, results.datasets, DECLARED)
+    assert (found.provenance, found.datasets, found.declared) == (
+        results.provenance,
+        results.datasets,
+        results.declared,
+    )
     assert [c.reason for c in found.cells] == [c.reason for c in results.cells]
     pd.testing.assert_frame_equal(
         found.cells[0].evaluations["shape"].modes, results.cells[0].evaluations["shape"].modes
@@ -86,7 +58,7 @@ def test_the_exact_solution_of_a_bundle_is_that_of_its_covariances():
     scan = measurement(np.arange(5, 0, -1.0))
     pca = replace(scan.pca, eigenvalues=eigenvalues[::-1] / np.trace(train), components=vectors.T[::-1])
     scan = replace(scan, pca=pca, second_moments={"train": train, "test": other}, total_variance=np.trace(train))
-    total, kept, moments = _spectrum(_spectrum_content(scan))
+    total, kept, moments = _spectrum(_spectrum_entry(scan))
     assert total == pytest.approx(np.trace(train))
     np.testing.assert_allclose(kept.eigenvalues, pca.eigenvalues)
     temperatures = np.geomspace(1, 1e-3, 7)
@@ -94,29 +66,6 @@ def test_the_exact_solution_of_a_bundle_is_that_of_its_covariances():
     theirs = oracle(train, temperatures, 4, evaluation=other)
     for quantity in ("signal_fraction", "normalised_distortion", "loss"):
         np.testing.assert_allclose(getattr(ours, quantity), getattr(theirs, quantity), rtol=1e-9, atol=1e-12)
-
-
-def test_the_manifest_names_every_file_and_files_of_before_are_gone(results, published, tmp_path):
-    folder = tmp_path / "bundle"
-    shutil.copytree(published, folder)
-    (folder / "notes.txt").write_text("mine")
-    one = replace(results, cells=[replace(results.cells[2])])
-    write_everything(one, folder)
-    listed = set(json.loads((folder / "manifest.json").read_text()))
-    assert {*digests(folder)} == {*listed, "manifest.json", "notes.txt"}
-    assert not list(folder.glob("figures/*.pdf"))
-    assert read_bundle(folder).cells[0].reason == results.cells[2].reason
-
-
-def test_a_copy_leaves_nothing_of_an_earlier_copy_behind(results, published, tmp_path):
-    one = tmp_path / "one"
-    write_everything(replace(results, cells=results.cells[2:]), one)
-    folder = tmp_path / "copy"
-    copy_outputs(published, folder)
-    (folder / "notes.txt").write_text("mine")
-    copy_outputs(one, folder)
-    (folder / "notes.txt").unlink()
-    assert digests(folder) == digests(one)
 
 
 def test_changed_data_are_refused_with_the_file_and_what_to_do(published, tmp_path):
@@ -128,16 +77,6 @@ def test_changed_data_are_refused_with_the_file_and_what_to_do(published, tmp_pa
         read_bundle(folder)
     with pytest.raises(StoreError, match="holds no published results"):
         read_bundle(tmp_path)
-
-
-def test_a_manifest_removes_nothing_outside_its_folder(results, tmp_path):
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    (tmp_path / "mine.txt").write_text("mine")
-    outside = ["../mine.txt", str(tmp_path / "mine.txt")]
-    (folder / "manifest.json").write_text(json.dumps(dict.fromkeys(outside, "")))
-    write_everything(replace(results, cells=results.cells[2:]), folder)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_options_make_no_sense_for_a_published_folder(published, tmp_path):

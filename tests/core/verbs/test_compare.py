@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from collapsebench.publishing.boards import OVERALL
-from collapsebench.publishing.published import read_published
 
 from collapsebench import DataError, Evaluation, Score, UserError
 from collapsebench.cli.main import main
-from collapsebench.publishing.comparison import COLUMNS, FORMATS, compare_architectures
-from collapsebench.publishing.folder import add_to_manifest, write_outputs
+from collapsebench.publishing.comparison import COLUMNS, compare_architectures
+from collapsebench.publishing.folder import add_to_manifest, read_published, write_outputs
+from collapsebench.publishing.report import FORMATS
+from collapsebench.ranking.board import OVERALL
 from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.verbs.compare import compare, compare_published
 

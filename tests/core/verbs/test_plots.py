@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from test_figures import LATENTS, TEMPERATURES, cell, suite
+from measured_results import LATENTS, TEMPERATURES, cell, suite
 
 import collapsebench
 from collapsebench import UserError

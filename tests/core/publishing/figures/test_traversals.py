@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -10,8 +9,18 @@ import numpy as np
 import pytest
 import torch
 from flow import digests
+from measured_results import (
+    MODES,
+    SHARES,
+    TEMPERATURES,
+    captions,
+    contenders_of,
+    exact_cell,
+    exact_scan,
+    exact_suite,
+    table,
+)
 from PIL import Image
-from test_figures_papers import SHARES, TEMPERATURES, cell, measurement, suite, table
 
 from collapsebench import publish
 from collapsebench.publishing.bundle import read_bundle
@@ -22,15 +31,13 @@ from collapsebench.publishing.folder import write_everything
 from collapsebench.ranking.standings import comparisons
 from collapsebench_observables.traversals import shrink
 
-LATENTS = 20
-
 
 def images(shape=(4, 6), sign=-1.0):
     """Return an exact scan of images, its latents along the components and numbered in a fixed random order."""
-    scan = measurement()
-    order = np.random.default_rng(0).permutation(LATENTS)
-    gain = sign * np.sqrt(np.maximum(0, SHARES[:LATENTS] - TEMPERATURES[:, None]))
-    directions = gain[:, :, None] * np.eye(SHARES.size)[:LATENTS]
+    scan = exact_scan()
+    order = np.random.default_rng(0).permutation(MODES)
+    gain = sign * np.sqrt(np.maximum(0, SHARES[:MODES] - TEMPERATURES[:, None]))
+    directions = gain[:, :, None] * np.eye(SHARES.size)[:MODES]
     moments = scan.tables["latent-moments"].copy()
     moments["latent"] = np.argsort(order)[moments["latent"]]
     columns = {f"at_{v}_{i}": 0.1 + v * directions[:, order, i] for v in VALUES for i in range(SHARES.size)}
@@ -39,11 +46,7 @@ def images(shape=(4, 6), sign=-1.0):
 
 
 def strip_of(scan):
-    return _strip(comparisons(suite(cell(scan=scan)))["data", "beta-vae"][0], "train")
-
-
-def captions(folder):
-    return json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    return _strip(contenders_of(exact_cell(scan=scan))[0], "train")
 
 
 def test_the_strongest_latents_are_shown_in_order_at_the_highest_temperature_that_keeps_them():
@@ -64,7 +67,7 @@ def test_components_have_the_sign_of_the_latent_beside_them():
 
 @pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (2, 3, 4)])
 def test_pictures_are_drawn_for_images_of_every_shape_and_repeat_to_the_byte(shape, tmp_path):
-    results = suite(cell(scan=images(shape)), cell("mlp", scan=images(shape, 1.0)))
+    results = exact_suite(exact_cell(scan=images(shape)), exact_cell("mlp", scan=images(shape, 1.0)))
     first, second = (draw_figures(results, tmp_path / name, kinds=["traversals"]) for name in "ab")
     assert [path.name for path in first] == ["traversals-data.pdf", "traversals-data.png", "captions.json"]
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
@@ -74,11 +77,12 @@ def test_pictures_are_drawn_for_images_of_every_shape_and_repeat_to_the_byte(sha
 
 
 def test_published_results_hold_the_pictures_and_draw_them_again_to_the_byte(tmp_path):
-    results = suite(cell(scan=images((2, 3, 4))), cell("mlp", scan=images((2, 3, 4), 1.0)))
+    results = exact_suite(exact_cell(scan=images((2, 3, 4))), exact_cell("mlp", scan=images((2, 3, 4), 1.0)))
     write_everything(results, tmp_path / "first")
     held = read_bundle(tmp_path / "first")
     ours, theirs = (
-        [_strip(group, "train") for group in comparisons(found)["data", "beta-vae"]] for found in (held, results)
+        [_strip(contender, "train") for contender in comparisons(found)["data", "beta-vae"]]
+        for found in (held, results)
     )
     for one, other in zip(ours, theirs, strict=True):
         assert (one.architecture, one.temperature) == (other.architecture, other.temperature)
@@ -90,12 +94,12 @@ def test_published_results_hold_the_pictures_and_draw_them_again_to_the_byte(tmp
 
 
 def test_png_files_look_like_the_figure_in_few_bytes(tmp_path):
-    results = suite(cell(scan=images()))
+    results = exact_suite(exact_cell(scan=images()))
     _, png, _ = draw_figures(results, tmp_path, kinds=["signal-fraction"])
     picture = Image.open(png)
     assert (picture.mode, picture.info["dpi"][0]) == ("P", pytest.approx(160, abs=0.1))
     with mpl.rc_context(RC):
-        figure = _KINDS["signal-fraction"](comparisons(results)["data", "beta-vae"], "train").layout.figure
+        figure = _KINDS["signal-fraction"](comparisons(results)["data", "beta-vae"], "train").panels.figure
         figure.savefig(tmp_path / "whole.png", dpi=160)
     whole = Image.open(tmp_path / "whole.png").convert("RGB")
     assert np.abs(np.asarray(picture.convert("RGB"), float) - np.asarray(whole, float)).max() < 26
@@ -106,12 +110,12 @@ def test_png_files_look_like_the_figure_in_few_bytes(tmp_path):
     ("scan", "reason"),
     [
         (replace(images(), shape=(24,)), "its samples are no images"),
-        (replace(measurement(), shape=(4, 6)), "no metric of the suite asked for traversals"),
+        (replace(exact_scan(), shape=(4, 6)), "no metric of the suite asked for traversals"),
         (None, "nothing was measured"),
     ],
 )
 def test_without_pictures_the_caption_says_why(scan, reason, tmp_path):
-    draw_figures(suite(cell(scan=scan)), tmp_path, kinds=["traversals"])
+    draw_figures(exact_suite(exact_cell(scan=scan)), tmp_path, kinds=["traversals"])
     assert reason in captions(tmp_path)["traversals-data"]
 
 

@@ -2,82 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from measured_results import (
+    SHAPE,
+    SPECTRA,
+    TEMPERATURES,
+    captions,
+    cell,
+    exact_cell,
+    exact_scan,
+    exact_suite,
+    measurement,
+    suite,
+)
 from PIL import Image
 
-from collapsebench import SPLITS, Measurement, Pca, oracle
-from collapsebench.publishing.curves import rank_distortions, signal_fractions, thresholds_and_utilities
+from collapsebench import UserError
 from collapsebench.publishing.figures.draw import SPLIT_OF, draw_figures
-from collapsebench.publishing.figures.style import in_colours, name_numbers, rank_colours
-from collapsebench.scoring.results import CellResult, SuiteResults
 
-TEMPERATURES = np.logspace(0, -4, 17)
-LATENTS = 8
-SPECTRA = {"power-law": np.arange(1, 11) ** -1.5, "gap": np.array([4, 3, 2.5, 2, 0.02, 0.015, 0.01, 0.008])}
 STANDARD = ("signal-fraction", "truncated-distortion", "rank-distortion", "utility-threshold")
 SPLITS_OF = {kind: SPLIT_OF[kind] for kind in STANDARD}
-SHAPE = {"linear": 1.0, "mlp": 0.7, "mlp-linear": 1.0}
+FURTHER = ("moments", "posterior-scale", "rank-distortion-log", "utility-rate-threshold", "rate-overlay")
 
 
 def draw(results, folder, splits=None):
     return draw_figures(results, folder, splits, kinds=STANDARD)
-
-
-def long(axis, values):
-    """Return a table of {column: `(t, axis)`}, the same on every split."""
-    t, index = np.indices(next(iter(values.values())).shape)
-    columns = {"temperature": TEMPERATURES[t.ravel()], axis: index.ravel()}
-    columns |= {name: value.ravel() for name, value in values.items()}
-    return pd.concat([pd.DataFrame({"split": split, **columns}) for split in SPLITS], ignore_index=True)
-
-
-def measurement(spectrum, seed=0, shape=1.0, noise=0.0, diverged=()):
-    """Return an exact linear scan with noise; shape < 1 stands for a decoder that needs fewer latents than PCA."""
-    rng = np.random.default_rng(seed)
-    exact = oracle(np.diag(spectrum), TEMPERATURES, LATENTS)
-    bent = oracle(np.diag(spectrum ** (1 / shape)), TEMPERATURES, LATENTS)
-    fraction = np.clip(bent.signal_fraction + noise * rng.normal(size=bent.signal_fraction.shape), 0, 1)
-    distortion = bent.normalised_distortion * np.exp(noise * rng.normal(size=bent.normalised_distortion.shape))
-    marks = np.where(np.arange(TEMPERATURES.size) % 8 == 7, "budget", "converged").astype(object)
-    for index in diverged:
-        fraction[index], distortion[index], marks[index] = np.nan, np.nan, "diverged"
-    tail = np.concatenate([[1.0], 1 - np.cumsum(exact.eigenvalues) / exact.total_variance])
-    return Measurement(
-        temperatures=TEMPERATURES,
-        latent_dim=LATENTS,
-        total_variance=exact.total_variance,
-        tables={
-            "latent-moments": long("latent", {"signal_fraction": fraction}),
-            "truncated-distortion": long("rank", {"normalised_distortion": distortion}),
-            "replicas": pd.DataFrame({"temperature": TEMPERATURES, "mark": marks}),
-        },
-        pca=Pca(exact.eigenvalues / exact.total_variance, exact.components, dict.fromkeys(SPLITS, tail)),
-        second_moments=dict.fromkeys(SPLITS, np.diag(spectrum)),
-        has_oracle=shape == 1.0,
-    )
-
-
-def cell(dataset, architecture, seed, status="ok", **changes):
-    names = {"dataset": dataset, "architecture": architecture, "objective": "beta-vae", "seed": seed}
-    made = CellResult(key=f"{dataset}-{architecture}-{seed}", status=status, **names)
-    if status != "failed":
-        scan = measurement(
-            SPECTRA[dataset], seed, SHAPE[architecture], 0.02, diverged=(5, 6) if status == "diverged" else ()
-        )
-        made = replace(made, measurement=scan)
-    return replace(made, **changes)
-
-
-def suite(cells, **changes):
-    made = SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=())
-    return replace(made, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +49,6 @@ def results():
 def drawn(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     return folder, draw(results, folder)
-
-
-def captions(folder):
-    return json.loads((folder / "captions.json").read_text(encoding="utf-8"))
 
 
 def test_every_figure_of_every_dataset_is_there_in_both_formats_and_has_a_caption(drawn):
@@ -162,16 +110,6 @@ def test_an_architecture_that_is_not_meant_for_the_data_gets_no_panel_and_is_nam
     assert caption == captions(tmp_path / "without")["signal-fraction-power-law"] + " Not meant for these data: conv."
 
 
-def test_a_picture_in_256_colours_keeps_its_frequent_colours_as_they_are_and_the_others_nearly(tmp_path):
-    rng = np.random.default_rng(0)
-    exact = np.full((200, 200, 3), 255, dtype=np.uint8)
-    exact[:60], exact[60:80] = 242, (230, 230, 230)
-    exact[100:] = rng.choice(np.linspace(0, 255, 12).astype(np.uint8), size=(100, 200, 3))
-    found = np.asarray(in_colours(Image.fromarray(exact)).convert("RGB"))
-    assert (found[:100] == exact[:100]).all()
-    assert np.abs(found.astype(int) - exact).max() <= 48
-
-
 def test_where_every_replica_diverged_figures_are_left_out_and_the_reason_is_said(tmp_path):
     lost = cell("gap", "linear", 0, "diverged", measurement=measurement(SPECTRA["gap"], diverged=range(17)))
     assert len(draw(suite([lost]), tmp_path)) == 1
@@ -210,42 +148,69 @@ def captions_of(made, folder):
     return captions(folder)
 
 
-def test_a_diverged_replica_leaves_the_mean_of_the_other_runs():
-    cells = [cell("gap", "mlp", seed, "diverged" if seed == 1 else "ok") for seed in range(3)]
-    stack = signal_fractions(cells, "train")
-    assert (np.diff(stack.x) > 0).all()
-    lost = np.isnan(stack.y).all(axis=2)
-    assert lost.sum(axis=1).tolist() == [0, 2, 0]
-    assert stack.mean == pytest.approx(np.nanmean(stack.y, axis=0))
-    low, high = stack.extremes
-    assert (low <= stack.mean + 1e-12).all()
-    assert (stack.mean <= high + 1e-12).all()
+@pytest.fixture(scope="module")
+def exact_results():
+    nonlinear = [exact_scan(gap=0.1, has_oracle=False, diverged=lost) for lost in ((), (4,))]
+    return exact_suite(
+        *(exact_cell("linear", seed, exact_scan()) for seed in range(2)),
+        *(exact_cell("mlp", seed, scan, "diverged" if seed else "ok") for seed, scan in enumerate(nonlinear)),
+    )
 
 
-def test_an_exact_scan_lies_on_the_diagonal_of_utility_against_threshold():
-    made = cell("power-law", "linear", 0, measurement=measurement(SPECTRA["power-law"]))
-    thresholds, worth = thresholds_and_utilities([made], "train")
-    assert thresholds.y == pytest.approx(worth.y, rel=1e-4)
-    curve = rank_distortions([made], "test").y[0]
-    assert curve[: LATENTS + 1] == pytest.approx(made.measurement.pca.rank_distortion["test"][: LATENTS + 1], abs=1e-5)
+@pytest.fixture(scope="module")
+def further_drawn(exact_results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    return folder, draw_figures(exact_results, folder, kinds=FURTHER)
 
 
-def test_rank_colours_are_told_apart_by_lightness_alone_and_readable_on_white():
-    luminance = np.array(rank_colours(12))[:, :3] @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(luminance) > 0).all()
-    assert luminance.max() < 0.8
+def test_every_further_figure_is_there_in_both_formats_with_what_its_reader_must_know(further_drawn):
+    folder, paths = further_drawn
+    stems = {f"{kind}-data" for kind in FURTHER}
+    assert {path.name for path in paths} == {f"{s}.{f}" for s in stems for f in ("pdf", "png")} | {"captions.json"}
+    for kind in FURTHER:
+        caption = captions(folder)[f"{kind}-data"]
+        assert "17 temperatures from 1 to 0.0001" in caption
+        assert "4 independent runs (2 architectures, 2 seeds): 3 ok, 1 diverged" in caption
+        assert f"{SPLIT_OF[kind]} split of data" in caption
+        assert "Dashed: " in caption
+        assert "1 diverged and are left out" in caption
 
 
-@pytest.mark.parametrize("span", [(0.115, 0.126), (0.8, 1.3), (0.05, 0.2), (0.02, 0.5)])
-def test_a_logarithmic_axis_shows_numbers_however_little_it_spans(span):
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xscale("log")
-    axes.set_xlim(span)
-    name_numbers(axes.xaxis)
-    figure.canvas.draw()
-    ticks = (*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks())
-    shown = {tick.label1.get_text() for tick in ticks if span[0] <= tick.get_loc() <= span[1]} - {""}
-    assert len(shown) >= 2
-    assert all(span[0] <= float(number) <= span[1] for number in shown)
+def test_further_figures_of_the_same_results_are_the_same_bytes(further_drawn, exact_results, tmp_path):
+    again = draw_figures(exact_results, tmp_path, kinds=("moments", "rank-distortion-log"))
+    assert len(again) == 5
+    assert all(path.read_bytes() == (further_drawn[0] / path.name).read_bytes() for path in again[:-1])
+
+
+def test_figures_can_be_chosen_and_one_that_does_not_exist_is_refused_with_the_list(exact_results, tmp_path):
+    with pytest.raises(UserError, match=r"no figure 'momentum'.*moments.*choose"):
+        draw_figures(exact_results, tmp_path, kinds=["momentum"])
+    with pytest.raises(UserError, match="no figure 'momentum'"):
+        draw_figures(exact_results, tmp_path, {"momentum": "test"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_whose_quantity_was_not_observed_is_left_out_with_the_reason(tmp_path):
+    scan = exact_scan()
+    tables = dict(scan.tables)
+    tables["latent-moments"] = tables["latent-moments"].drop(columns=["rate", "posterior_scale", "jensen_gap"])
+    draw_figures(exact_suite(exact_cell(scan=replace(scan, tables=tables))), tmp_path, kinds=FURTHER)
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"moments-data", "rank-distortion-log-data"}
+    assert "has no column rate" in captions(tmp_path)["rate-overlay-data"]
+
+
+@pytest.mark.parametrize(
+    ("scan", "status", "reason"),
+    [(None, "failed", "nothing was measured"), (exact_scan(diverged=range(17)), "diverged", "diverged")],
+)
+def test_where_there_is_nothing_every_caption_says_why(scan, status, reason, tmp_path):
+    paths = draw_figures(exact_suite(exact_cell(scan=scan, status=status)), tmp_path)
+    assert [path.name for path in paths] == ["captions.json"]
+    assert set(captions(tmp_path)) == {f"{kind}-data" for kind in SPLIT_OF}
+    assert all(reason in caption for caption in captions(tmp_path).values())
+
+
+def test_one_temperature_is_enough_for_every_figure_that_has_something_to_show(tmp_path):
+    draw_figures(exact_suite(exact_cell(scan=exact_scan(temperatures=np.array([1e-3])))), tmp_path, kinds=FURTHER)
+    assert (tmp_path / "moments-data.png").exists()
+    assert (tmp_path / "posterior-scale-data.png").exists()

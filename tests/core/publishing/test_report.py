@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import html.parser
+import math
 import shutil
 import subprocess
 
 import pytest
-from collapsebench.publishing.layout import Column, Layout, Section
-from collapsebench.publishing.table_html import document, fragment
-from collapsebench.publishing.table_latex import escape_latex, latex
-from collapsebench.publishing.tables import page
 from markdown_it import MarkdownIt
+
+from collapsebench.publishing.report import (
+    NOTEBOOK_ROWS,
+    Report,
+    Table,
+    TableColumn,
+    escape_latex,
+    html_document,
+    html_fragment,
+    latex,
+    markdown,
+    number,
+    plain_text,
+)
 
 NAMES = [
     "<script>alert(1)</script>", "a|b", "50 % & more", r"back\slash_{x}^2~", "#1 $5", '"quoted" \'names\'',
@@ -19,7 +30,7 @@ NAMES = [
     "line\nbreak", "&lt;b&gt;", "?`!`",
 ]  # fmt: skip
 SPANS = tuple(
-    Column((f"metric-{n}", "a-long-score-name", "↓ latents"), ("1.25 ± 0.31",) * len(NAMES)) for n in range(9)
+    TableColumn((f"metric-{n}", "a-long-score-name", "↓ latents"), ("1.25 ± 0.31",) * len(NAMES)) for n in range(9)
 )
 NUMBERS = ("0.988 ± 0.012", "12 ± 0", "(1.23 ± 0.11)e-5", "-3.8 ± 1.1", "1.235e-7", "> 16", "-", "not reached (1 of 3)",
            "0.5 ± 1e-15", "0.7", "1-3", "-0.2 ± 1.8 (n = 2)", "(-1.2 ± 0.1)e7", "2")  # fmt: skip
@@ -27,13 +38,17 @@ NUMBERS = ("0.988 ± 0.012", "12 ± 0", "(1.23 ± 0.11)e-5", "-3.8 ± 1.1", "1.2
 
 @pytest.fixture
 def found():
-    section = Section(
+    table = Table(
         "digits, beta-vae",
-        (Column(("rank", "↓"), NUMBERS), Column(("architecture",), tuple(NAMES)), Column(("runs ok",), NUMBERS)),
+        (
+            TableColumn(("rank", "↓"), NUMBERS),
+            TableColumn(("architecture",), tuple(NAMES)),
+            TableColumn(("runs ok",), NUMBERS),
+        ),
         SPANS,
         tuple(f"{name} is not ranked: no <b>reason</b> & 3 % | more." for name in NAMES),
     )
-    return Layout("A | board <i>with</i> 100 %", (section, section), ("Ranked by r² ± 2 %, x_y|z.",), ("<u>lead</u>",))
+    return Report("A | board <i>with</i> 100 %", (table, table), ("Ranked by r² ± 2 %, x_y|z.",), ("<u>lead</u>",))
 
 
 class Reader(html.parser.HTMLParser):
@@ -65,34 +80,34 @@ def read(text):
 
 
 def test_every_name_is_text_on_the_page_and_nothing_else(found):
-    for text in (document(found), fragment(found)):
+    for text in (html_document(found), html_fragment(found)):
         reader = read(text)
         assert {"script", "b", "i", "u"}.isdisjoint(reader.tags)
         assert set(NAMES) - {"line\nbreak"} <= set(reader.cells)
 
 
 def test_the_page_is_one_document_whose_tables_have_captions_and_headers(found):
-    text = document(found)
+    text = html_document(found)
     reader = read(text)
     assert text.startswith('<!doctype html>\n<html lang="en">')
     assert reader.tags.count("caption") == reader.tags.count("table") == 2
     assert text.count('<th scope="row">') == 2 * len(NAMES)
-    assert text.count('<th scope="col">') == 2 * len(found.sections[0].columns)
+    assert text.count('<th scope="col">') == 2 * len(found.tables[0].columns)
     assert "http" not in text
     assert "src=" not in text
 
 
 def test_markdown_renders_to_the_same_cells(found):
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(page(found, markdown=True))
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown(found))
     reader = read(rendered)
     assert {"script", "b", "i", "u", "a", "code", "strong", "em"}.isdisjoint(reader.tags)
-    expected = [" ".join(cell.split()) for section in found.sections for row in section.rows for cell in row]
+    expected = [" ".join(cell.split()) for table in found.tables for row in table.rows for cell in row]
     body = [cell for cell in reader.cells if cell in set(expected)]
     assert body == expected
 
 
 def test_text_breaks_wide_tables_into_pieces_that_name_their_rows(found):
-    text = page(found)
+    text = plain_text(found)
     rows = [line for line in text.splitlines() if line.count("a|b") and "not ranked" not in line]
     assert len(rows) > 4
     assert max(map(len, rows)) <= 120
@@ -134,3 +149,31 @@ def test_latex_compiles_as_it_is_with_booktabs_alone(found, tmp_path, standalone
     assert "Missing character" not in log
     assert "Overfull \\hbox" not in log
     assert (tmp_path / main).with_suffix(".pdf").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (0.98765, 0.01234, "0.988 ± 0.012"),
+        (12.0, 0.0, "12 ± 0"),
+        (1.234e-5, 1.1e-6, "(1.23 ± 0.11)e-5"),
+        (0.0, 0.05, "0.000 ± 0.050"),
+        (1234.4, 21.0, "1234 ± 21"),
+        (0.5, math.nan, "0.5"),
+        (1.23456e-7, math.nan, "1.235e-7"),
+        (0.5, 1e-15, "0.5 ± 1e-15"),
+    ],
+)
+def test_numbers_have_as_many_digits_as_their_interval_allows(mean, half, text):
+    assert number(mean, mean - half, mean + half) == text
+
+
+def test_a_long_table_says_in_a_notebook_how_many_rows_it_leaves_out():
+    def shown(count):
+        rows = TableColumn(("row",), tuple(map(str, range(count))))
+        return html_fragment(Report("", (Table("", (rows,), (), ()),), ()))
+
+    html = shown(NOTEBOOK_ROWS + 5)
+    assert html.count("<tr>") == NOTEBOOK_ROWS + 1
+    assert "5 more rows." in html
+    assert "more rows" not in shown(3)
