@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from collapsebench import Evaluation, Score
 from collapsebench.ranking.standings import comparisons, standings
 from collapsebench.scoring.results import CellResult, SuiteResults
@@ -86,3 +88,30 @@ def across(*datasets):
         for seed, value in enumerate(row)
     ]
     return suite(cells, rank_by=("agreement/r2",))
+
+
+COMPARED = {
+    "pca-agreement": [Score("r2", "Agreement.", "higher", high=1)],
+    "effective-dimension": [Score("at-1%", "Latents.", "lower", "latents"), Score("pca-at-1%", "Components.")],
+}
+
+
+def compared_suite(changes=(), datasets=("gaussian", "digits"), seeds=3):
+    """Return results where conv agrees less with PCA on digits alone and needs three latents less everywhere."""
+    rng, cells = np.random.default_rng(0), []
+    for dataset in datasets:
+        for architecture in ("linear", "conv"):
+            for seed in range(seeds):
+                worse = 0.3 if (architecture, dataset) == ("conv", "digits") else 0.0
+                values = {
+                    "pca-agreement": {"r2": 0.95 - worse + 0.01 * rng.normal()},
+                    "effective-dimension": {"at-1%": 9.0 - 3 * (architecture == "conv"), "pca-at-1%": 12.0},
+                }
+                for (name, metric, score), value in dict(changes).items():
+                    if name == architecture:
+                        values[metric][score] = value
+                found = {metric: Evaluation(scores) for metric, scores in values.items()}
+                key = f"{dataset}-{architecture}-{seed}"
+                cells.append(CellResult(key, dataset, architecture, "beta-vae", seed, "ok", evaluations=found))
+    provenance = {"suite_hash": "0123456789abcdef", "collapsebench": "0.1.0", "date": "2026-01-02"}
+    return SuiteResults("images", "Images", cells, COMPARED, ("pca-agreement/r2",), provenance)
