@@ -3,6 +3,7 @@ from .contracts.autoencoder import Decoder as Decoder
 from .contracts.autoencoder import Encoder as Encoder
 from .contracts.autoencoder import WardIdentity as WardIdentity
 from .contracts.component import Component as Component
+from .contracts.component import Curve as Curve
 from .contracts.component import Parameters as Parameters
 from .contracts.dataset import SPLITS as SPLITS
 from .contracts.dataset import Data as Data

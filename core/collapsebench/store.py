@@ -197,7 +197,7 @@ def _read_record(path: Path) -> CellRecord | None:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error}). Remove the folder {path.parent} and run again.") from error
-    return CellRecord(**{**content, "replicas": tuple(content["replicas"])})
+    return CellRecord(**{**content, "replicas": tuple(content.get("replicas", ()))})
 
 
 def _sha256(path: Path) -> str:

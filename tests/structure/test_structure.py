@@ -42,14 +42,14 @@ def test_a_plugin_that_imports_a_room_breaks_the_contract(checkout: Path) -> Non
 
 
 def test_a_room_that_imports_one_above_it_for_its_types_alone_breaks_the_contract(checkout: Path) -> None:
-    module = checkout / "core/collapsebench/planning/waves.py"
+    module = checkout / "core/collapsebench/planning/jobs.py"
     module.write_text(
         module.read_text()
         + "\nif __import__('typing').TYPE_CHECKING:\n    from collapsebench.training import trainer\n"
     )
     done = lint_imports(checkout)
     assert done.returncode == 1
-    assert "collapsebench.planning.waves -> collapsebench.training.trainer" in done.stdout
+    assert "collapsebench.planning.jobs -> collapsebench.training.trainer" in done.stdout
 
 
 def test_every_room_is_a_layer_of_a_contract_that_fits_on_twelve_lines() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from collapsebench.contracts.autoencoder import WARD_IDENTITIES, Decoder, Encoder, WardIdentity
-from collapsebench.contracts.component import KINDS, Component, Configured, Kind, Parameters
+from collapsebench.contracts.component import KINDS, Component, Configured, Curve, Kind, Parameters
 from collapsebench.contracts.dataset import SPLITS, Data, Dataset, Split, SplitName
 from collapsebench.contracts.executor import Executor, Progress
 from collapsebench.contracts.hooks import HOOKS, hookimpl
@@ -41,6 +41,7 @@ __all__ = [
     "WARD_IDENTITIES",
     "Component",
     "Configured",
+    "Curve",
     "Data",
     "Dataset",
     "Decoder",

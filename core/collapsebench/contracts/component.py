@@ -46,6 +46,20 @@ P = TypeVar("P", bound=Parameters)
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A quantity that figures and the page show: of an observable against T, of a metric's `modes` against rank.
+
+    quantity: a column. label: what the axis says, as in "posterior entropy, nats". logarithmic: the scale of that axis.
+    split: which split of an observable is shown.
+    """
+
+    quantity: str
+    label: str
+    logarithmic: bool = False
+    split: Literal["train", "validation", "test"] = "train"
+
+
+@dataclass(frozen=True)
 class Component:
     """Describe one component without importing it.
 
@@ -53,6 +67,7 @@ class Component:
     parameters: `module:Model`, a `Parameters` subclass in a module that imports no torch; None for no parameters.
     version: raise it when the same parameters give other numbers; it is part of every key that depends on it.
     requires: distributions beyond collapsebench's own that the component needs, as in pyproject.toml.
+    default: whether a suite that names no component of this kind uses this one; one installed component may say so.
 
     >>> moons = Component("two-moons", "two_moons:TwoMoons", "two interleaved half circles")
     >>> moons.id, moons.version, moons.requires
@@ -65,6 +80,7 @@ class Component:
     parameters: str | None = None
     version: int = 1
     requires: tuple[str, ...] = ()
+    default: bool = False
 
     def load(self) -> type[Any]:
         """Import and return the component's class."""

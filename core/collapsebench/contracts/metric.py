@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from collapsebench.contracts.component import Configured, P
+from collapsebench.contracts.component import Configured, Curve, P
 from collapsebench.contracts.dataset import SplitName
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """The declaration of one number that a metric reports under `metric-id/name`."""
+    """The declaration of one number that a metric reports under `metric-id/name`.
+
+    column: whether it may be the column that boards show of its metric, which is the first that may.
+    """
 
     name: str
     summary: str
@@ -28,6 +31,7 @@ class Score:
     unit: str = ""
     low: float = float("-inf")
     high: float = float("inf")
+    column: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,23 @@ class Measurement:
         found: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
         return found
 
+    def table_of(self, quantity: str, axis: Literal["latent", "rank"] | None = None) -> pd.DataFrame | None:
+        """Return the first table that holds a quantity per latent, per rank or per replica; None if none was measured.
+
+        >>> import numpy as np, pandas as pd
+        >>> from collapsebench import Measurement, Pca
+        >>> moments = pd.DataFrame({"temperature": [0.1], "latent": [0], "rate": [1.2]})
+        >>> pca = Pca(np.ones(1), np.eye(1), {})
+        >>> scan = Measurement(np.array([0.1]), 1, 1.0, {"moments": moments}, pca, {}, has_oracle=False)
+        >>> scan.table_of("rate", "latent") is moments, scan.table_of("rate")
+        (True, None)
+        """
+        for table in self.tables.values():
+            found = next((name for name in ("latent", "rank") if name in table), None)
+            if quantity in table and found == axis:
+                return table
+        return None
+
     @cached_property
     def covariance(self) -> Floats:
         """The covariance of the standardised train split `(d, d)`."""
@@ -99,10 +120,18 @@ class Evaluation:
 
 
 class Metric(Configured[P]):
-    """A pure function of observables, PCA reference and oracle."""
+    """A pure function of observables, PCA reference and oracle.
+
+    requires: ids of the observables that it reads. ranks: whether boards rank by its first score with a direction where
+    a suite does not say what to rank by. claim: how a comparison says that one architecture is better, as in "Agrees
+    more with PCA". curves: the columns of its `modes` that get a figure for each dataset, and a chart on the page.
+    """
 
     requires: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[tuple[Score, ...]] = ()
+    ranks: ClassVar[bool] = True
+    claim: ClassVar[str] = ""
+    curves: ClassVar[tuple[Curve, ...]] = ()
 
     @abstractmethod
     def evaluate(self, measurement: Measurement) -> Evaluation:

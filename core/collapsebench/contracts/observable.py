@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from collapsebench.contracts.autoencoder import WARD_IDENTITIES, WardIdentity
-from collapsebench.contracts.component import Configured, P
+from collapsebench.contracts.component import Configured, Curve, P
 from collapsebench.contracts.dataset import SPLITS, SplitName
 
 if TYPE_CHECKING:
@@ -57,11 +57,15 @@ class Observable(Configured[P]):
 
     axis: what the second axis of the returned arrays counts. splits: those on which it is measured.
     exhaustive: read every row of a split, also where the suite limits the rows of an evaluation.
+    published: whether published folders keep what it measured; wide ones, such as a decoder's directions, should not.
+    curves: the quantities that get a figure for each dataset, and a chart on the page.
     """
 
     axis: ClassVar[Literal["latent", "rank"] | None] = None
     splits: ClassVar[tuple[SplitName, ...]] = SPLITS
     exhaustive: ClassVar[bool] = False
+    published: ClassVar[bool] = False
+    curves: ClassVar[tuple[Curve, ...]] = ()
 
     @abstractmethod
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from collapsebench.contracts import Decoder, Encoder, Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import PluginError, blaming
-from collapsebench.planning.jobs import ScanSpec
-from collapsebench.planning.waves import Piece
+from collapsebench.planning.jobs import Piece, ScanSpec
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import Computation
 from collapsebench.stack.stack import Stack

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from collapsebench.contracts import Progress
 from collapsebench.errors import is_out_of_memory
-from collapsebench.planning.jobs import Job
-from collapsebench.planning.waves import Piece
+from collapsebench.planning.jobs import Job, Piece
 from collapsebench.store import Store, read_checkpoint, write_checkpoint
 from collapsebench.training.trainer import Controls, OutOfTimeError, Trained, Trainer
 

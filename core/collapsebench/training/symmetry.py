@@ -107,10 +107,20 @@ def _call(pair: nn.ModuleDict, part: str, state: Tensors, value: Tensor) -> Any:
 
 
 def less_penalty(found: Equilibrium, stack: Stack, symmetry: Symmetry) -> Equilibrium:
-    """Return what was found with the terms of the penalty taken off, so that all identities read as without it.
+    """Return what was measured without the terms of a penalty on weights, so that all identities read as without it.
 
-    The last identity is corrected where the decoder is linear, whose first affine map is its output; elsewhere it is
-    left as it was found, and a replica for which it then fails is not called converged.
+    Where a term P is added to the loss, what moves a latent or what is decoded without moving anything else also moves
+    P, and the Ward identities of `theory/equilibrium` become
+
+        beta E mu_k = dP/da_k
+        beta (E mu_k^2 + E sigma_k^2 - 1) = -dP/dlog c_k
+        E x_hat . (x - x_hat) = dP/dlog s
+
+    for z_k -> c_k (z_k - a_k), absorbed by the affine maps before and after the latents, and for x_hat -> s x_hat. The
+    fourth, E (x - x_hat) = 0, still holds where output biases are not punished. Distortions and dP are in nats, beta is
+    the price of one, and sigma_dec^2 = 1 in the last identity, which is
+    corrected where the decoder is linear, whose first affine map is its output. Elsewhere it is left as it is, and a
+    replica for which it then fails is not called converged.
     """
     weights: Tensors = {name: value.detach() for name, value in {**stack.parameters, **stack.buffers}.items()}
     slopes: Tensors = vmap(grad(stack.objective.penalty))(weights)

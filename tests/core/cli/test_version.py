@@ -14,7 +14,7 @@ import pytest
 from flow import invoke
 
 from collapsebench import __version__
-from collapsebench.cli import version
+from collapsebench.cli import main as version
 from collapsebench.contracts import Registry, Source
 from collapsebench.stack.kernel import library
 

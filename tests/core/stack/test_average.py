@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from collapsebench.stack.optimisers import Average
 from collapsebench.theory.equilibrium import signal_drift
 from collapsebench.theory.oracle import oracle
-from collapsebench.training.average import Average
 from collapsebench.training.trainer import Controls
 
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
