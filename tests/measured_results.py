@@ -20,6 +20,8 @@ POWER_LAW = np.arange(1, 25) ** -1.5
 SHARES = POWER_LAW / POWER_LAW.sum()
 MODES = 20
 SCORED = {"shape": (Score("slope", "how steep", "higher"), Score("rank", "how many", "lower", "latents"))}
+PUBLISHED = ("replicas", "latent-moments", "truncated-distortion", "losses", "equilibrium")
+"""The tables that a bundle of these results keeps."""
 
 
 def table(axis, arrays, temperatures):
@@ -70,7 +72,7 @@ def cell(dataset, architecture, seed, status="ok", **changes):
 
 def suite(cells, **changes):
     """Return the results of a suite with these cells."""
-    made = SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=())
+    made = SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=(), published=PUBLISHED)
     return replace(made, **changes)
 
 
@@ -119,7 +121,7 @@ def exact_cell(architecture="linear", seed=0, scan=None, status="ok", reason="")
 
 def exact_suite(*cells):
     """Return the results of a suite of exact cells."""
-    return SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=())
+    return SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=(), published=PUBLISHED)
 
 
 def contenders_of(*cells):

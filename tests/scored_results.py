@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
-from collapsebench import Evaluation, Score
+from collapsebench import Evaluation, Measurement, Pca, Score
 from collapsebench.ranking.standings import comparisons, standings
 from collapsebench.scoring.results import CellResult, SuiteResults
 
@@ -44,6 +45,22 @@ def full(architecture, seed, r2, size=4.0, **changes):
         "dimension__curvature": 1e-7, "equilibrium__converged_share": 0.9, "equilibrium__residual": 1e-3,
     }  # fmt: skip
     return cell(architecture, seed, **(scores | changes))
+
+
+def marked(cell, converged, replicas):
+    """Return a cell of which so many replicas converged, the others having spent their budget."""
+    marks = ["converged"] * converged + ["budget"] * (replicas - converged)
+    table = pd.DataFrame({"temperature": np.linspace(1.0, 0.1, replicas), "mark": marks})
+    scan = Measurement(
+        temperatures=table["temperature"].to_numpy(),
+        latent_dim=16,
+        total_variance=1.0,
+        tables={"replicas": table},
+        pca=Pca(np.ones(1), np.eye(1), {}),
+        second_moments={},
+        has_oracle=False,
+    )
+    return replace(cell, measurement=scan)
 
 
 def suite(cells, **changes):

@@ -9,5 +9,7 @@ from collapsebench import Component, hookimpl
 def collapsebench_executors() -> list[Component]:
     """Return the descriptors of the first-party executors."""
     return [
-        Component("local", "collapsebench_executors.local:Local", "in this process, one job after another"),
+        Component(
+            "local", "collapsebench_executors.local:Local", "in this process, one job after another", default=True
+        ),
     ]

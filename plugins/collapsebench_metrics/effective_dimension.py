@@ -24,6 +24,7 @@ class EffectiveDimension(Metric[EffectiveDimensionParameters]):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("truncated-distortion",)
+    claim: ClassVar[str] = "Needs fewer latents"
     scores: ClassVar[tuple[Score, ...]] = (
         *(
             Score(

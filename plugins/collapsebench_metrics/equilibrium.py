@@ -26,8 +26,9 @@ class Equilibrium(Metric[EquilibriumParameters]):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("equilibrium", "losses")
+    ranks: ClassVar[bool] = False
     scores: ClassVar[tuple[Score, ...]] = (
-        Score("converged-share", "Share of replicas marked converged.", "higher", low=0, high=1),
+        Score("converged-share", "Share of replicas marked converged.", "higher", low=0, high=1, column=False),
         Score("ward-residual", "Largest residual of the identities of a stationary state.", "lower", low=0),
         Score(
             "residual-edge",

@@ -38,6 +38,7 @@ class PcaAgreement(Metric[PcaAgreementParameters]):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("latent-moments", "truncated-distortion", "decoder-directions")
+    claim: ClassVar[str] = "Agrees more with PCA"
     scores: ClassVar[tuple[Score, ...]] = (
         Score("threshold-identity-r2", "Identity R^2 of log T_c against log lambda_k / V.", "higher", high=1),
         Score("threshold-max-log-error", "Largest |log T_c - log lambda_k / V|.", "lower", low=0),

@@ -16,6 +16,7 @@ def collapsebench_objectives() -> list[Component]:
             "collapsebench_objectives.beta_vae:BetaVae",
             "distortion plus beta times rate",
             parameters=f"{_PARAMETERS}BetaVaeParameters",
+            default=True,
         ),
         Component(
             "warm-up",

@@ -23,6 +23,7 @@ class Equilibrium(Observable[Parameters]):
     spare_latents: number of latents with signal fraction at most 0.01
     """
 
+    published: ClassVar[bool] = True
     splits: ClassVar[tuple[SplitName, ...]] = ("train",)
     exhaustive: ClassVar[bool] = True
 

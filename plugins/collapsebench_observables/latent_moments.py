@@ -25,6 +25,7 @@ class LatentMoments(Observable[Parameters]):
     Source: Hirn 2026, arXiv 2605.22691.
     """
 
+    published: ClassVar[bool] = True
     axis: ClassVar[Literal["latent", "rank"] | None] = "latent"
 
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -17,6 +17,8 @@ class Losses(Observable[Parameters]):
 
     with beta = T V / sigma_dec^2.
     """
+
+    published: ClassVar[bool] = True
 
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:
         """Return distortion, rate and loss `(replica,)`."""

@@ -20,6 +20,7 @@ class TruncatedDistortion(Observable[Parameters]):
     2026, arXiv 2608.10599.
     """
 
+    published: ClassVar[bool] = True
     axis: ClassVar[Literal["latent", "rank"] | None] = "rank"
 
     def measure(self, model: Model, samples: Samples) -> Mapping[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ from collapsebench.contracts.component import KINDS, Component, Configured, Curv
 from collapsebench.contracts.dataset import SPLITS, Data, Dataset, Split, SplitName
 from collapsebench.contracts.executor import Executor, Progress
 from collapsebench.contracts.hooks import HOOKS, hookimpl
-from collapsebench.contracts.metric import Evaluation, Measurement, Metric, Pca, Score
+from collapsebench.contracts.metric import Evaluation, Measurement, Metric, Pca, Score, table_of
 from collapsebench.contracts.objective import Objective, Prediction, weighted_mean
 from collapsebench.contracts.observable import Model, Observable, Samples
 from collapsebench.contracts.registry import (
@@ -72,5 +72,6 @@ __all__ = [
     "hookimpl",
     "installed_plugins",
     "load_registry",
+    "table_of",
     "weighted_mean",
 ]

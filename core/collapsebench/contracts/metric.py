@@ -94,16 +94,23 @@ class Measurement:
         >>> scan.table_of("rate", "latent") is moments, scan.table_of("rate")
         (True, None)
         """
-        for table in self.tables.values():
-            found = next((name for name in ("latent", "rank") if name in table), None)
-            if quantity in table and found == axis:
-                return table
-        return None
+        return table_of(self.tables, quantity, axis)
 
     @cached_property
     def covariance(self) -> Floats:
         """The covariance of the standardised train split `(d, d)`."""
         return self.second_moments["train"]
+
+
+def table_of(
+    tables: Mapping[str, pd.DataFrame], quantity: str, axis: Literal["latent", "rank"] | None = None
+) -> pd.DataFrame | None:
+    """Return the first table that holds a quantity per latent, per rank or, without an axis, per replica, or None."""
+    for table in tables.values():
+        counted = next((name for name in ("latent", "rank") if name in table), None)
+        if quantity in table and counted == axis:
+            return table
+    return None
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,17 @@ class Registry:
             raise ComponentError(f"{kind} '{plain_id}' is provided by {names}, expected one provider; write {choices}.")
         raise ComponentError(unknown(kind, id, self._names(kind, qualified=bool(distribution))) + self._failures())
 
+    def default(self, kind: Kind) -> str:
+        """Return the component that a suite uses where it names none of a kind, as `distribution/id`."""
+        declared = [item for item in self.registered(kind) if item.component.default]
+        if len(declared) == 1:
+            return f"{declared[0].owner.distribution}/{declared[0].component.id}"
+        names = [f"{item.owner.distribution}/{item.component.id}" for item in declared]
+        claimed = f"{_listed(names, 'and')} declare themselves" if names else "none declares itself"
+        raise ComponentError(
+            f"{kind}: of those installed, {claimed} the default, expected exactly one. Name one in the suite."
+        )
+
     def components(self, kind: Kind) -> tuple[Component, ...]:
         """Return every component of a kind, ordered by id, then by distribution."""
         return tuple(registered.component for registered in self.registered(kind))

@@ -78,7 +78,7 @@ class ExternalModel(Model):
 
     def __init__(self, pair: Pair, rows: Tensor, temperature: float, total_variance: float) -> None:
         self._pair, self._shape = pair, tuple(rows.shape[1:])
-        self._device, self._dtype = rows.device, rows.dtype
+        self.device, self.dtype = rows.device, rows.dtype
         self.temperatures = np.array([temperature])
         self.total_variance, self.decoder_variance = total_variance, 1.0
         self.latent_dim = self._latent_dim(rows)
@@ -101,7 +101,7 @@ class ExternalModel(Model):
 
     def decode(self, z: Tensor) -> Tensor:
         """Map z `(1, b, k)` to x_hat `(1, b, *shape)`."""
-        given = z[0].to(self._device, self._dtype)
+        given = z[0].to(self.device, self.dtype)
         decoded = _called("decode", self._pair.decode, given)
         x_hat = _tensor(getattr(decoded, "reconstruction", decoded))
         expected = (len(given), *self._shape)
@@ -115,7 +115,7 @@ class ExternalModel(Model):
 
     def noise(self, chunk: int, shape: tuple[int, ...]) -> Tensor:
         """Return standard normal noise of a shape, the same for the same chunk number."""
-        return observation_noise(chunk, shape).to(self._device, self._dtype)
+        return observation_noise(chunk, shape).to(self.device, self.dtype)
 
     def _latent_dim(self, rows: Tensor) -> int:
         posterior = _posterior(_called("encode", self._pair.encode, rows))
@@ -125,7 +125,7 @@ class ExternalModel(Model):
 
     def _is_linear(self, mean: Tensor) -> bool:
         """Return whether f(a + b) + f(0) = f(a) + f(b) to rounding, for posterior means a and widely spread b."""
-        a = mean[0, :_PROBES].to(self._dtype)
+        a = mean[0, :_PROBES].to(self.dtype)
         b = 3 * self.noise(0, tuple(a.shape))
         sums, left, right, origin = (self.decode(z[None]) for z in (a + b, a, b, torch.zeros_like(a)))
         gap = (sums + origin - left - right).abs().max()

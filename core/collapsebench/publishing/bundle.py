@@ -26,6 +26,7 @@ from collapsebench.contracts import Evaluation, Measurement, Pca, SplitName
 from collapsebench.errors import StoreError
 from collapsebench.publishing.results_file import (
     CellEntry,
+    CurveEntry,
     EvaluationEntry,
     MeasurementEntry,
     ResultsFile,
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 PICTURES = "traversal-pictures"
 """The table of what the figure of traversals shows of a run; see `traversals.with_pictures`."""
 
-KEPT = ("replicas", "latent-moments", "truncated-distortion", "losses", "equilibrium", PICTURES)
-"""The tables of a measurement that a bundle holds; wider ones (a decoder's directions) stay in the store."""
-
 _RESULTS = "data/results.json"
 _EXACT = ("temperature", "effective_temperature", "updates")
 
@@ -58,7 +56,8 @@ def write_bundle(results: SuiteResults, folder: Path) -> list[Path]:
     """Write results below a folder; return the paths."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     spectra = _Spectra()
-    cells = [_cell_entry(cell, spectra) for cell in results.cells]
+    kept = (*results.published, PICTURES)
+    cells = [_cell_entry(cell, kept, spectra) for cell in results.cells]
     file = ResultsFile(
         suite=results.suite,
         title=results.title,
@@ -66,11 +65,12 @@ def write_bundle(results: SuiteResults, folder: Path) -> list[Path]:
         declared={metric: [ScoreEntry.of(score) for score in scores] for metric, scores in results.declared.items()},
         provenance=dict(results.provenance),
         datasets={name: dict(about) for name, about in results.datasets.items()},
+        curves={table: [CurveEntry.of(curve) for curve in curves] for table, curves in results.curves.items()},
         spectra=spectra.entries,
         cells=cells,
     )
     path = file.write(folder / _RESULTS)
-    return [path, *_write_tables(results.cells, folder / "data")]
+    return [path, *_write_tables(results.cells, kept, folder / "data")]
 
 
 def read_bundle(folder: str | Path) -> SuiteResults:
@@ -96,11 +96,18 @@ def read_data(folder: Path) -> SuiteResults:
         suite=file.suite,
         title=file.title,
         cells=[_cell(entry, place, tables, spectra) for place, entry in enumerate(file.cells)],
-        declared={metric: tuple(entry.score for entry in entries) for metric, entries in file.declared.items()},
+        declared={metric: tuple(entry.score(metric) for entry in entries) for metric, entries in file.declared.items()},
         rank_by=file.rank_by,
         provenance=file.provenance,
         datasets=file.datasets,
+        published=_published(file),
+        curves={table: tuple(entry.curve for entry in entries) for table, entries in file.curves.items()},
     )
+
+
+def _published(file: ResultsFile) -> tuple[str, ...]:
+    names = dict.fromkeys(name for cell in file.cells if cell.measurement for name in cell.measurement.tables)
+    return tuple(name for name in names if name != PICTURES)
 
 
 class _Tables:
@@ -166,7 +173,7 @@ def _spectrum(entry: SpectrumEntry) -> _Spectrum:
     return entry.total_variance, Pca(eigenvalues, np.eye(eigenvalues.size), curves), moments
 
 
-def _cell_entry(cell: CellResult, spectra: _Spectra) -> CellEntry:
+def _cell_entry(cell: CellResult, kept: Sequence[str], spectra: _Spectra) -> CellEntry:
     return CellEntry(
         key=cell.key,
         dataset=cell.dataset,
@@ -175,13 +182,13 @@ def _cell_entry(cell: CellResult, spectra: _Spectra) -> CellEntry:
         seed=int(cell.seed),
         status=cell.status,
         reason=cell.reason,
-        measurement=None if cell.measurement is None else _measurement_entry(cell.measurement, spectra),
+        measurement=None if cell.measurement is None else _measurement_entry(cell.measurement, kept, spectra),
         evaluations={metric: _evaluation_entry(found) for metric, found in cell.evaluations.items()},
         metric_failures=dict(cell.metric_failures),
     )
 
 
-def _measurement_entry(measurement: Measurement, spectra: _Spectra) -> MeasurementEntry:
+def _measurement_entry(measurement: Measurement, kept: Sequence[str], spectra: _Spectra) -> MeasurementEntry:
     return MeasurementEntry(
         spectrum=spectra.place(measurement),
         temperatures=measurement.temperatures.tolist(),
@@ -189,7 +196,7 @@ def _measurement_entry(measurement: Measurement, spectra: _Spectra) -> Measureme
         has_oracle=bool(measurement.has_oracle),
         shape=[int(size) for size in measurement.shape],
         decoder_variance=float(measurement.decoder_variance),
-        tables=[name for name in KEPT if name in measurement.tables],
+        tables=[name for name in kept if name in measurement.tables],
     )
 
 
@@ -232,11 +239,11 @@ def _measurement(entry: MeasurementEntry, place: int, tables: _Tables, spectra: 
     )
 
 
-def _write_tables(cells: Sequence[CellResult], folder: Path) -> list[Path]:
+def _write_tables(cells: Sequence[CellResult], kept: Sequence[str], folder: Path) -> list[Path]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for place, cell in enumerate(cells):
         measured = cell.measurement.tables if cell.measurement else {}
-        found = {name: _single(measured[name]) for name in KEPT if name in measured}
+        found = {name: _single(measured[name]) for name in kept if name in measured}
         found |= {
             f"modes-{metric}": evaluation.modes
             for metric, evaluation in cell.evaluations.items()

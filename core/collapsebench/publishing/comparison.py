@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from collapsebench.contracts import Score
+from collapsebench.contracts import Metric, Score, load_registry
 from collapsebench.errors import UserError
 from collapsebench.publishing.board_report import json_text
 from collapsebench.publishing.report import Report, Table, TableColumn, html_fragment, number, written
-from collapsebench.ranking.board import CONVERGED, OVERALL, interval_method, origin
+from collapsebench.ranking.board import OVERALL, interval_method, origin
 from collapsebench.ranking.differences import Difference, holm, paired_difference
 from collapsebench.ranking.ranks import CONFIDENCE
 from collapsebench.ranking.standings import LATENTS, SKIPPED, Contender, comparisons, declared_scores
@@ -32,9 +32,6 @@ NO_VALUE = "no value"
 NEITHER = "not reached"
 ABSENT = "not in"
 """How the note of a row begins that only one of two folders has."""
-QUESTIONS = {"pca-agreement": "Agrees more with PCA", "effective-dimension": "Needs fewer latents"}
-"""Metric -> what being better by its scores means; these questions come first."""
-
 _ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 
@@ -228,20 +225,33 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _answers(comparison: Comparison) -> Iterator[str]:
-    """Yield a sentence per score of `QUESTIONS`, then one per score with a direction that is decided somewhere."""
+    """Yield a sentence per score of metrics with a claim, then one per other score that is decided somewhere."""
     frame = comparison.differences
     directed = frame[(frame["direction"] != "none") & (frame["verdict"] != NO_VALUE)]
-    for metric in _questions_first(directed["metric"]):
-        question = QUESTIONS.get(metric, "Better")
+    metrics = _installed_metrics()
+    for metric in _claims_first(directed["metric"], metrics):
+        known = metrics.get(metric)
+        claim, scores = (known.claim, known.scores) if known else ("", ())
+        aside = {score.name for score in scores if not score.column}
         for score, rows in directed[directed["metric"] == metric].groupby("score", sort=False):
             decided = rows["verdict"].isin([comparison.first, comparison.second]).any()
-            if (metric, score) != CONVERGED and (metric in QUESTIONS or decided):
-                yield f"{question}, by {metric}/{score}: {_where(rows, comparison)}."
+            if score not in aside and (claim or decided):
+                yield f"{claim or 'Better'}, by {metric}/{score}: {_where(rows, comparison)}."
 
 
-def _questions_first(metrics: Iterable[str]) -> list[str]:
-    order = list(QUESTIONS)
-    return sorted(dict.fromkeys(metrics), key=lambda name: order.index(name) if name in order else len(order))
+def _claims_first(names: Iterable[str], metrics: Mapping[str, type[Metric[Any]]]) -> list[str]:
+    return sorted(dict.fromkeys(names), key=lambda name: not (name in metrics and metrics[name].claim))
+
+
+def _installed_metrics() -> dict[str, type[Metric[Any]]]:
+    """The installed metrics by id, as far as they can be loaded: they declare what being better by them means."""
+    found = {}
+    for item in load_registry().registered("metric"):
+        try:
+            found[item.component.id] = item.component.load()
+        except Exception:  # its plugin is broken, which `plugins list` reports
+            continue
+    return found
 
 
 def _where(rows: pd.DataFrame, comparison: Comparison) -> str:
@@ -279,7 +289,7 @@ def _tables(comparison: Comparison) -> Iterator[Table]:
     frame = comparison.differences[~comparison.differences["note"].str.startswith(ABSENT)]
     folders = bool((frame["architecture"] != "").any())
     several = frame["objective"].nunique() > 1
-    for metric in _questions_first(frame["metric"]):
+    for metric in _claims_first(frame["metric"], _installed_metrics()):
         rows = frame[frame["metric"] == metric]
         records = rows.to_dict("records")
         columns = [

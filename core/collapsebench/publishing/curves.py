@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     Curve = Callable[[pd.DataFrame, Floats], Floats]
     Fit = Callable[[Floats, Floats, float], float]
 
-MOMENTS = "latent-moments"
-TRUNCATED = "truncated-distortion"
+Quantity = tuple[str, Literal["latent", "rank"] | None]
+"""A quantity and what it is measured for; whichever observable provides it is read."""
+
+FRACTIONS: Quantity = ("signal_fraction", "latent")
+TRUNCATED: Quantity = ("normalised_distortion", "rank")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class ScanCurves:
 
 def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> ScanCurves:
     """Return a quantity of the latents `(run, t, rank)`, ranked by signal fraction at each temperature."""
-    return _over_temperatures(cells, MOMENTS, lambda table, t: ranked(table, split, t, quantity))
+    return _over_temperatures(cells, FRACTIONS, lambda table, t: ranked(table, split, t, quantity))
 
 
 def signal_fractions(cells: Sequence[CellResult], split: SplitName) -> ScanCurves:
@@ -90,14 +93,14 @@ def rank_distortions(cells: Sequence[CellResult], split: SplitName) -> ScanCurve
     found, reason = [], _absent(cells, TRUNCATED)
     for measurement in _measured(cells, TRUNCATED):
         try:
-            curves = rank_distortion(measurement.tables[TRUNCATED], measurement.temperatures).curves
+            curves = rank_distortion(_table(measurement, TRUNCATED), measurement.temperatures).curves
         except DataError as error:
             reason = str(error)
             continue
         if split in curves:
             found.append(curves[split])
         else:
-            reason = f"{TRUNCATED} was not observed on the {split} split"
+            reason = f"{_named(TRUNCATED)} was not observed on the {split} split"
     return _scan_curves(np.arange(float(len(found[0]))) if found else np.zeros(0), found, reason)
 
 
@@ -162,7 +165,7 @@ def _with_utilities(
 
 def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quantity: str) -> tuple[ScanCurves, Floats]:
     """Return a ranked quantity and the utilities of the resolved ranks, NaN for others, of the runs that have both."""
-    both = [cell for cell in cells if _measured([cell], MOMENTS) and _measured([cell], TRUNCATED)]
+    both = [cell for cell in cells if _measured([cell], FRACTIONS) and _measured([cell], TRUNCATED)]
     moments, curves = ranked_moments(both or cells, split, quantity), rank_distortions(both or cells, split)
     reason = moments.reason or curves.reason
     if not reason and len(moments.y) != len(curves.y):
@@ -176,13 +179,13 @@ def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quanti
     return moments, np.where(resolved, worth, np.nan)
 
 
-def _over_temperatures(cells: Sequence[CellResult], table: str, curve: Curve) -> ScanCurves:
-    measured = _measured(cells, table)
+def _over_temperatures(cells: Sequence[CellResult], quantity: Quantity, curve: Curve) -> ScanCurves:
+    measured = _measured(cells, quantity)
     temperatures = np.unique([t for measurement in measured for t in measurement.temperatures])
-    found, reason = [], _absent(cells, table)
+    found, reason = [], _absent(cells, quantity)
     for measurement in measured:
         try:
-            found.append(curve(measurement.tables[table], temperatures))
+            found.append(curve(_table(measurement, quantity), temperatures))
         except DataError as error:
             reason = str(error)
     return _scan_curves(temperatures, found, reason)
@@ -195,16 +198,27 @@ def _scan_curves(x: Floats, found: list[Floats], reason: str) -> ScanCurves:
     return ScanCurves(np.asarray(x, dtype=np.float64), y)
 
 
-def _measured(cells: Sequence[CellResult], table: str | None = None) -> list[Measurement]:
+def _measured(cells: Sequence[CellResult], quantity: Quantity | None = None) -> list[Measurement]:
     found = [cell.measurement for cell in cells if cell.measurement is not None]
-    return [measurement for measurement in found if table is None or table in measurement.tables]
+    return [one for one in found if quantity is None or one.table_of(*quantity) is not None]
 
 
-def _absent(cells: Sequence[CellResult], table: str) -> str:
-    """Return why no run can be drawn, "" if some run has the table."""
-    if _measured(cells, table):
+def _table(measurement: Measurement, quantity: Quantity) -> pd.DataFrame:
+    table = measurement.table_of(*quantity)
+    assert table is not None
+    return table
+
+
+def _named(quantity: Quantity) -> str:
+    name, axis = quantity
+    return f"{name.replace('_', ' ')} per {axis}" if axis else name.replace("_", " ")
+
+
+def _absent(cells: Sequence[CellResult], quantity: Quantity) -> str:
+    """Return why no run can be drawn, "" if some run has the quantity."""
+    if _measured(cells, quantity):
         return ""
     if _measured(cells):
-        return f"no metric of the suite asked for {table}"
+        return f"no metric of the suite asked for {_named(quantity)}"
     why = dict.fromkeys(f"{cell.status} ({cell.reason.rstrip('.')})" if cell.reason else cell.status for cell in cells)
     return shorten(f"nothing was measured: {', '.join(why)}", 200, placeholder=" ...")

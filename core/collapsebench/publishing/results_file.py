@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
 
-from collapsebench.contracts import Score, SplitName
-from collapsebench.errors import StoreError
+from collapsebench.contracts import Curve, Score, SplitName, load_registry
+from collapsebench.errors import CollapsebenchError, StoreError
 
 FORMAT: Final = 1
 
@@ -28,7 +28,7 @@ class _Entry(BaseModel):
 
 
 class ScoreEntry(_Entry):
-    """The declaration of a score, as in `Score`."""
+    """The declaration of a score, as in `Score`. column: None in a file of a release that did not write it."""
 
     name: str
     summary: str
@@ -36,19 +36,39 @@ class ScoreEntry(_Entry):
     unit: str
     low: float
     high: float
+    column: bool | None = None
 
     @classmethod
     def of(cls, score: Score) -> ScoreEntry:
         """Return the entry of a score."""
         return cls(
             name=score.name, summary=score.summary, direction=score.direction, unit=score.unit,
-            low=score.low, high=score.high,
+            low=score.low, high=score.high, column=score.column,
         )  # fmt: skip
 
+    def score(self, metric: str) -> Score:
+        """Return the score that was declared; what the file does not say of it, the installed metric does."""
+        column = _is_column(metric, self.name) if self.column is None else self.column
+        return Score(self.name, self.summary, self.direction, self.unit, self.low, self.high, column)
+
+
+class CurveEntry(_Entry):
+    """A curve that a component declares, as in `Curve`."""
+
+    quantity: str
+    label: str
+    logarithmic: bool
+    split: SplitName
+
+    @classmethod
+    def of(cls, curve: Curve) -> CurveEntry:
+        """Return the entry of a curve."""
+        return cls(quantity=curve.quantity, label=curve.label, logarithmic=curve.logarithmic, split=curve.split)
+
     @property
-    def score(self) -> Score:
-        """The score that was declared."""
-        return Score(self.name, self.summary, self.direction, self.unit, self.low, self.high)
+    def curve(self) -> Curve:
+        """The curve that was declared."""
+        return Curve(self.quantity, self.label, self.logarithmic, self.split)
 
 
 class SpectrumEntry(_Entry):
@@ -107,6 +127,7 @@ class ResultsFile(_Entry):
     datasets: dict[str, dict[str, Any]]
     spectra: list[SpectrumEntry]
     cells: list[CellEntry]
+    curves: dict[str, list[CurveEntry]] = {}
 
     @model_validator(mode="after")
     def _spectra_are_there(self) -> Self:
@@ -141,6 +162,14 @@ class ResultsFile(_Entry):
             return cls.model_validate(content)
         except ValidationError as error:
             raise StoreError(f"{path}: {_first_problem(error)}. Publish the suite again.") from error
+
+
+def _is_column(metric: str, score: str) -> bool:
+    try:
+        declared = load_registry().get("metric", metric).load().scores
+    except (CollapsebenchError, ImportError):
+        return True
+    return next((one.column for one in declared if one.name == score), True)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -41,7 +41,6 @@ All but the date: the same plan, path and machine give the same bytes on another
 OVERALL = "(all)"
 """The dataset of the ranks over all datasets together; no id of a dataset looks like it."""
 
-CONVERGED = ("equilibrium", "converged-share")
 """The metric and score that say how large a share of the replicas converged, where a suite has them."""
 
 _VERSIONS = ("collapsebench", "git", "python", "torch")
@@ -175,7 +174,7 @@ def headline_scores(results: SuiteResults) -> list[tuple[str, Score]]:
     shown, _ = ranking_scores(results)
     seen = {metric for metric, _ in shown}
     for metric, score in declared_scores(results):
-        if metric not in seen and (metric, score.name) != CONVERGED:
+        if metric not in seen and score.column:
             seen.add(metric)
             shown.append((metric, score))
     return shown
@@ -185,12 +184,9 @@ def converged_share(contenders: Sequence[Contender]) -> float:
     """Return the share of replicas that converged, over the cells that ended ok; NaN where it is not known."""
     shares = []
     for cell in (cell for contender in contenders for cell in contender.ok):
-        share = value_of(cell, *CONVERGED)
-        if math.isnan(share) and cell.measurement is not None:
-            share = float((cell.measurement.tables["replicas"]["mark"] == "converged").mean())
-        shares.append(share)
-    known = [share for share in shares if not math.isnan(share)]
-    return sum(known) / len(known) if known else math.nan
+        if cell.measurement is not None:
+            shares.append(float((cell.measurement.tables["replicas"]["mark"] == "converged").mean()))
+    return sum(shares) / len(shares) if shares else math.nan
 
 
 def _rank_row(name: str, standing: Standing, contenders: list[Contender]) -> tuple[Any, ...]:

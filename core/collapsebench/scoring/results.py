@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from collapsebench.contracts import Evaluation, Measurement, Score
+from collapsebench.contracts import Curve, Evaluation, Measurement, Score
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class SuiteResults:
     declared: metric id -> its scores, in the suite's order. rank_by: `metric/score` names that the board ranks by.
     provenance: what stands in the footer: suite_hash, versions, hardware, date, device, precision.
     datasets: id -> what travels with the data (revision, licence, citation, rows per split, features left out).
+    published: the tables of a measurement that a bundle keeps. curves: table -> the curves that components declare of
+    it; `modes-<metric>` is the table of a metric's modes.
     """
 
     suite: str
@@ -46,3 +48,5 @@ class SuiteResults:
     rank_by: Sequence[str]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    published: Sequence[str] = ("replicas",)
+    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)

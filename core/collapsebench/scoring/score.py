@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from collapsebench.contracts import Evaluation, Measurement, Metric, Registry
+from collapsebench.contracts import Curve, Evaluation, Measurement, Metric, Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import PluginError, StoreError, blaming, error_text, unknown
 from collapsebench.executing.observe import observable_name, observe_cells
@@ -49,7 +49,24 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
             "date": datetime.now(UTC).date().isoformat(),
         },
         datasets={id: {**data.about, "left_out": list(data.left_out)} for id, data in plan.data.items()},
+        published=_published(observables, registry),
+        curves=_curves(metrics, observables, registry),
     )
+
+
+def _published(observables: Sequence[Reference], registry: Registry) -> tuple[str, ...]:
+    """The tables that a bundle keeps: what is stored of replicas, and what observables declare."""
+    classes = {reference.use: registry.get("observable", reference.qualified).load() for reference in observables}
+    return ("replicas", *(use for use, observable in classes.items() if observable.published))
+
+
+def _curves(
+    metrics: Mapping[str, Metric[Any]], observables: Sequence[Reference], registry: Registry
+) -> dict[str, tuple[Curve, ...]]:
+    """The curves that components declare, by the table that holds them; a metric's is called `modes-<metric>`."""
+    declared = {one.use: registry.get("observable", one.qualified).load().curves for one in observables}
+    declared |= {f"modes-{id}": metric.curves for id, metric in metrics.items()}
+    return {table: tuple(curves) for table, curves in declared.items() if curves}
 
 
 def open_metrics(suite: Suite, registry: Registry) -> tuple[dict[str, Metric[Any]], list[Reference]]:
@@ -73,7 +90,7 @@ def default_ranking(metrics: Mapping[str, Metric[Any]]) -> list[str]:
     ranking = []
     for id, metric in metrics.items():
         directed = [score.name for score in metric.scores if score.direction != "none"]
-        if directed and id != "equilibrium":
+        if directed and metric.ranks:
             ranking.append(f"{id}/{directed[0]}")
     return ranking
 

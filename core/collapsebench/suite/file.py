@@ -106,7 +106,6 @@ class SuiteEditor:
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self.raw: Table = copy.deepcopy(dict(raw))
-        self.raw.setdefault("objectives", [{"use": "beta-vae"}])
         sweep = self.raw.pop("sweep", {})
         self._sweep: dict[Keys, Any] = dict(_leaves(sweep)) if isinstance(sweep, dict) else {("",): sweep}
         self._origins: list[Origin] = []

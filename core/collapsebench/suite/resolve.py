@@ -199,7 +199,8 @@ def resolve_suite(
     registry: Registry | None = None,
 ) -> Suite:
     """Return the suite that a table describes, as `load_suite` does; `label` names it in messages."""
-    editor = SuiteEditor(raw)
+    registry = registry or load_registry()
+    editor = SuiteEditor({**({} if "objectives" in raw else {"objectives": [_default(registry, "objective")]}), **raw})
     if preset is not None:
         editor.apply_preset(preset)
     for override in overrides:
@@ -209,7 +210,7 @@ def resolve_suite(
     editor.expand_sweep()
 
     file, problems = validated(SuiteFile, editor.raw)
-    resolver = _Resolver(editor, registry or load_registry())
+    resolver = _Resolver(editor, registry)
     parts = resolver.resolve()
     lines = editor.report([*problems, *resolver.problems], label or f"suite '{id}'")
     if lines or not isinstance(file, SuiteFile):
@@ -261,6 +262,11 @@ def check_presets(name_or_path: str | Path, *, registry: Registry | None = None)
     return list(presets)
 
 
+def _default(registry: Registry, kind: Kind) -> dict[str, str]:
+    """The table of the component that stands where a suite names none of its kind."""
+    return {"use": registry.default(kind)}
+
+
 class _Resolver:
     """Looks up the components of raw tables, as far as these can be read, and collects the problems."""
 
@@ -285,7 +291,8 @@ class _Resolver:
                 parts["decoders"] += self._reference("decoder", table.get("decoder"), ("architectures", i, "decoder"))
         self._refuse_repeated("architectures", [self.architecture_id(i) for i, _ in self._items("architectures")])
         compute = self._raw.get("compute", {})
-        executor = compute.get("executor", "local") if isinstance(compute, dict) else "local"
+        named = compute.get("executor") if isinstance(compute, dict) else None
+        executor = _default(self._registry, "executor") if named is None else named
         parts["executor"] += self._reference("executor", executor, ("compute", "executor"))
         self._check_rank_by(
             [table if isinstance(table, str) else item_id(table) for _, table in self._items("metrics")]

@@ -225,8 +225,8 @@ class ComputeSettings(Section):
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"
     )
-    executor: str | UsedComponent = Field(
-        default="local", description="an executor's id, or a table with its parameters"
+    executor: str | UsedComponent | None = Field(
+        default=None, description="an executor's id, or a table with its parameters; by default the local one"
     )
 
 
@@ -271,7 +271,7 @@ class SuiteFile(Section):
     datasets: tuple[NamedComponent, ...] = Field(min_length=1, description="the data, one table each")
     architectures: tuple[ArchitectureTable, ...] = Field(min_length=1, description="pairs of encoder and decoder")
     objectives: tuple[NamedComponent, ...] = Field(
-        default=(NamedComponent(use="beta-vae", id=None),), min_length=1, description="what replicas minimise"
+        default=(), description="what replicas minimise; by default the objective of a beta-VAE"
     )
     sweep: dict[str, Any] = Field(default={}, description="dotted path of a parameter -> values; the product is run")
     compute: ComputeSettings = Field(default=ComputeSettings(), description="where and how precisely it is computed")

@@ -17,15 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from collapsebench.contracts import SPLITS, load_registry
+from collapsebench.contracts import SPLITS, Registered, load_registry, table_of
 from collapsebench.data.samples import SplitSamples
-from collapsebench.errors import UserError
+from collapsebench.errors import UserError, blaming
 from collapsebench.observing.foreign_data import data_as_seen
 from collapsebench.observing.foreign_model import ExternalModel, evaluation_mode, pair_of
 from collapsebench.observing.observe import measure as observe
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collapsebench.contracts import SplitName
     from collapsebench.data.standardise import Standardised
 
-_OBSERVABLES = ("latent-moments", "truncated-distortion", "losses", "equilibrium")
 _FIRST_ROWS = 256
 _TABLES = ("latents", "distortion", "effective_dimension", "losses", "equilibrium", "crosswalk", "verdicts")
 
@@ -52,12 +51,12 @@ class Spectroscopy:
     linear_decoder: whether decode is affine in z, so that expectations over z are taken in closed form.
 
     latents: one row per split and rank (from 1, by descending signal fraction on that split), with the observable
-    "latent-moments", `active`, `one_shot_threshold` T_c = T (1 + snr) if active, and `pca_threshold` lambda_k / V.
+    moments, `active`, `one_shot_threshold` T_c = T (1 + snr) if active, and `pca_threshold` lambda_k / V.
     distortion: D_K over V with the first K ranked latents kept (`kept`), for the model and for PCA.
     effective_dimension: min { K : D_K / D_0 <= tolerance }, for the model and for PCA; infinite if not reached.
     losses: distortion, rate and loss in nats, with sampled decoding. equilibrium: one row with the Ward residuals and
     the residual edge, on the train split. crosswalk: how many latents each criterion of the literature calls active;
-    verdicts: which latents these are.
+    verdicts: which latents these are. observed: observable -> what it measured, of all that are published.
     """
 
     dataset: str
@@ -73,6 +72,7 @@ class Spectroscopy:
     equilibrium: pd.DataFrame = field(repr=False)
     crosswalk: pd.DataFrame = field(repr=False)
     verdicts: pd.DataFrame = field(repr=False)
+    observed: Mapping[str, pd.DataFrame] = field(repr=False)
 
     @property
     def ward_residual(self) -> float:
@@ -218,19 +218,13 @@ def measure(
     with evaluation_mode(pair):
         rows = torch.from_numpy(seen.splits["train"].values[:_FIRST_ROWS]).to(device, dtype)
         adapter = ExternalModel(pair, rows, model_temperature, seen.total_variance)
-        frames = {}
-        for name in _OBSERVABLES:
-            observable = registry.get("observable", name).create({})
-            samples = [
-                SplitSamples(
-                    seen, split, replicas=1, width=4 * adapter.latent_dim, device=device, dtype=dtype,
-                    max_rows=None if observable.exhaustive else max_rows,
-                )
-                for split in SPLITS if split in seen.splits
-            ]  # fmt: skip
-            frames[name] = observe(name, observable, adapter, samples).drop(columns=["replica", "temperature"])
-    latents = _latents(frames["latent-moments"], model_temperature, seen)
-    distortion = _distortion(frames["truncated-distortion"], seen)
+        frames = {
+            item.component.id: _observed(item, adapter, seen, max_rows)
+            for item in registry.registered("observable")
+            if item.component.load().published
+        }
+    latents = _latents(_frame(frames, "signal_fraction", "latent"), model_temperature, seen)
+    distortion = _distortion(_frame(frames, "normalised_distortion", "rank"), seen)
     return Spectroscopy(
         dataset=seen.dataset,
         temperature=model_temperature,
@@ -241,11 +235,36 @@ def measure(
         latents=latents,
         distortion=distortion,
         effective_dimension=_effective_dimension(distortion, seen),
-        losses=frames["losses"],
-        equilibrium=frames["equilibrium"].drop(columns="split"),
+        losses=_frame(frames, "loss"),
+        equilibrium=_frame(frames, "ward_residual").drop(columns="split"),
+        observed=frames,
         crosswalk=crosswalk(latents),
         verdicts=verdicts(latents),
     )
+
+
+def _observed(item: Registered, model: ExternalModel, seen: Standardised, max_rows: int | None) -> pd.DataFrame:
+    """Measure an observable on every split there is."""
+    observable = item.component.create()
+    samples = [
+        SplitSamples(
+            seen, split, replicas=1, width=4 * model.latent_dim, device=model.device, dtype=model.dtype,
+            max_rows=None if observable.exhaustive else max_rows,
+        )
+        for split in SPLITS if split in seen.splits
+    ]  # fmt: skip
+    with blaming(f"observable '{item.component.id}'"):
+        return observe(item.component.id, observable, model, samples).drop(columns=["replica", "temperature"])
+
+
+def _frame(
+    frames: Mapping[str, pd.DataFrame], quantity: str, axis: Literal["latent", "rank"] | None = None
+) -> pd.DataFrame:
+    """The frame that holds a quantity; without an installed observable of it there is nothing to measure."""
+    frame = table_of(frames, quantity, axis)
+    if frame is None:
+        raise UserError(f"measure: no installed observable that is published measures '{quantity}'. Install one.")
+    return frame
 
 
 def _temperature(

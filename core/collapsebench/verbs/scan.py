@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from collapsebench.contracts import Pca, Progress, load_registry
 from collapsebench.errors import DataError, UserError
 from collapsebench.planning.cells import create
 from collapsebench.store import Store
+from collapsebench.suite.file import find_suite, read_suite
 from collapsebench.suite.resolve import Suite, resolve_suite
 from collapsebench.verbs.run import Outcome, Say, Session, run_session
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 50_000
 """Rows that a scan keeps unless told otherwise: eigenvalues are then known to about half a per cent."""
 
-_METRICS = (
-    "pca-agreement", "utility-threshold-duality", "effective-dimension", "rate-distortion-gap", "equilibrium",
-)  # fmt: skip
+_SUITE = "table"
+"""The shipped suite that a scan runs on its table."""
+
 _WIDE = 300
 
 
@@ -125,7 +126,7 @@ def scan(
     }  # fmt: skip
     name = _identifier(Path(path).stem) if isinstance(table, str | Path) else "frame"
 
-    raw = _suite(f"Scan of {name}", {"use": "table", "id": name, **parameters})
+    raw = _suite(f"Scan of {name}", name, parameters)
     overrides = [f'compute.device="{device}"'] if device else []
 
     def suite() -> Suite:
@@ -145,19 +146,11 @@ def scan(
     return found
 
 
-def _suite(title: str, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Return the suite of a scan; what the data decide is filled in by `_chosen`."""
-    return {
-        "title": title,
-        "metrics": list(_METRICS),
-        "scan": {"latent_dim": 2, "temperatures": [0.5]},
-        "training": {"max_updates": 1},
-        "datasets": [dataset],
-        "architectures": [
-            {"id": "linear", "encoder": {"use": "linear"}, "decoder": {"use": "linear"}},
-            {"id": "mlp", "encoder": {"use": "mlp"}, "decoder": {"use": "mlp"}},
-        ],
-    }
+def _suite(title: str, id: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shipped suite on your own table; what the data decide is filled in by `_chosen`."""
+    raw = read_suite(find_suite(_SUITE))
+    (dataset,) = raw["datasets"]
+    return {**raw, "title": title, "datasets": [{**dataset, "id": id, **parameters}]}
 
 
 def _chosen(

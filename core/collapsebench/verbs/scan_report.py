@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from collapsebench.publishing.curves import rank_distortions
 from collapsebench.publishing.folder import mode_tables
 from collapsebench.publishing.report import number
 from collapsebench.publishing.required_rank import required_rank_cells, required_ranks
+from collapsebench.ranking.board import converged_share
 from collapsebench.ranking.ranks import t_interval
-from collapsebench.ranking.standings import Contender, comparisons
+from collapsebench.ranking.standings import Contender, comparisons, declared_scores
 from collapsebench.scoring.results import SuiteResults
 
 _NOTHING = "-"
@@ -30,7 +32,7 @@ def latent_spectrum(results: SuiteResults) -> pd.DataFrame:
     lambda_k / V is at least ten times the lowest temperature.
     """
     rows = []
-    for (architecture, rank), part in _groups(results, "pca-agreement", "architecture", "rank"):
+    for (architecture, rank), part in _groups(results, ("eigenvalue", "threshold", "utility", "resolved")):
         row: dict[str, Any] = {"architecture": architecture, "rank": rank, "pca": part["eigenvalue"].iloc[0]}
         for name in ("threshold", "utility"):
             found = t_interval(part[name])
@@ -54,7 +56,7 @@ def kept_latents(results: SuiteResults) -> pd.DataFrame:
     spectrum = latent_spectrum(results)
     measured = [cell.measurement for cell in results.cells if cell.measurement is not None]
     rows = []
-    for (architecture, kept), part in _groups(results, "effective-dimension", "architecture", "rank"):
+    for (architecture, kept), part in _groups(results, ("relative_distortion", "pca_distortion")):
         own = spectrum[spectrum["architecture"] == architecture].set_index("rank")["threshold"]
         below, above = (float(own.get(rank, math.nan)) for rank in (kept, kept + 1))
         above = float(measured[0].temperatures.min()) if math.isnan(above) else above
@@ -92,11 +94,11 @@ def scan_page(results: SuiteResults) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _groups(results: SuiteResults, metric: str, *by: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """Yield the rows of a metric's table by the values of some columns, in their order of appearance."""
-    modes = mode_tables(results).get(metric)
-    if modes is not None:
-        for key, part in modes.groupby(list(by), sort=False):
+def _groups(results: SuiteResults, columns: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield the rows of the metric's table that has some columns, by architecture and rank, in order of appearance."""
+    tables = (table for table in mode_tables(results).values() if set(columns) <= set(table))
+    for table in itertools.islice(tables, 1):
+        for key, part in table.groupby(["architecture", "rank"], sort=False):
             yield tuple(key), part
 
 
@@ -153,17 +155,11 @@ def _judgements(results: SuiteResults) -> list[str]:
     lines = []
     for contenders in comparisons(results).values():
         for contender in contenders:
-            found = {
-                name: t_interval(list(contender.values(metric, score).values()))[0]
-                for name, metric, score in (
-                    ("converged", "equilibrium", "converged-share"),
-                    ("agreement", "pca-agreement", "threshold-identity-r2"),
-                )
-            }
-            if not math.isnan(found["converged"]):
-                text = f"{contender.architecture}: {100 * found['converged']:.0f} % of the replicas converged"
-                if not math.isnan(found["agreement"]):
-                    text += f"; R^2 of log T_k against log lambda_k / V: {found['agreement']:.4f}"
+            converged, agreement = converged_share([contender]), _agreement(results, contender)
+            if not math.isnan(converged):
+                text = f"{contender.architecture}: {100 * converged:.0f} % of the replicas converged"
+                if not math.isnan(agreement):
+                    text += f"; R^2 of log T_k against log lambda_k / V: {agreement:.4f}"
                 lines.append(text + (" (a linear decoder must give 1)" if _is_linear(contender.cells) else ""))
                 lines += _overfitting(contender)
             lines += [
@@ -172,6 +168,15 @@ def _judgements(results: SuiteResults) -> list[str]:
                 if cell.status != "ok"
             ]
     return lines
+
+
+def _agreement(results: SuiteResults, contender: Contender) -> float:
+    """The mean over seeds of the identity R^2 between thresholds and PCA, by the first metric that scores it."""
+    metrics = (metric for metric, score in declared_scores(results) if score.name == "threshold-identity-r2")
+    metric = next(metrics, None)
+    if metric is None:
+        return math.nan
+    return t_interval(list(contender.values(metric, "threshold-identity-r2").values()))[0]
 
 
 def _overfitting(contender: Contender) -> list[str]:

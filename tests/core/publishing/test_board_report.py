@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scored_results import DECLARED, full, mixed_suite, suite
+from scored_results import DECLARED, full, marked, mixed_suite, suite
 
 from collapsebench import Evaluation, Score, UserError
 from collapsebench.publishing.board_report import read_board, render
@@ -110,7 +110,7 @@ def test_one_seed_has_no_interval_and_the_footer_says_so():
 
 
 def test_the_converged_share_stands_beside_the_rank_and_is_never_rounded_up():
-    text = render(suite([full("linear", s, 0.5, equilibrium__converged_share=0.9999) for s in range(3)]), "md")
+    text = render(suite([marked(full("linear", seed, 0.5), 9999, 10_000) for seed in range(3)]), "md")
     header, row = (line.split("|") for line in text.splitlines() if line.startswith("| rank") or "linear" in line)
     assert [part.strip() for part in header[1:5]] == [
         "rank<br>↓",

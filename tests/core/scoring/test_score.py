@@ -183,8 +183,14 @@ class Two(Metric[Any]):
         return Evaluation({})
 
 
-def test_without_a_choice_the_first_directed_score_of_each_metric_ranks(make: Callable[[], Any]) -> None:
-    assert default_ranking({"one": make(), "equilibrium": make(), "two": make()}) == ["one/gap", "two/gap"]
+class Aside(Two):
+    """A metric by which nothing is ranked unless a suite asks for it."""
+
+    ranks: ClassVar[bool] = False
+
+
+def test_without_a_choice_the_first_directed_score_of_each_metric_that_ranks_is_taken(make: Callable[[], Any]) -> None:
+    assert default_ranking({"one": make(), "aside": Aside(None), "two": make()}) == ["one/gap", "two/gap"]
 
 
 @pytest.fixture

@@ -130,24 +130,26 @@ def _strip(contender: Contender, split: SplitName) -> Strip | str:
         return "its samples are no images"
     if PICTURES in measured.tables:
         return _kept(contender.architecture, measured) if split == SPLIT else f"published results keep them for {SPLIT}"
-    if "traversals" not in measured.tables or "latent-moments" not in measured.tables:
+    moments, decoded = measured.table_of("signal_fraction", "latent"), measured.table_of("at_0_0", "latent")
+    if moments is None or decoded is None:
         return "no metric of the suite asked for traversals"
-    fractions = grid(measured.tables["latent-moments"], split, measured.temperatures, "signal_fraction")
+    fractions = grid(moments, split, measured.temperatures, "signal_fraction")
     kept = np.where(np.isfinite(fractions).all(axis=1), (fractions > ACTIVE).sum(axis=1), 0)
     wanted = min(ROWS, int(kept.max()))
     if wanted == 0:
         return "no latent is active at any temperature, or every replica diverged"
     place = max(np.flatnonzero(kept >= wanted), key=lambda t: measured.temperatures[t])
     order = np.argsort(-fractions[place], kind="stable")[:wanted]
-    return _pictures(contender.architecture, measured, int(place), order, fractions[place][order])
+    return _pictures(contender.architecture, measured, decoded, int(place), order, fractions[place][order])
 
 
 def _why(cells: Sequence[CellResult]) -> str:
     return ", ".join(dict.fromkeys(f"{cell.status} ({cell.reason})" if cell.reason else cell.status for cell in cells))
 
 
-def _pictures(name: str, measured: Measurement, place: int, order: Any, fractions: Floats) -> Strip:
-    table = measured.tables["traversals"]
+def _pictures(
+    name: str, measured: Measurement, table: pd.DataFrame, place: int, order: Any, fractions: Floats
+) -> Strip:
     rows = table[(table["split"] == "train") & (table["temperature"] == measured.temperatures[place])]
     rows = rows.sort_values("latent")
     count = sum(str(column).startswith("at_0_") for column in table)

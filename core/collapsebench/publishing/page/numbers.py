@@ -78,8 +78,9 @@ def curves_of_cell(cell: CellResult) -> CellCurves:
     threshold, _ = thresholds_and_utilities(cells, "train")
     rate_threshold, _ = rate_thresholds_and_utilities(cells, "train")
     scale = np.sort(cell.measurement.temperatures) if cell.measurement else np.zeros(0)
-    replicas = _by_temperature(cell, "replicas", scale)
-    residuals = _by_temperature(cell, "equilibrium", scale)
+    measured = cell.measurement
+    replicas = _by_temperature(measured.tables.get("replicas") if measured else None, scale)
+    residuals = _by_temperature(measured.table_of("ward_residual") if measured else None, scale)
     scans = {
         "signal": signal, "truncated": truncated, "distortion": distortion, "utility": threshold,
     }  # fmt: skip
@@ -87,7 +88,7 @@ def curves_of_cell(cell: CellResult) -> CellCurves:
     if not len(worth):
         missing["rate"] = threshold.reason
     if residuals.empty:
-        missing |= dict.fromkeys(("ward", "edge"), signal.reason or "no metric of the suite asked for equilibrium")
+        missing |= dict.fromkeys(("ward", "edge"), signal.reason or "no metric of the suite asked for Ward residuals")
     absent = np.full(scale.size, np.nan)
     return CellCurves(
         temperatures=scale,
@@ -226,11 +227,9 @@ def _prices(cell: CellResult) -> Floats:
     return cell.measurement.effective_temperatures[np.argsort(cell.measurement.temperatures)]
 
 
-def _by_temperature(cell: CellResult, table: str, temperatures: Floats) -> pd.DataFrame:
-    """Return a table with one row a temperature, ascending; empty where it was not measured."""
-    if cell.measurement is None or table not in cell.measurement.tables:
-        return pd.DataFrame()
-    return cell.measurement.tables[table].set_index("temperature").reindex(temperatures)
+def _by_temperature(table: pd.DataFrame | None, temperatures: Floats) -> pd.DataFrame:
+    """Return a table with one row per temperature, ascending; empty where it was not measured."""
+    return pd.DataFrame() if table is None else table.set_index("temperature").reindex(temperatures)
 
 
 def _over_temperature(curves: CellCurves) -> dict[str, Any]:
