@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flow import without_figures
 
 # Stacks in tests are so small that threads waiting for each other on a busy machine cost far more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -162,6 +163,13 @@ def _own_cache_of_the_hub(tmp_path_factory):
     """Keep what `datasets` writes out of the user's folders; it reads this when it is first imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("huggingface")))
+        yield
+
+
+@pytest.fixture
+def no_figures():
+    """For tests that look at everything a run writes but its figures."""
+    with without_figures():
         yield
 
 

@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from click.testing import CliRunner, Result
 
@@ -74,6 +77,13 @@ def invoke(*arguments: Any) -> Result:
     from collapsebench.cli.main import main
 
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@contextmanager
+def without_figures() -> Iterator[None]:
+    """Leave out the figures of every suite that is written: drawing them takes longer than a tiny suite's training."""
+    with mock.patch("collapsebench.publishing.folder.draw_figures", lambda results, folder: []):
+        yield
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Run the code blocks of a Markdown page, one after the other, in one folder.
 
-bash: run. python: run, each block in a process of its own. toml or python whose first line is `# NAME.toml` or
+bash: run. python: run, each block in a process of its own. A run draws its figures on a page in `DRAWN` alone. toml or python whose first line is `# NAME.toml` or
 `# NAME.py`: written to that file. toml with a table [scan]: checked as a suite. text directly after a block that ran:
 what that block must print, numbers within 10 %.
 
@@ -14,17 +14,23 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from flow import environment
+from warmed import warm_command, warm_python
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 _FILES = (*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md")))
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in _FILES}
 LANGUAGES = ("bash", "python", "toml", "text")
+DRAWN = {("README.md", 3)}
+"""The blocks that run as a newcomer runs them: in a process that starts cold, with every figure of a suite."""
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\S*)\n(?P<code>.*?)^```$", flags=re.M | re.S)
 _FILE = re.compile(r"# (?P<name>[\w-]+\.(?:toml|py))\n")
@@ -99,20 +105,41 @@ class PageRun:
             if "[scan]" not in block.code:
                 return ""
             (self.folder / "block.toml").write_text(block.code, encoding="utf-8")
-            return self._command(block, "collapsebench", "check", "block.toml")
+            return _printed(block, warm_command("check", "block.toml", cwd=self.folder))
         if block.language == "python":
-            return "" if named else self._command(block, sys.executable, "-c", block.code)
-        return self._command(block, "bash", "-euo", "pipefail", "-c", block.code)
+            return "" if named else self._python(block)
+        return self._bash(block)
 
-    def _command(self, block: Block, *command: str) -> str:
-        store = {key: value for key, value in os.environ.items() if key != "COLLAPSEBENCH_STORE"}
-        path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
+    def _python(self, block: Block) -> str:
+        if (block.page, block.place) in DRAWN:
+            return self._process(block, sys.executable, "-c", block.code)
+        return _printed(block, warm_python(block.code, cwd=self.folder))
+
+    def _bash(self, block: Block) -> str:
+        """Run the lines of a block; `collapsebench` and `python FILE` in warm processes."""
+        lines = block.code.splitlines()
+        if not all(re.fullmatch(r"(collapsebench [^|<>;&$*]+|python [\w-]+\.py)", line) for line in lines):
+            return self._process(block, "bash", "-euo", "pipefail", "-c", block.code)
+        done = []
+        for program, *arguments in map(shlex.split, lines):
+            if program == "python":
+                done.append(warm_python((self.folder / arguments[0]).read_text(encoding="utf-8"), cwd=self.folder))
+            else:
+                done.append(warm_command(*arguments, cwd=self.folder))
+        return "".join(_printed(block, one) for one in done)
+
+    def _process(self, block: Block, *command: str) -> str:
+        surroundings = environment()
+        surroundings["PATH"] = os.pathsep.join([str(BIN), surroundings.get("PATH", "")])
         done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, timeout=280, check=False,
-            env={**store, "PATH": path, "MPLBACKEND": "Agg"},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block.name}\n{block.code}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+            command, cwd=self.folder, capture_output=True, text=True, timeout=280, check=False, env=surroundings
+        )
+        return _printed(block, done)
+
+
+def _printed(block: Block, done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, f"{block.name}\n{block.code}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def differs(printed: str, expected: str) -> str:

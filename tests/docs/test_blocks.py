@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,20 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 @pytest.fixture(scope="module")
 def page_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PageRun]:
     return {page: PageRun(page, tmp_path_factory.mktemp(Path(page).stem)) for page in PAGES}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def notebook_store(page_runs: dict[str, PageRun]) -> None:
+    """Let docs/notebook.md begin with what the README trained: it runs the same preset of the same suite."""
+    page_runs["README.md"].run(example_of_the_readme().place)
+    shutil.copytree(
+        page_runs["README.md"].folder / "smoke-store", page_runs["docs/notebook.md"].folder / "notebook-store"
+    )
+
+
+def example_of_the_readme() -> Block:
+    (example,) = [b for b in blocks_of("README.md") if b.language == "python" and "collapsebench.run" in b.code]
+    return example
 
 
 @pytest.mark.parametrize(
@@ -31,10 +46,21 @@ def test_a_block_runs_and_prints_what_the_page_says(block: Block, page_runs: dic
 
 
 def test_the_readme_example_prints_the_exact_solution_and_a_board(page_runs: dict[str, PageRun]) -> None:
-    (example,) = [b for b in blocks_of("README.md") if b.language == "python" and "collapsebench.run" in b.code]
-    printed = page_runs["README.md"].run(example.place)
+    printed = page_runs["README.md"].run(example_of_the_readme().place)
     assert "0.825" in printed  # 1 - 0.1 / (4 / 7)
     assert "pca-agreement" in printed
+    assert list((page_runs["README.md"].folder / "smoke-store/suites/quickstart/figures").glob("*.pdf"))
+
+
+def test_a_model_of_ones_own_is_measured_from_python_and_from_the_shell(page_runs: dict[str, PageRun]) -> None:
+    readme = page_runs["README.md"]
+    (example,) = [b for b in blocks_of("README.md") if b.language == "python" and "from my_vae import" in b.code]
+    printed = readme.run(example.place)
+    assert "posterior-variance" in printed
+    assert "True" in printed
+    (command,) = [b for b in blocks_of("README.md") if b.code.startswith("collapsebench measure")]
+    assert "2 of 3 latents active" in readme.run(command.place)
+    assert (readme.folder / "measured" / "latents.csv").exists()
 
 
 @pytest.mark.parametrize("page", PAGES)
