@@ -137,6 +137,9 @@ def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, row
         memory.restart()
         trainer.data = twice  # two chunks: the first is still there while the second is computed
         trainer.values_at_once = rows * replicas * width * 4
+        # Two pairs of draws a row: a third takes no more memory, and the suite may ask for hundreds.
+        draws = min(trainer.evaluation.samples, 4 * len(twice.splits["train"].values))
+        trainer.evaluation = trainer.evaluation.model_copy(update={"samples": draws})
         trainer.measure(everything=True)
         check = memory.peak
     state = sum(
