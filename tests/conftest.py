@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flow import without_figures
+from warmed import without_figures
 
 # Stacks in tests are so small that threads waiting for each other on a busy machine cost far more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,19 +1,18 @@
-"""A tiny suite and ways to run it: in this process, or as people do, in one of its own."""
+"""A tiny suite and ways to run it: in this process, in a warm one (`command`), or as people do, by the script."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from click.testing import CliRunner, Result
+from warmed import command, environment, without_figures
+
+__all__ = ["command", "environment", "without_figures"]
 
 SCRIPT = Path(sys.executable).with_name("collapsebench")
 """The console script of the environment that runs the tests."""
@@ -79,21 +78,8 @@ def invoke(*arguments: Any) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@contextmanager
-def without_figures() -> Iterator[None]:
-    """Leave out the figures of every suite that is written: drawing them takes longer than a tiny suite's training."""
-    with mock.patch("collapsebench.publishing.folder.draw_figures", lambda results, folder: []):
-        yield
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a process, on one thread, without what would lead it to another store."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("COLLAPSEBENCH_")}
-    return {**kept, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **changes}
-
-
-def command(*arguments: Any, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run the console script in a process of its own and wait for it."""
+def script(*arguments: Any, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script in a process of its own that starts cold, and wait for it."""
     return subprocess.run(
         [str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, env=environment(**changes), check=False
     )

@@ -1,6 +1,6 @@
 """Commands and programs in processes of their own that start warm: forked from one that has imported what a run needs.
 
-A test whose point is the console script, its start or its signals takes `flow.command` and `flow.start` instead.
+A test whose point is the console script, its start or its signals takes `flow.script` and `flow.start` instead.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from flow import environment, without_figures
+from unittest import mock
 
 PATIENCE = 280.0
 PRELOADED = [
@@ -30,14 +30,27 @@ PRELOADED = [
 _SERVER = multiprocessing.get_context("forkserver")
 
 
-def warm_command(
+@contextmanager
+def without_figures() -> Iterator[None]:
+    """Leave out the figures of every suite that is written: drawing them takes longer than a tiny suite's training."""
+    with mock.patch("collapsebench.publishing.folder.draw_figures", return_value=[]):
+        yield
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment of a process, on one thread, without what would lead it to another store."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("COLLAPSEBENCH_")}
+    return {**kept, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **changes}
+
+
+def command(
     *arguments: Any, cwd: Path | None = None, figures: bool = False, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a warm process and wait for it. figures: whether a run draws them."""
     return _run(_command, [str(argument) for argument in arguments], cwd, figures, environment(**changes))
 
 
-def warm_python(
+def python(
     code: str, *arguments: Any, cwd: Path | None = None, figures: bool = False, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in a warm process, as `python -c` would, and wait for it."""

@@ -1,8 +1,8 @@
 """Run the code blocks of a Markdown page, one after the other, in one folder.
 
-bash: run. python: run, each block in a process of its own. A run draws its figures on a page in `DRAWN` alone. toml or python whose first line is `# NAME.toml` or
-`# NAME.py`: written to that file. toml with a table [scan]: checked as a suite. text directly after a block that ran:
-what that block must print, numbers within 10 %.
+bash: run. python: run, each block in a process of its own. Only the blocks in `DRAWN` draw the figures of a suite. toml
+or python whose first line is `# NAME.toml` or `# NAME.py`: written to that file. toml with a table [scan]: checked as a
+suite. text directly after a block that ran: what that block must print, numbers within 10 %.
 
 A comment before a block says more: `<!-- block: slow -->` runs it only with the long tests,
 `<!-- block: skip, REASON -->` not at all. The README's `<!-- run -->`, `<!-- test -->` and `<!-- plugin -->` need a
@@ -21,8 +21,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from flow import environment
-from warmed import warm_command, warm_python
+from warmed import command, environment, python
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -105,7 +104,7 @@ class PageRun:
             if "[scan]" not in block.code:
                 return ""
             (self.folder / "block.toml").write_text(block.code, encoding="utf-8")
-            return _printed(block, warm_command("check", "block.toml", cwd=self.folder))
+            return _printed(block, command("check", "block.toml", cwd=self.folder))
         if block.language == "python":
             return "" if named else self._python(block)
         return self._bash(block)
@@ -113,7 +112,7 @@ class PageRun:
     def _python(self, block: Block) -> str:
         if (block.page, block.place) in DRAWN:
             return self._process(block, sys.executable, "-c", block.code)
-        return _printed(block, warm_python(block.code, cwd=self.folder))
+        return _printed(block, python(block.code, cwd=self.folder))
 
     def _bash(self, block: Block) -> str:
         """Run the lines of a block; `collapsebench` and `python FILE` in warm processes."""
@@ -123,9 +122,9 @@ class PageRun:
         done = []
         for program, *arguments in map(shlex.split, lines):
             if program == "python":
-                done.append(warm_python((self.folder / arguments[0]).read_text(encoding="utf-8"), cwd=self.folder))
+                done.append(python((self.folder / arguments[0]).read_text(encoding="utf-8"), cwd=self.folder))
             else:
-                done.append(warm_command(*arguments, cwd=self.folder))
+                done.append(command(*arguments, cwd=self.folder))
         return "".join(_printed(block, one) for one in done)
 
     def _process(self, block: Block, *command: str) -> str:

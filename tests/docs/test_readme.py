@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from warmed import warm_command
+from warmed import command
 
 README = Path(__file__).parents[2] / "README.md"
 BIN = Path(sys.executable).parent
@@ -46,12 +46,12 @@ def two_moons(tmp_path: Path) -> Path:
 def test_the_scan_of_a_table_runs_as_it_stands_but_for_its_size(tmp_path: Path) -> None:
     (block,) = [block for block in blocks("bash") if "collapsebench scan" in block]
     make, scan = block.strip().splitlines()
-    options = "--seeds 1 --temperatures 3 --max-updates 8 --latent-dim 3"
+    options = "--seeds 1 --temperatures 3 --max-updates 2 --latent-dim 3"
     made = run("bash", "-ec", make, cwd=tmp_path, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     assert made.returncode == 0, made.stderr
     program, *arguments = shlex.split(f"{scan} {options}")
     assert program == "collapsebench"
-    done = warm_command(*arguments, cwd=tmp_path)
+    done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Latent spectrum" in done.stdout
     assert (tmp_path / "wine-scan" / "scan.txt").read_text() in done.stdout
@@ -61,11 +61,11 @@ def test_the_plugin_loads_and_a_suite_runs_with_it(two_moons: Path) -> None:
     (suite,) = [block for block in blocks("toml") if "[scan]" in block]
     text = re.sub(r'use = "gaussian"\n.*?\n\n', 'use = "two-moons"\n\n', suite, count=1, flags=re.S)
     (two_moons / "moons.toml").write_text(text)
-    listed = warm_command("plugins", "list", cwd=two_moons, PYTHONPATH=path_with(two_moons))
+    listed = command("plugins", "list", cwd=two_moons, PYTHONPATH=path_with(two_moons))
     assert "dataset two-moons" in listed.stdout, listed.stdout + listed.stderr
     settings = ["scan.latent_dim=2", "scan.temperatures.count=3", "training.max_updates=20"]
     options = [word for setting in settings for word in ("--set", setting)]
-    done = warm_command("run", "moons.toml", "--seeds", "2", *options, cwd=two_moons, PYTHONPATH=path_with(two_moons))
+    done = command("run", "moons.toml", "--seeds", "2", *options, cwd=two_moons, PYTHONPATH=path_with(two_moons))
     assert done.returncode == 0, done.stderr
     assert "two-moons" in done.stdout
 
@@ -81,7 +81,7 @@ def test_a_beta_vae_of_pythae_is_measured_in_three_lines() -> None:
 
 
 def test_the_plugin_of_the_readme_keeps_the_laws(two_moons: Path) -> None:
-    done = warm_command("plugins", "check", "two-moons", cwd=two_moons, PYTHONPATH=path_with(two_moons))
+    done = command("plugins", "check", "two-moons", cwd=two_moons, PYTHONPATH=path_with(two_moons))
     assert done.returncode == 0, done.stdout
     assert "FAIL" not in done.stdout
 
@@ -100,7 +100,7 @@ def test_the_commands_for_a_plugin_lead_from_nothing_to_a_run(tmp_path: Path) ->
             (about / "entry_points.txt").write_text("[collapsebench]\ntwo-rings = collapsebench_two_rings\n")
             continue
         assert program == "collapsebench"
-        done = warm_command(*arguments, cwd=tmp_path, PYTHONPATH=path)
+        done = command(*arguments, cwd=tmp_path, PYTHONPATH=path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "Trying two-rings" in done.stdout
     (kit,) = [block for block in blocks("python") if "collapsebench.testing" in block]

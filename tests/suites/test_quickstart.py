@@ -12,17 +12,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from flow import SCRIPT, boards, command, digests, environment, invoke, weights
+from flow import SCRIPT, boards, digests, environment, invoke, script, weights
+from warmed import python
 
 from collapsebench.publishing.board_report import read_board
 from collapsebench.ranking.board import COLUMNS, FOOTER, RANKS
 
-PYTHON = """
+ORACLE = """
 import sys
 import collapsebench
 assert not {"torch", "pandas", "numpy"} & set(sys.modules)
 found = collapsebench.oracle([[0.75, 0.0], [0.0, 0.25]], [0.5, 0.1])
 print(found.signal_fraction.round(6).tolist())
+"""
+RUN = """
+import sys
+import collapsebench
 outcome = collapsebench.run(sys.argv[1], store=sys.argv[2])
 print(type(outcome.board).__name__, len(outcome.board.columns), outcome.ok)
 """
@@ -43,7 +48,7 @@ def test_help_takes_less_than_half_a_second() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "quickstart"]], ids=" ".join)
 def test_looking_imports_neither_torch_nor_pandas_nor_scikit_learn(arguments: list[str]) -> None:
-    done = command(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    done = script(*arguments, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "click" in imported
@@ -51,15 +56,18 @@ def test_looking_imports_neither_torch_nor_pandas_nor_scikit_learn(arguments: li
 
 
 def test_from_python_the_oracle_and_a_run_need_nothing_but_the_import(run_once: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PYTHON, str(run_once / "tiny.toml"), str(tmp_path / "store")],
-        capture_output=True, text=True, env=environment(), check=False,
-    )  # fmt: skip
+    oracle = subprocess.run(
+        [sys.executable, "-c", ORACLE], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert oracle.returncode == 0, oracle.stderr
+    assert oracle.stdout.splitlines() == ["[[0.333333, 0.0], [0.866667, 0.6]]"]
+    done = python(RUN, run_once / "tiny.toml", tmp_path / "store")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["[[0.333333, 0.0], [0.866667, 0.6]]", "DataFrame 13 True"]
+    assert done.stdout.splitlines() == ["DataFrame 13 True"]
     assert boards(tmp_path / "store") == boards(run_once / "store")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_two_runs_in_fresh_stores_leave_the_same_bytes(run_once: Path, folder: Path) -> None:
     assert invoke("run", folder / "tiny.toml", "--store", folder / "store").exit_code == 0
     assert boards(folder / "store") == boards(run_once / "store")
@@ -93,12 +101,14 @@ def test_a_dry_run_says_what_would_be_trained(folder: Path) -> None:
     assert "4 cells, 4 to train: 16 replicas, at most 60 updates each, on cpu. Nothing was written." in done.stdout
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_strict_turns_a_replica_that_did_not_converge_into_exit_code_1(ran: Path) -> None:
     run = ("run", ran / "tiny.toml", "--store", ran / "store")
     assert invoke(*run).exit_code == 0
     assert invoke(*run, "--strict").exit_code == 1
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_strict_is_content_where_every_replica_converged(folder: Path) -> None:
     tolerant = [
         "training.convergence.ward_residual=100.0", "training.convergence.edge_tolerance=100.0",
@@ -136,7 +146,7 @@ def test_what_was_published_makes_itself_again_when_the_store_is_gone(ran: Path)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_shipped_quickstart_ends_ok_and_its_linear_decoders_land_on_pca(tmp_path: Path) -> None:
-    done = command("run", "quickstart", "--store", tmp_path / "store")
+    done = script("run", "quickstart", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stderr
     board = read_board((tmp_path / "store/suites/quickstart/board.csv").read_text())
     assert set(board["n_planned"]) == {3}

@@ -12,7 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow import TINY, boards, command, invoke, records, stamps, start, weights, without, write_suite
+from flow import (
+    TINY,
+    boards,
+    command,
+    invoke,
+    records,
+    stamps,
+    start,
+    weights,
+    without,
+    without_figures,
+    write_suite,
+)
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 LONG = TINY.replace("max_updates = 60", "max_updates = 400\ncheckpoint_every_seconds = 0.02").replace(
     "checks = 4", "checks = 16"
@@ -25,7 +39,8 @@ PATIENCE = 120.0
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    done = invoke("run", write_suite(folder, LONG), "--store", folder / "store")
+    with without_figures():
+        done = invoke("run", write_suite(folder, LONG), "--store", folder / "store")
     assert done.exit_code == 0, done.output
     return folder / "store"
 

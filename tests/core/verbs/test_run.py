@@ -99,6 +99,7 @@ def test_an_unknown_format_is_refused_with_the_legal_ones(outcome: Outcome) -> N
         outcome.text("yaml")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_running_again_trains_nothing_and_gives_the_same_board(suite: Path) -> None:
     before, board = stamps(suite.parent, "store/cells/*/*/*"), boards(suite.with_name("store"))
     seen: list[Progress] = []
@@ -109,6 +110,7 @@ def test_running_again_trains_nothing_and_gives_the_same_board(suite: Path) -> N
     assert boards(suite.with_name("store")) == board
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_new_seed_trains_that_seed_alone(suite: Path) -> None:
     before = stamps(suite.with_name("store"), "cells/*/*/weights.safetensors")
     seen: list[tuple[str, int]] = []
@@ -122,6 +124,7 @@ def test_a_new_seed_trains_that_seed_alone(suite: Path) -> None:
     assert set(outcome.board["n_ok"]) == {3}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_suite_run_twice_gives_the_same_weights_boards_and_tables(outcome: Outcome, tmp_path: Path) -> None:
     again = collapsebench.run(write_suite(tmp_path), store=tmp_path / "fresh", overrides=QUICK)
     assert boards(tmp_path / "fresh") == boards(store_of(outcome))
@@ -130,6 +133,7 @@ def test_a_suite_run_twice_gives_the_same_weights_boards_and_tables(outcome: Out
     pd.testing.assert_frame_equal(again.board, outcome.board)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_plan_score_and_board_are_the_later_stages_alone(suite: Path, outcome: Outcome) -> None:
     plan = collapsebench.plan(suite, **options(suite))
     assert [cell.status for cell in plan.cells] == ["ok"] * 4
@@ -199,6 +203,7 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(tmp_path: Path, monkeypatch
     assert session.device == "cpu"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_outside_of_the_main_thread_works_without_signals(suite: Path) -> None:
     found: list[Outcome] = []
     thread = threading.Thread(target=lambda: found.append(collapsebench.score(suite, **options(suite))))

@@ -15,10 +15,10 @@ from flow import command, invoke, stamps
 import collapsebench
 from collapsebench.contracts import Pca
 from collapsebench.errors import DataError, UserError
-from collapsebench.verbs.scan import TableScan, _chosen
+from collapsebench.verbs.scan import TableScan, _chosen, _suite
 
 QUICK: dict[str, Any] = {"seeds": 2, "temperatures": 7, "max_updates": 250}
-OPTIONS = ("--seeds", "1", "--temperatures", "3", "--max-updates", "8", "--latent-dim", "3")
+OPTIONS = ("--seeds", "1", "--temperatures", "3", "--max-updates", "2", "--latent-dim", "3")
 STRONG = 3
 
 
@@ -28,6 +28,16 @@ def table(rows: int = 400, columns: int = 6, strong: int = STRONG, noise: float 
     directions = np.linalg.qr(generator.normal(size=(columns, columns)))[0][:strong]
     values = generator.normal(size=(rows, strong)) @ directions + noise * generator.normal(size=(rows, columns))
     return pd.DataFrame(values, columns=[f"c{place}" for place in range(columns)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws() -> Iterator[None]:
+    """Scan with few draws of z behind every expectation: where tables are short, drawing is what takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "collapsebench.verbs.scan._suite", lambda *about: {**_suite(*about), "evaluation": {"samples": 1024}}
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +112,7 @@ def test_text_html_and_json_say_the_same(found: TableScan) -> None:
     assert "<table" in found._repr_html_()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_same_scan_again_trains_nothing(found: TableScan, store: Path) -> None:
     before = stamps(store)
     again = collapsebench.scan(table(), store=store, **QUICK)
@@ -109,6 +120,7 @@ def test_the_same_scan_again_trains_nothing(found: TableScan, store: Path) -> No
     pd.testing.assert_frame_equal(again.spectrum, found.spectrum)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_frame_its_file_and_its_array_are_the_same_cells(found: TableScan, store: Path, tmp_path: Path) -> None:
     before = stamps(store)
     table().to_csv(tmp_path / "other name.csv", index=False, float_format="%.17g")
@@ -124,6 +136,7 @@ def test_no_cell_says_where_the_table_lay(found: TableScan, store: Path) -> None
     assert not [text for text in texts if str(store.parent) in text or '"path": "/' in text]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_command_line_names_text_columns_and_the_option_that_leaves_them_out(csv: Path, tmp_path: Path) -> None:
     refused = invoke("scan", csv, "--store", tmp_path / "store", *OPTIONS)
     assert refused.exit_code == 2
@@ -146,9 +159,10 @@ def test_json_on_the_command_line_is_json_and_nothing_else(csv: Path, tmp_path: 
     assert {row["architecture"] for row in json.loads(done.stdout)["spectrum"]} == {"linear", "mlp"}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_more_columns_than_rows_run_with_a_warning(tmp_path: Path) -> None:
     wide = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 24)))
-    seen = collapsebench.scan(wide, store=tmp_path, seeds=1, temperatures=3, max_updates=4, latent_dim=2)
+    seen = collapsebench.scan(wide, store=tmp_path, seeds=1, temperatures=3, max_updates=2, latent_dim=2)
     assert "describes these rows" in seen.text()
     assert seen.notices
 
