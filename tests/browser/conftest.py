@@ -55,7 +55,7 @@ def opened(chromium: Any) -> Any:
         page.on("request", lambda request: trouble.append(request.url) if request.url != path.as_uri() else None)
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", lambda dialog: trouble.append(dialog.message) or dialog.dismiss())  # type: ignore[func-returns-value]
         page.goto(path.as_uri())
         page.locator("html[data-ready]").wait_for(state="attached")
         yield page

@@ -1,7 +1,7 @@
 """Run the code blocks of a Markdown page, one after the other, in one folder.
 
-bash: run. python: run, each block in a process of its own. Only the blocks in `DRAWN` draw the figures of a suite. toml
-or python whose first line is `# NAME.toml` or `# NAME.py`: written to that file. toml with a table [scan]: checked as a
+bash: run. python: run, each block in a process of its own. Suites are run without their figures. toml or
+python whose first line is `# NAME.toml` or `# NAME.py`: written to that file. toml with a table [scan]: checked as a
 suite. text directly after a block that ran: what that block must print, numbers within 10 %.
 
 A comment before a block says more: `<!-- block: slow -->` runs it only with the long tests,
@@ -28,8 +28,6 @@ BIN = Path(sys.executable).parent
 _FILES = (*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md")))
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in _FILES}
 LANGUAGES = ("bash", "python", "toml", "text")
-DRAWN = {("README.md", 3)}
-"""The blocks that run as a newcomer runs them: in a process that starts cold, with every figure of a suite."""
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\S*)\n(?P<code>.*?)^```$", flags=re.M | re.S)
 _FILE = re.compile(r"# (?P<name>[\w-]+\.(?:toml|py))\n")
@@ -110,8 +108,6 @@ class PageRun:
         return self._bash(block)
 
     def _python(self, block: Block) -> str:
-        if (block.page, block.place) in DRAWN:
-            return self._process(block, sys.executable, "-c", block.code)
         return _printed(block, python(block.code, cwd=self.folder))
 
     def _bash(self, block: Block) -> str:

@@ -49,7 +49,6 @@ def test_the_readme_example_prints_the_exact_solution_and_a_board(page_runs: dic
     printed = page_runs["README.md"].run(example_of_the_readme().place)
     assert "0.825" in printed  # 1 - 0.1 / (4 / 7)
     assert "pca-agreement" in printed
-    assert list((page_runs["README.md"].folder / "smoke-store/suites/quickstart/figures").glob("*.pdf"))
 
 
 def test_a_model_of_ones_own_is_measured_from_python_and_from_the_shell(page_runs: dict[str, PageRun]) -> None:

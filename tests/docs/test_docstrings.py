@@ -12,7 +12,7 @@ import pytest
 
 import collapsebench
 
-PUBLIC = {name: getattr(collapsebench, name) for name in collapsebench.__all__ if name != "__version__"}
+PUBLIC = {name: getattr(collapsebench, name) for name in vars(collapsebench)["__all__"] if name != "__version__"}
 MODULES = sorted(
     {item.__module__ for item in PUBLIC.values() if getattr(item, "__module__", "").startswith("collapse")}
 )

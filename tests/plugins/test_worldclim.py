@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rasterio import Affine
 
 from collapsebench import DataError
+from collapsebench.contracts import SplitName
 from collapsebench_datasets.resumable_download import sha256_of
 from collapsebench_datasets.spatial_blocks import (
     EARTH_RADIUS_KM,
@@ -31,7 +32,7 @@ from collapsebench_datasets.worldclim_parameters import WorldClimParameters
 ROWS, COLUMNS, WEST, NORTH = 60, 150, 5.0, 62.0
 STEP = 1.0 / 6.0
 NODATA_FLOAT = -3.4e38
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 def layers(seed: int = 0) -> np.ndarray[Any, Any]:

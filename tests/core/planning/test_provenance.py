@@ -79,6 +79,7 @@ def test_what_lies_on_one_machine_only_is_named_and_not_told(override, published
     assert shlex.split(run)[-1] == published
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_published_folder_carries_its_commands_in_every_form_for_people(tmp_path):
     suite = write_suite(tmp_path)
     options = {"store": tmp_path / "store", "overrides": QUICK}
@@ -99,6 +100,7 @@ def test_a_published_folder_carries_its_commands_in_every_form_for_people(tmp_pa
     assert (tmp_path / "again/suites/tiny/board.csv").read_bytes() == (folder / "board.csv").read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_that_was_published_without_commands_still_opens_and_names_none(tmp_path):
     suite = write_suite(tmp_path)
     results = collapsebench.run(suite, store=tmp_path / "store", overrides=QUICK).results

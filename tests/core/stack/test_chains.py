@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ CHAINS = {
     "head alone": lambda: GaussianHead(6, 5),
     "head after a map": lambda: nn.Sequential(nn.Linear(6, 3), GaussianHead(3, 5)),
     "nested": lambda: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 9), nn.SiLU()), nn.Linear(9, 2)),
-    **{name: lambda part=part: mlp([6, 17, 130, 3], part) for name, part in ACTIVATIONS.items()},
+    **{name: partial(mlp, [6, 17, 130, 3], part) for name, part in ACTIVATIONS.items()},
 }
 
 

@@ -56,6 +56,7 @@ def test_the_lines_are_the_means_of_what_was_measured(results, ax):
         np.testing.assert_array_equal(y, stack.mean[:, rank])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_published_folder_draws_what_its_results_draw(results, ax, tmp_path):
     write_everything(results, tmp_path / "out")
     plot("rank_distortion")(tmp_path / "out", ax)

@@ -80,11 +80,12 @@ def test_a_linear_pair_finds_the_dimension_that_is_in_the_table(found: TableScan
 def test_k_latents_are_kept_between_the_thresholds_of_k_and_of_the_next(found: TableScan) -> None:
     kept = found.kept_latents.set_index(["architecture", "latents"])
     spectrum = found.spectrum.set_index(["architecture", "rank"])["threshold"]
-    at = kept.loc["linear", STRONG]
+    at: Any = kept.loc["linear", STRONG]
     assert at["below"] == pytest.approx(spectrum["linear", STRONG])
     assert at["above"] <= at["temperature"] <= at["below"]
     assert at["beta"] == pytest.approx(at["temperature"] * 6, rel=1e-3)  # V: six standardised columns
-    assert at["pca_distortion"] < 0.05 < kept.loc["linear", STRONG - 1]["pca_distortion"]
+    before: Any = kept.loc["linear", STRONG - 1]
+    assert at["pca_distortion"] < 0.05 < before["pca_distortion"]
     told = kept.dropna(subset="temperature")
     assert (told["above"] < told["below"]).all()
 
