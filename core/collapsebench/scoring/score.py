@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from collapsebench.contracts import Curve, Evaluation, Measurement, Metric, Registry
+from collapsebench.contracts import Curve, Evaluation, Measurement, Metric, Observable, Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import PluginError, StoreError, blaming, error_text, unknown
 from collapsebench.executing.observe import observable_name, observe_cells
@@ -21,17 +20,18 @@ from collapsebench.planning.provenance import commands, provenance
 from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite.resolve import Reference, Suite
+from collapsebench.training.choose import on_threads
 
 
 def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> SuiteResults:
     """Return every planned cell of a plan with its scores; cells that are not there are rows all the same."""
     suite = plan.suite
-    if suite.compute.threads:
-        torch.set_num_threads(suite.compute.threads)
     metrics, observables = open_metrics(suite, registry)
-    failures = _observe_missing(plan, store, registry, device, observables)
-    cells = [_cell_result(plan, cell, store, registry, metrics, observables, failures) for cell in plan.cells]
+    with on_threads(suite.compute.threads):
+        failures = _observe_missing(plan, store, registry, device, observables)
+        cells = [_cell_result(plan, cell, store, registry, metrics, observables, failures) for cell in plan.cells]
     declared = {id: tuple(metric.scores) for id, metric in metrics.items()}
+    classes = _loaded(observables, registry)
     return SuiteResults(
         suite=suite.id,
         title=suite.title,
@@ -49,22 +49,27 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
             "date": datetime.now(UTC).date().isoformat(),
         },
         datasets={id: {**data.about, "left_out": list(data.left_out)} for id, data in plan.data.items()},
-        published=_published(observables, registry),
-        curves=_curves(metrics, observables, registry),
+        published=("replicas", *(use for use, observable in classes.items() if observable.published)),
+        curves=_curves(metrics, classes),
     )
 
 
-def _published(observables: Sequence[Reference], registry: Registry) -> tuple[str, ...]:
-    """The tables that a bundle keeps: what is stored of replicas, and what observables declare."""
-    classes = {reference.use: registry.get("observable", reference.qualified).load() for reference in observables}
-    return ("replicas", *(use for use, observable in classes.items() if observable.published))
+def _loaded(observables: Sequence[Reference], registry: Registry) -> dict[str, type[Observable[Any]]]:
+    """The classes of observables by id; one that cannot be loaded has its reason beside the scores that lack it."""
+    found = {}
+    for reference in observables:
+        try:
+            found[reference.use] = registry.get("observable", reference.qualified).load()
+        except Exception:
+            continue
+    return found
 
 
 def _curves(
-    metrics: Mapping[str, Metric[Any]], observables: Sequence[Reference], registry: Registry
+    metrics: Mapping[str, Metric[Any]], observables: Mapping[str, type[Observable[Any]]]
 ) -> dict[str, tuple[Curve, ...]]:
     """The curves that components declare, by the table that holds them; a metric's is called `modes-<metric>`."""
-    declared = {one.use: registry.get("observable", one.qualified).load().curves for one in observables}
+    declared = {use: observable.curves for use, observable in observables.items()}
     declared |= {f"modes-{id}": metric.curves for id, metric in metrics.items()}
     return {table: tuple(curves) for table, curves in declared.items() if curves}
 

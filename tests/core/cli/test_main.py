@@ -70,6 +70,13 @@ def test_help_takes_less_than_half_a_second() -> None:
     assert min(seconds() for _ in range(5)) < 0.5
 
 
+def test_importing_the_package_takes_less_than_a_tenth_of_a_second() -> None:
+    code = "import time; started = time.perf_counter(); import collapsebench; print(time.perf_counter() - started)"
+    command = [sys.executable, "-c", code]
+    times = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(5)]
+    assert min(times) < 0.1
+
+
 def test_help_names_every_command_without_importing_it() -> None:
     output = run("--help").output
     for name, (_, sentence) in LAZY.items():
