@@ -176,7 +176,7 @@ def test_the_rest_of_a_suite_completes_beside_all_of_them(paths: tuple[str, str]
     assert {row["status"] for row in failed} == {"failed"}
     assert all("RuntimeError: no such price" in row["reason"] for row in failed)
     said = done.stdout + done.stderr
-    assert "good/branched/beta-vae: its replicas run one by one: torch.func cannot map it" in said
+    assert "good/branched/beta-vae: its stacks are computed one replica after the other: torch.func cannot map it" in said
     assert "raising: its replicas" not in said
 
 

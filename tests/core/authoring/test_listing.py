@@ -55,7 +55,7 @@ def test_what_is_heavy_or_slow_is_named(gaussian_dataset, monkeypatch: pytest.Mo
 def test_a_probe_that_fails_says_its_last_words() -> None:
     path = os.pathsep.join(filter(None, sys.path))
     with pytest.raises(BrokenLawError, match=r"cannot list it: .*unknown dataset 'collapsebench/absent'"):
-        listing._probe(path, "dataset", "absent", "collapsebench", "datasets")
+        listing._probe(path, "collapsebench", "datasets", "dataset absent")
 
 
 def test_a_parameter_without_a_default_must_be_given(tmp_path) -> None:
