@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collapsebench.bench.throughput import Parts, bench_scan
+from collapsebench.bench.throughput import Networks, bench_scan, networks
 from collapsebench.bench.timing import Spread
 from collapsebench.contracts import Data, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
@@ -68,7 +68,7 @@ class Setting:
 class Contest:
     """What both contenders share: the network, its temperatures, batches, and how a stack of it is computed."""
 
-    parts: Parts
+    parts: Networks
     temperatures: Floats
     batch_size: int | str
     computation: Computation
@@ -177,7 +177,7 @@ def bench_linear_equilibrium(
     data, grid = exact_data(covariance=covariance), np.logspace(0, -6, temperatures)
     target = oracle(data.second_moments["train"], grid, data.shape[0]).signal_fraction
 
-    contest = _contest(data, ("linear", {}), grid, "full")
+    contest = _contest(data, networks("linear"), grid, "full")
     say(contest.sentence)
 
     def run(setting: Setting, limit: float) -> Run:
@@ -238,7 +238,7 @@ def bench_mlp_equilibrium(
     """
     keep_freed_memory()
     data, grid = data or _gaussian(rows), np.logspace(0, -5, temperatures)
-    contest = _contest(data, ("mlp", {"depth": 2, "width": 64}), grid, 256)
+    contest = _contest(data, networks("mlp"), grid, 256)
     say(contest.sentence)
     targets, times = {}, []
     for rate in rates:
@@ -319,11 +319,11 @@ def _trainer(data: Standardised, contest: Contest, setting: Setting) -> Trainer:
     return trainer_of(scan, contest.computation, data, load_registry())
 
 
-def _scan(data: Standardised, parts: Parts, temperatures: Floats, training: Training) -> ScanSpec:
+def _scan(data: Standardised, parts: Networks, temperatures: Floats, training: Training) -> ScanSpec:
     return bench_scan(parts, temperatures, min(32, math.prod(data.shape)), training)
 
 
-def _contest(data: Standardised, parts: Parts, temperatures: Floats, batch_size: int | str) -> Contest:
+def _contest(data: Standardised, parts: Networks, temperatures: Floats, batch_size: int | str) -> Contest:
     """Choose the computation as a run does."""
     training = Setting("adam", 1e-3, "constant", 1000).training(batch_size)
     scan = _scan(data, parts, temperatures, training)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from collapsebench.contracts import Data, Registry, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.planning.jobs import ComponentSpec, ScanSpec
 from collapsebench.stack.computation import COMPUTATIONS
+from collapsebench.suite.resolve import load_suite
 from collapsebench.suite.schema import ComputeSettings, EvaluationSettings, Training
 from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import build_pair, build_stack, trainer_of
@@ -29,12 +30,17 @@ from collapsebench.training.trainer import Trainer
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats
 
-Parts = tuple[str, Mapping[str, Any]]
-INPUTS, DEPTH, WIDTH, LATENTS, BATCH, ROWS = 19, 4, 64, 32, 256, 50_000
+SUITE = "bench"
+"""The shipped suite that names the networks."""
+
+INPUTS, WIDTH, LATENTS, BATCH, ROWS = 19, 64, 32, 256, 50_000
 IMAGE, IMAGE_LATENTS, IMAGE_ROWS = (1, 28, 28), 16, 4096
-CONVOLUTIONS: Parts = ("conv", {"channels": 8, "depth": 2})
+IMAGE_OVERRIDES: tuple[str, ...] = ()
+"""What is changed of the convolutions before they are timed."""
+
 _FOR_IMAGES = ("batched", "groups-on-cores", "replicas-on-cores", "one-by-one")
 _PYTHAE_BATCHES = 20
+_FOREIGN = ComponentSpec(use=FOREIGN)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     stack = bench_stack(scan, data, registry)
     general = trainer_of(scan, COMPUTATIONS["batched"], data, registry)
     third_party = bench_stack(
-        bench_scan((FOREIGN, {}), _temperatures(replicas), LATENTS, plain_adam(), device), data, registry
+        bench_scan(Networks(_FOREIGN, _FOREIGN), _temperatures(replicas), LATENTS, plain_adam(), device), data, registry
     )
     pair = bench_pair(registry, _published(), (INPUTS,), LATENTS)
     plain = plain_loop(data, copy.deepcopy(pair).to(place), place, BATCH)
@@ -177,10 +183,11 @@ def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: 
     """Time a stack of the shipped convolutions, two stages from eight channels on, against a plain loop, in turn."""
     keep_freed_memory()
     registry, place, data = load_registry(), torch.device(device), image_data()
-    scan = bench_scan(CONVOLUTIONS, _temperatures(replicas), IMAGE_LATENTS, plain_adam(batch), device)
+    convolutions = networks("convolutions", *IMAGE_OVERRIDES)
+    scan = bench_scan(convolutions, _temperatures(replicas), IMAGE_LATENTS, plain_adam(batch), device)
     computation, reason = _fastest_for_images(scan, data, registry)
     trainer = trainer_of(scan, COMPUTATIONS[computation], data, registry)
-    plain = plain_loop(data, bench_pair(registry, CONVOLUTIONS, IMAGE, IMAGE_LATENTS).to(place), place, batch)
+    plain = plain_loop(data, bench_pair(registry, convolutions, IMAGE, IMAGE_LATENTS).to(place), place, batch)
     turns = Turns.take(
         {
             "plain": lambda: milliseconds(plain, place),
@@ -266,10 +273,23 @@ def image_data() -> Standardised:
     return standardise(Data(train, validation, test, feature_names=names, scaling="global"), "bench")
 
 
-def bench_pair(registry: Registry, parts: Parts, shape: tuple[int, ...], latent_dim: int) -> nn.ModuleDict:
-    """Return the pair of networks of an encoder and a decoder, with the initial weights of seed 0."""
-    use, parameters = parts
-    encoder, decoder = (registry.get(kind, use).create(parameters) for kind in ("encoder", "decoder"))
+@dataclass(frozen=True)
+class Networks:
+    """The encoder and the decoder of what is timed."""
+
+    encoder: ComponentSpec
+    decoder: ComponentSpec
+
+
+def networks(architecture: str, *overrides: str) -> Networks:
+    """Return the networks of an architecture of the shipped suite `bench`, after `key=value` overrides."""
+    found = load_suite(SUITE, overrides=overrides).architecture(architecture)
+    return Networks(ComponentSpec.of(found.encoder), ComponentSpec.of(found.decoder))
+
+
+def bench_pair(registry: Registry, parts: Networks, shape: tuple[int, ...], latent_dim: int) -> nn.ModuleDict:
+    """Return a pair of networks with the initial weights of seed 0."""
+    encoder, decoder = parts.encoder.create("encoder", registry), parts.decoder.create("decoder", registry)
     return build_pair(encoder, decoder, shape, latent_dim, 0)
 
 
@@ -279,17 +299,13 @@ def published_scan(replicas: int, width: int, device: str) -> ScanSpec:
 
 
 def bench_scan(
-    parts: Parts, temperatures: Floats, latent_dim: int, training: Training, device: str = "cpu"
+    parts: Networks, temperatures: Floats, latent_dim: int, training: Training, device: str = "cpu"
 ) -> ScanSpec:
-    """Return the scan that is timed.
-
-    parts: the id of an encoder, which is that of a decoder too, and the parameters of both.
-    """
-    coder = ComponentSpec(use=parts[0], parameters=dict(parts[1]))
+    """Return the scan that is timed, with the objective that suites use by default."""
     return ScanSpec(
-        encoder=coder,
-        decoder=coder,
-        objective=ComponentSpec(use="beta-vae"),
+        encoder=parts.encoder,
+        decoder=parts.decoder,
+        objective=ComponentSpec(use=load_registry().default("objective")),
         latent_dim=latent_dim,
         temperatures=tuple(temperatures.tolist()),
         training=training,
@@ -311,8 +327,9 @@ def plain_adam(batch_size: int = BATCH) -> Training:
     )
 
 
-def _published(width: int = WIDTH) -> Parts:
-    return "mlp", {"depth": DEPTH, "width": width}
+def _published(width: int = WIDTH) -> Networks:
+    changed = (f"architectures.published.{part}.width={width}" for part in ("encoder", "decoder"))
+    return networks("published", *changed)
 
 
 def _temperatures(replicas: int) -> Floats:

@@ -11,6 +11,7 @@ from torch import nn
 
 from collapsebench.authoring.check import check_component
 from collapsebench.bench import others, throughput
+from collapsebench.planning.jobs import ComponentSpec
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
@@ -25,16 +26,18 @@ def test_the_third_party_s_pair_keeps_the_laws_of_its_kind(kind, tmp_path) -> No
 def test_the_third_party_s_pair_has_about_the_weights_of_the_published_one() -> None:
     registry = others.registry_with_foreign()
 
-    def weights(use: str, parameters: dict[str, int]) -> int:
-        pair = throughput.bench_pair(registry, (use, parameters), (throughput.INPUTS,), throughput.LATENTS)
+    def weights(parts: throughput.Networks) -> int:
+        pair = throughput.bench_pair(registry, parts, (throughput.INPUTS,), throughput.LATENTS)
         return sum(parameter.numel() for parameter in pair.parameters())
 
-    published = weights("mlp", {"depth": throughput.DEPTH, "width": throughput.WIDTH})
-    assert weights(others.FOREIGN, {}) == pytest.approx(published, rel=0.3)
+    foreign = ComponentSpec(use=others.FOREIGN)
+    published = weights(throughput.networks("published"))
+    assert weights(throughput.Networks(foreign, foreign)) == pytest.approx(published, rel=0.3)
 
 
 def pair() -> nn.ModuleDict:
-    parts = ("mlp", {"depth": 1, "width": 4})
+    part = ComponentSpec(use="mlp", parameters={"depth": 1, "width": 4})
+    parts = throughput.Networks(part, part)
     return throughput.bench_pair(others.registry_with_foreign(), parts, (5,), 2)
 
 

@@ -18,7 +18,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time small products and small networks, for an instant each."""
     monkeypatch.setattr(timing, "SECONDS", 0.01)
     monkeypatch.setattr(timing, "SIDE", 64)
-    monkeypatch.setattr(throughput, "CONVOLUTIONS", ("conv", {"channels": 1, "depth": 2}))
+    narrow = tuple(f"architectures.convolutions.{part}.channels=1" for part in ("encoder", "decoder"))
+    monkeypatch.setattr(throughput, "IMAGE_OVERRIDES", narrow)
     monkeypatch.setattr(throughput, "IMAGE_ROWS", 300)
 
 
@@ -50,7 +51,7 @@ def test_the_ratios_of_one_repetition_are_those_of_its_times(monkeypatch: pytest
     assert found.pythae_update_ms is not None
     assert found.speedup_over_pythae is not None
     assert found.speedup_over_pythae.median == pytest.approx(found.pythae_update_ms.median / ours)
-    inner = [throughput.WIDTH * throughput.WIDTH] * (throughput.DEPTH - 1)
+    inner = [throughput.WIDTH * throughput.WIDTH] * 3  # of four hidden layers
     encoder = [throughput.INPUTS * throughput.WIDTH, *inner, throughput.WIDTH * 2 * throughput.LATENTS]
     decoder = [throughput.LATENTS * throughput.WIDTH, *inner, throughput.WIDTH * throughput.INPUTS]
     gflops = 6 * throughput.BATCH * sum(encoder + decoder) / (ours * 1e6)
