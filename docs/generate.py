@@ -198,9 +198,9 @@ def _parameter_table(rows: Sequence[ParameterRow], name: str) -> str:
 
 
 def _section_title(section: TableSection) -> str:
-    if not section.path:
+    if not section.key_path:
         return "Top level"
-    names = section.path.split(".")
+    names = section.key_path.split(".")
     path = ".".join(name.removesuffix("[]") for name in names)
     title = f"`[[{path}]]`" if names[-1].endswith("[]") else f"`[{path}]`"
     return f"{title} with `{section.where}`" if section.where else title

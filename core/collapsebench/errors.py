@@ -1,16 +1,16 @@
 """The exceptions that collapsebench raises on purpose.
 
     CollapsebenchError
-    ├── UserError              what the caller gave cannot be used; the command line exits with 2
-    │   ├── SuiteError         a suite file, all of its mistakes at once
+    ├── UserError              the caller's input cannot be used; the command line exits with 2
+    │   ├── SuiteError         a suite file with mistakes, all of them listed
     │   ├── ComponentError     an unknown, ambiguous or misconfigured component
-    │   ├── UnsuitableError    a component that cannot take samples of this shape; its cells are skipped
-    │   ├── DataError          data that cannot be read or does not satisfy its contract
+    │   ├── UnsuitableError    a component that does not support samples of this shape; its cells are skipped
+    │   ├── DataError          data that cannot be read or do not satisfy their contract
     │   ├── ModelError         a trained model that cannot be read or measured
     │   └── StoreError         a store that cannot be read or written
     └── PluginError            a plugin broke its contract; carries the component's id
 
-Every message says where, what was found, what was expected and what to do.
+Every message says where the problem is, what was found, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CollapsebenchError(Exception):
 
 
 class UserError(CollapsebenchError):
-    """What the caller gave cannot be used."""
+    """The caller's input cannot be used."""
 
 
 class SuiteError(UserError):
@@ -41,15 +41,15 @@ class ComponentError(UserError):
 
 
 class UnsuitableError(UserError):
-    """A component is meant for samples of another shape: nothing is wrong, and its cells are skipped."""
+    """A component that is meant for samples of another shape; this is no mistake, and its cells are skipped."""
 
 
 class DataError(UserError):
-    """Data that cannot be read or does not satisfy its contract."""
+    """Data that cannot be read or do not satisfy their contract."""
 
 
 class ModelError(UserError):
-    """A trained model, brought by the caller, that cannot be read or measured."""
+    """A trained model of the caller that cannot be read or measured."""
 
 
 class StoreError(UserError):
@@ -62,7 +62,7 @@ class PluginError(CollapsebenchError):
 
 @contextmanager
 def blaming(owner: str) -> Iterator[None]:
-    """Note on every exception that leaves whose it is, as in "encoder 'mlp'"."""
+    """Name the component responsible in every exception raised inside, as in "encoder 'mlp'"."""
     try:
         yield
     except Exception as error:
@@ -70,23 +70,23 @@ def blaming(owner: str) -> Iterator[None]:
         raise
 
 
-def unknown(kind: str, found: str, known: Iterable[str]) -> str:
-    """Return the sentence that says a name is unknown, with the nearest legal one and the list of all."""
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the sentence that says a name is unknown, with the nearest known name and the list of all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(found, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"unknown {kind} '{found}'.{hint} Installed: {', '.join(names) or 'none'}."
+    return f"unknown {kind} '{name}'.{hint} Installed: {', '.join(names) or 'none'}."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that the host or the device had no memory left."""
+    """Return whether an exception means that the host or the device ran out of memory."""
     text = f"{type(error).__name__}: {error}"
     signs = ("OutOfMemoryError", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def classify(error: Exception) -> str:
-    """Return the status of a cell that an exception ended."""
+    """Return the status of a cell whose training ended with an exception."""
     if isinstance(error, UnsuitableError):
         return "skipped"
     if is_out_of_memory(error):
@@ -95,7 +95,7 @@ def classify(error: Exception) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error as one line: its own message for ours, with its type for others, after the notes on it."""
+    """Return an error as one line: its notes, its type unless it is a CollapsebenchError, and its message."""
     text = " ".join(str(error).split())
     text = text if isinstance(error, CollapsebenchError) else f"{type(error).__name__}: {text}"
     return ": ".join([*getattr(error, "__notes__", [])[::-1], text])

@@ -1,14 +1,14 @@
-"""The store: one folder per cell, plain files, written under a temporary name and renamed. Never a pickle.
+"""The store: one folder per cell, with plain files that are written under a temporary name and renamed; no pickles.
 
     cells/ab/abcd.../cell.json             description, status, replicas, provenance, SHA-256 of the files beside it
-                     weights.safetensors   every replica's weights, stacked along the first axis
+                     weights.safetensors   weights of all replicas, stacked along the first axis
                      log.parquet           one row per replica and check
                      observables/*.parquet
-    jobs/<id>.json, <id>.*.safetensors     unfinished jobs, their checkpoints and the pieces that have ended
+    jobs/<id>.json, <id>.*.safetensors     unfinished jobs, their checkpoints and their finished pieces
     suites/<id>/                           boards, tables and figures of the last run
-    cache/                                 what datasets prepared
+    cache/                                 files that datasets have prepared
 
-A store is relocatable: nothing in it names its own place.
+A store can be moved: nothing in it contains its own location.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ FINISHED = ("ok", "diverged")
 
 @dataclass(frozen=True)
 class CellRecord:
-    """What is stored of a cell beside its arrays.
+    """Everything stored about a cell except its arrays.
 
-    replicas: per temperature, in the order of the description: temperature, mark, updates, loss.
+    replicas: for each temperature, in the order of the description: temperature, mark, updates, loss.
     """
 
     key: str
@@ -50,18 +50,18 @@ class CellRecord:
 
 
 class Store:
-    """Read and write a store. root: COLLAPSEBENCH_STORE, or `.collapsebench` here, unless given."""
+    """Read and write a store. root: by default COLLAPSEBENCH_STORE, otherwise `.collapsebench` in this folder."""
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("COLLAPSEBENCH_STORE") or ".collapsebench")
 
     @property
     def cache(self) -> Path:
-        """The folder that datasets prepare into; COLLAPSEBENCH_CACHE shares one between stores."""
+        """The folder for files that datasets prepare; COLLAPSEBENCH_CACHE lets several stores share one."""
         return Path(os.environ.get("COLLAPSEBENCH_CACHE") or self.root / "cache")
 
     def make_writable(self) -> None:
-        """Create the store if need be, and make sure that it can be written before anything is trained."""
+        """Create the store if necessary, and make sure that it can be written before anything is trained."""
         probe = self.root / f".probe-{os.getpid()}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -69,45 +69,45 @@ class Store:
             probe.unlink()
         except OSError as error:
             raise StoreError(
-                f"store {self.root}: cannot be written ({error.strerror}). Choose another with COLLAPSEBENCH_STORE or "
-                "--store, or correct its permissions."
+                f"store {self.root}: cannot be written ({error.strerror}), expected a writable folder. Choose another "
+                "with COLLAPSEBENCH_STORE or --store, or correct its permissions."
             ) from error
 
     def make_readable(self) -> None:
-        """Make sure that what exists of the store can be read."""
+        """Make sure that the store can be read as far as it exists."""
         root = self.root.absolute()
         nearest = next(path for path in (root, *root.parents) if path.exists())
         if not (nearest.is_dir() and os.access(nearest, os.R_OK | os.X_OK)):
             raise StoreError(
-                f"store {self.root}: cannot be read as a folder. Choose another with COLLAPSEBENCH_STORE or --store, "
-                "or correct its permissions."
+                f"store {self.root}: cannot be read as a folder, expected a readable one. Choose another with "
+                "COLLAPSEBENCH_STORE or --store, or correct its permissions."
             )
 
     def job_file(self, job: str) -> Path:
-        """The file of a job."""
+        """Return the path of a job's file."""
         return self.root / "jobs" / f"{job}.json"
 
     def discard_job(self, job: Path) -> None:
-        """Remove the file of a job that has ended, and everything that it left beside it."""
+        """Remove the file of a finished job and everything that the job wrote beside it."""
         for path in job.parent.glob(f"{job.stem}.*"):
             if path != job:
                 path.unlink(missing_ok=True)
         job.unlink(missing_ok=True)
 
     def suite_folder(self, suite: str) -> Path:
-        """Where the outputs of a suite go."""
+        """Return the folder for the outputs of a suite."""
         return self.root / "suites" / suite
 
     def cell_folder(self, key: str) -> Path:
-        """Where a cell is, or would be."""
+        """Return the folder of a cell, whether or not it exists."""
         return self.root / "cells" / key[:2] / key
 
     def read_cell(self, key: str) -> CellRecord | None:
-        """Return a stored cell, or None."""
+        """Return the record of a cell, or None if it is not stored."""
         return _read_record(self.cell_folder(key) / "cell.json")
 
     def cells(self) -> Iterator[CellRecord]:
-        """Yield every stored cell, in the order of the keys."""
+        """Yield the record of every stored cell, in the order of the keys."""
         for path in sorted(self.root.glob("cells/??/[!.]*/cell.json")):
             record = _read_record(path)
             if record is not None:
@@ -119,7 +119,7 @@ class Store:
         weights: Mapping[str, Tensor] | None = None,
         log: pd.DataFrame | None = None,
     ) -> None:
-        """Write a cell as a whole; what was stored under its key before is replaced."""
+        """Write a whole cell, replacing what was stored under its key before."""
         folder = self.cell_folder(record.key)
         temporary = folder.parent / f".{record.key[:12]}-{os.getpid()}"
         try:
@@ -147,13 +147,13 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def read_weights(self, record: CellRecord) -> dict[str, Tensor]:
-        """Return the stacked weights of a cell, after comparing their SHA-256."""
+        """Return the stacked weights of a cell after verifying their SHA-256."""
         from safetensors.torch import load_file
 
         return load_file(self.verified_weights(record))
 
     def verified_weights(self, record: CellRecord) -> Path:
-        """Return the file of a cell's weights, after comparing its SHA-256."""
+        """Return the file of a cell's weights after verifying its SHA-256."""
         path = self.cell_folder(record.key) / "weights.safetensors"
         if not path.exists() or _sha256(path) != record.files.get(path.name):
             raise StoreError(
@@ -163,7 +163,7 @@ class Store:
         return path
 
     def read_observable(self, key: str, name: str) -> pd.DataFrame | None:
-        """Return an observable of a cell by its full name (id and digest), or None if it was not measured yet."""
+        """Return an observable of a cell by its full name (id and digest), or None if it has not been measured."""
         import pandas as pd
 
         path = self.cell_folder(key) / "observables" / f"{name}.parquet"
@@ -175,7 +175,7 @@ class Store:
             raise StoreError(f"{path}: cannot be read ({error}). Remove it and score again.") from error
 
     def write_observable(self, key: str, name: str, frame: pd.DataFrame) -> None:
-        """Write an observable of a cell."""
+        """Write an observable of a cell atomically."""
         path = self.cell_folder(key) / "observables" / f"{name}.parquet"
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -206,12 +206,12 @@ def _sha256(path: Path) -> str:
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write tensors and JSON metadata into one safetensors file; a crash leaves the old file or the new one."""
+    """Write tensors and JSON metadata to one safetensors file; a crash leaves either the old file or the new one."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    plain = {name: _alone(value) for name, value in tensors.items()}
+    plain = {name: _storable(value) for name, value in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(plain, temporary, metadata={"meta": json.dumps(meta)})
@@ -224,7 +224,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any
 
 
 def read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on a device, and the metadata of a file that `write_checkpoint` wrote."""
+    """Return the tensors, moved to a device, and the metadata of a file that `write_checkpoint` wrote."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt", device=str(device)) as file:
@@ -232,7 +232,7 @@ def read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Tensor]
         return tensors, json.loads(file.metadata()["meta"])
 
 
-def _alone(value: Tensor) -> Tensor:
-    """Return a tensor as it can be stored, copied only where its memory is part of a larger one."""
+def _storable(value: Tensor) -> Tensor:
+    """Return a tensor on the CPU that safetensors can store, copied only if it is a view of a larger tensor."""
     plain = value.detach().cpu().contiguous()
     return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()

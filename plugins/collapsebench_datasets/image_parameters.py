@@ -32,7 +32,7 @@ class Division(Parameters):
 class OriginalParameters(Division):
     """A dataset that was published as four IDX files, from a folder or from the Hub."""
 
-    places: ClassVar[tuple[str, ...]] = ("path",)
+    location_parameters: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Path | None = Field(
         default=None,
@@ -44,7 +44,7 @@ class OriginalParameters(Division):
 class HuggingFaceParameters(Division):
     """Images, or vectors of numbers, in one column of a dataset of the Hub or of local files."""
 
-    places: ClassVar[tuple[str, ...]] = ("path",)
+    location_parameters: ClassVar[tuple[str, ...]] = ("path",)
 
     name: str | None = Field(
         default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="name of the dataset on the Hub, OWNER/NAME"

@@ -16,7 +16,7 @@ Scaling = Literal["per-feature", "global", "none"]
 class TableParameters(Parameters):
     """Which columns and rows of a table to use, and how to split and scale them."""
 
-    places: ClassVar[tuple[str, ...]] = ("path",)
+    location_parameters: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Path = Field(description="a CSV, TSV, Parquet, Arrow, Feather, NPY or NPZ file")
     columns: tuple[str, ...] | None = Field(

@@ -20,7 +20,7 @@ PUBLISHER = "https://geodata.ucdavis.edu/climate/worldclim"
 class WorldClimParameters(Parameters):
     """Which part of WorldClim to use, and how to split and sample it."""
 
-    places: ClassVar[tuple[str, ...]] = ("path", "url", "sha256")
+    location_parameters: ClassVar[tuple[str, ...]] = ("path", "url", "sha256")
 
     version: Version = Field(default="2.1", description="release of WorldClim")
     resolution: Resolution = Field(default="10m", description="side of a cell in arc-minutes")

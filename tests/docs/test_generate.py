@@ -58,7 +58,7 @@ def test_every_shipped_component_is_documented_with_its_parameters(item: Registe
         assert f"| `{row.name}` |" in text
 
 
-@pytest.mark.parametrize("section", table_sections(SuiteFile), ids=lambda section: f"{section.path or 'top'}")
+@pytest.mark.parametrize("section", table_sections(SuiteFile), ids=lambda section: f"{section.key_path or 'top'}")
 def test_every_key_of_a_suite_has_a_sentence(section: object) -> None:
     assert section.summary  # type: ignore[attr-defined]
     assert [row.name for row in section.rows if not row.description] == []  # type: ignore[attr-defined]

@@ -34,10 +34,10 @@ KINDS: tuple[Kind, ...] = ("dataset", "encoder", "decoder", "objective", "observ
 class Parameters(BaseModel):
     """The base of every component's parameters: frozen, and closed to unknown keys.
 
-    places: names of the parameters that say where something lies (a path, an address); they are part of no key.
+    location_parameters: names of the parameters that say where data lie (a path, an address); they are part of no key.
     """
 
-    places: ClassVar[tuple[str, ...]] = ()
+    location_parameters: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -197,7 +197,7 @@ def _protocol(suite: Suite, protocol: Protocol) -> dict[str, Any]:
 
 
 def _identity(reference: Reference) -> dict[str, Any]:
-    parameters = {key: value for key, value in reference.parameters.items() if key not in reference.places}
+    parameters = {key: value for key, value in reference.parameters.items() if key not in reference.location_parameters}
     return {
         "use": reference.use,
         "distribution": reference.distribution,

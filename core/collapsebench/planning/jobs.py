@@ -209,7 +209,7 @@ class Job(_Spec):
 
     def write(self, path: Path, store: Store) -> None:
         """Write the job file atomically."""
-        store.write_text(path, self.model_dump_json(indent=1))
+        store.write_text(path, self.model_dump_json(indent=1, by_alias=True))
 
     @cached_property
     def label(self) -> str:
@@ -309,7 +309,7 @@ def _jobs_of(
             time_limit=suite.compute.time_limit,
             predicted_bytes=predict(max(len(piece.replicas) for piece in pieces)) if predict else None,
         )
-        yield job.model_copy(update={"id": key_of(job.model_dump(mode="json"))[:16]})
+        yield job.model_copy(update={"id": key_of(job.model_dump(mode="json", by_alias=True))[:16]})
 
 
 def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Reference]) -> Job:

@@ -48,7 +48,7 @@ def commands(suite: Suite) -> list[str]:
     name = suite.id if shipped_suites().get(suite.id) == suite.path else suite.path.name
     coders = [coder for architecture in suite.architectures for coder in (architecture.encoder, architecture.decoder)]
     references = (*suite.datasets, *suite.objectives, *suite.metrics, *coders, suite.executor)
-    places = {place for reference in references for place in reference.places}
+    places = {place for reference in references for place in reference.location_parameters}
     options = ["--preset", suite.preset] if suite.preset else []
     for override in suite.overrides:
         options += ["--set", _without_places(override, places)]

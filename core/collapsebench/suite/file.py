@@ -1,7 +1,7 @@
-"""Suite files before validation: find and read one, apply a preset and the command line, expand the sweep.
+"""Prepare a suite file for validation: find it, read it, apply a preset and the command line, expand the sweep.
 
-Everything here works on plain tables, and remembers where each changed value came from, so that a mistake is
-reported at the place where somebody wrote it.
+Everything here works on plain tables and remembers where each changed value came from, so that a mistake is
+reported where somebody wrote it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from collapsebench.errors import SuiteError, UserError, unknown
 from collapsebench.suite.problems import Problem, place, quoted, unknown_name
-from collapsebench.suite.words import Path as KeyPath
+from collapsebench.suite.words import KeyPath
 
 Table = dict[str, Any]
 Keys = tuple[str, ...]
@@ -26,7 +26,7 @@ SWEPT_LISTS = ("datasets", "architectures", "objectives")
 
 
 class SuiteLocation(NamedTuple):
-    """A suite's id, its file, and how messages call the file."""
+    """A suite's id, its file, and the name of that file in messages."""
 
     id: str
     path: Path
@@ -34,14 +34,14 @@ class SuiteLocation(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What was changed, `path`, and who changed it, `label`; problems below the path are reported there."""
+    """A change of the suite. label: where it was written, and where problems below `key_path` are reported."""
 
-    path: KeyPath
+    key_path: KeyPath
     label: str
 
 
 class Swept(NamedTuple):
-    """A swept parameter of a variant: its keys below the item, `key=value`, and the sweep's place."""
+    """A swept parameter of a variant. keys: below the item. text: `key=value`. label: where the sweep is written."""
 
     keys: Keys
     text: str
@@ -49,7 +49,7 @@ class Swept(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """An item after the sweep: its position in the file, and what was swept."""
+    """A variant that the sweep makes of an item: the item's position in the file, and the swept parameters."""
 
     position: int
     swept: tuple[Swept, ...]
@@ -63,7 +63,7 @@ def shipped_suites() -> dict[str, Path]:
 
 
 def find_suite(name_or_path: str | Path) -> SuiteLocation:
-    """Return where a suite is: the id of one that ships, or the path of a TOML file."""
+    """Return where a suite is, given the id of one that ships with collapsebench or the path of a TOML file."""
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or os.sep in text or "/" in text:
         path = Path(name_or_path)
@@ -75,12 +75,12 @@ def find_suite(name_or_path: str | Path) -> SuiteLocation:
         return SuiteLocation(path.stem, path, text)
     shipped = shipped_suites()
     if text not in shipped:
-        raise UserError(f"{unknown('suite', text, shipped)} For a file of your own, give its path, ending in .toml.")
+        raise UserError(f"{unknown('suite', text, shipped)} To run your own file, give its path, ending in .toml.")
     return SuiteLocation(text, shipped[text], f"suites/{text}.toml")
 
 
 def read_suite(location: SuiteLocation) -> Table:
-    """Return a suite file's content; a syntax error or a key given twice is reported with its line."""
+    """Return the content of a suite file; an error of syntax or a repeated key is reported with its line."""
     try:
         return tomllib.loads(location.path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -90,7 +90,7 @@ def read_suite(location: SuiteLocation) -> Table:
 
 
 def parsed_value(text: str) -> Any:
-    """Return a value of the command line, read as TOML where it is TOML, else as a string."""
+    """Return a value from the command line: parsed if it is TOML, otherwise as a string."""
     try:
         table = tomllib.loads(f"value = {text.strip()}")
     except tomllib.TOMLDecodeError:
@@ -99,9 +99,9 @@ def parsed_value(text: str) -> Any:
 
 
 class SuiteEditor:
-    """A suite's raw content, the changes made to it, and the problems met on the way.
+    """The raw content of a suite, the changes made to it, and the problems they caused.
 
-    A table with `use` names a component or an optimiser and replaces what was there; others are merged.
+    A table with `use` names a component or an optimiser and replaces the earlier table; other tables are merged.
     """
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
@@ -142,7 +142,7 @@ class SuiteEditor:
         for keys, values in self._sweep.items():
             label = f'sweep."{".".join(keys)}"' if keys != ("",) else "sweep"
             if not isinstance(values, list) or not values:
-                message = f"found {quoted(values)}, expected a list of one value or more; write one."
+                message = f"found {quoted(values)}, expected a list with at least one value; write such a list."
                 self._problems.append((label, message))
             elif keys in (("scan", "latent_dim"), ("scan", "protocol")):
                 self._vary("architectures", None, keys[1:], values, label)
@@ -156,15 +156,15 @@ class SuiteEditor:
                 self._vary(keys[0], keys[1], keys[2:], values, label)
 
     def suffix(self, section: str, index: int) -> str:
-        """Return what an item's id ends in: exactly what was swept, as in `[encoder.width=32]`."""
+        """Return the end of an item's id, which states what was swept, as in `[encoder.width=32]`."""
         variants = self._variants.get(section)
         swept = variants[index].swept if variants else ()
         return f"[{','.join(item.text for item in swept)}]" if swept else ""
 
     def report(self, problems: Iterable[Problem], label: str) -> list[str]:
-        """Return every problem as a line that starts with where somebody wrote what is wrong."""
+        """Return every problem as a line that starts with where the mistake was written."""
         lines = [f"{_source(where, label)}: {message}" for where, message in self._problems]
-        lines += [f"{_source(self._where(problem.path), label)}: {problem.message}" for problem in problems]
+        lines += [f"{_source(self._where(problem.key_path), label)}: {problem.message}" for problem in problems]
         return list(dict.fromkeys(lines))
 
     def _assign(self, keys: Keys, value: Any, label: str) -> None:
@@ -173,28 +173,29 @@ class SuiteEditor:
             return
         self._sweep.pop(keys, None)
         node: Table = self.raw
-        path: KeyPath = ()
+        item_path: KeyPath = ()
         inner = keys
         if keys[0] in LISTS_BY_ID and len(keys) > 1:
             index = self._index(keys[0], keys[1], label)
             if index is None:
                 return
-            node, path, inner = self.raw[keys[0]][index], (keys[0], index), keys[2:]
+            node, item_path, inner = self.raw[keys[0]][index], (keys[0], index), keys[2:]
             if not inner:
                 node.clear()
                 node.update({"id": keys[1], **value} if isinstance(value, dict) else {"use": value, "id": keys[1]})
-                self._origins.append(Origin(path, label))
+                self._origins.append(Origin(item_path, label))
                 return
         created = _put(node, inner, value)
         if created is None:
             self._problems.append(
-                (label, "leads through a value that is no table; set the whole of that value instead.")
-            )
+                (label, "leads through a value that is not a table, expected tables up to the last key; set that whole "
+                 "value instead.")
+            )  # fmt: skip
         else:
-            self._origins.append(Origin((*path, *inner[:created]), label))
+            self._origins.append(Origin((*item_path, *inner[:created]), label))
 
     def _index(self, section: str, id: str, label: str) -> int | None:
-        """Return the position of an item of a list, which it turns into a table if it was a bare id."""
+        """Return the position of the item with an id in a list, after turning bare ids in the list into tables."""
         items = self.raw.get(section, [])
         if not isinstance(items, list):
             return None
@@ -224,21 +225,21 @@ class SuiteEditor:
         self.raw[section] = [item for item, _ in new]
         self._variants[section] = [variant for _, variant in new]
 
-    def _where(self, path: KeyPath) -> str:
-        if len(path) > 1 and path[0] in self._variants and isinstance(path[1], int):
-            variant = self._variants[str(path[0])][path[1]]
+    def _where(self, key_path: KeyPath) -> str:
+        if len(key_path) > 1 and key_path[0] in self._variants and isinstance(key_path[1], int):
+            variant = self._variants[str(key_path[0])][key_path[1]]
             for swept in variant.swept:
-                if path[2 : 2 + len(swept.keys)] == swept.keys:
+                if key_path[2 : 2 + len(swept.keys)] == swept.keys:
                     return swept.label
-            path = (path[0], variant.position, *path[2:])
+            key_path = (key_path[0], variant.position, *key_path[2:])
         for origin in reversed(self._origins):
-            if path[: len(origin.path)] == origin.path:
+            if key_path[: len(origin.key_path)] == origin.key_path:
                 return origin.label
-        return place(path)
+        return place(key_path)
 
 
 def item_id(item: Any) -> str:
-    """Return the id by which an item of a list is known: its own, else its component's."""
+    """Return the id of an item of a list: the one it gives, otherwise its component's."""
     if not isinstance(item, dict):
         return ""
     return str(item.get("id") or str(item.get("use", "")).rpartition("/")[2])
@@ -254,7 +255,7 @@ def _leaves(table: Mapping[str, Any], prefix: Keys = ()) -> Iterator[tuple[Keys,
 
 
 def _put(table: Table, keys: Keys, value: Any) -> int | None:
-    """Set a value; return how many keys lead to the first new thing, None where no table is met."""
+    """Set a value; return how many keys lead to the first table or value created, or None if a key is not a table."""
     created = len(keys)
     for depth, key in enumerate(keys[:-1], 1):
         if key not in table:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from collapsebench.contracts import Kind, Registry, load_registry
 from collapsebench.errors import CollapsebenchError, PluginError, SuiteError
@@ -28,7 +30,7 @@ from collapsebench.suite.schema import (
     SuiteFile,
     Training,
 )
-from collapsebench.suite.words import Path as KeyPath
+from collapsebench.suite.words import KeyPath
 
 __all__ = [
     "Adam",
@@ -55,8 +57,8 @@ class Reference:
     """A component as a suite uses it.
 
     id: its name in the suite. use: the component's id. parameters: JSON values, every default filled in.
-    version: the descriptor's. distribution: who provides it. places: parameters that say where something lies, and are
-    no part of anything's identity.
+    version: the descriptor's. distribution: who provides it. location_parameters: names of the parameters that say
+    where data lie; they are part of no identity. Hashes and job files call them `places`.
     """
 
     kind: Kind
@@ -65,19 +67,19 @@ class Reference:
     parameters: Mapping[str, Any]
     version: int
     distribution: str
-    places: tuple[str, ...] = ()
+    location_parameters: Annotated[tuple[str, ...], Field(alias="places")] = ()
 
     @property
     def qualified(self) -> str:
-        """The id that `Registry.get` finds even where several distributions provide `use`."""
+        """The id that `Registry.get` finds even if several distributions provide `use`."""
         return f"{self.distribution}/{self.use}"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A named pair of encoder and decoder with the number of latents and the order of training it is run with.
+    """A named pair of encoder and decoder, with its number of latents and its order of training.
 
-    learning_rate: its own, or None for that of the suite.
+    learning_rate: None for that of the suite.
     """
 
     id: str
@@ -92,8 +94,8 @@ class Architecture:
 class Suite:
     """A suite with everything resolved.
 
-    path: its file, if any. overrides: `dotted.path=value` each, what was changed on top of the file and the preset, the
-    seeds included. None of the three that say how it was called is part of its identity.
+    path: its file, if any. overrides: the changes to file and preset, including the seeds, each as `dotted.key=value`.
+    Preset, path and overrides say how the suite was called and are no part of its identity.
     """
 
     id: str
@@ -115,20 +117,20 @@ class Suite:
     overrides: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the resolved suite as JSON values, temperatures spelt out."""
+        """Return the resolved suite as JSON values, with every temperature listed."""
         sections = ("scan", "training", "evaluation", "compute")
         description = {key: value for key, value in vars(self).items() if key in self.__dataclass_fields__}
         for name in ("path", "preset", "overrides", *sections):
             del description[name]
         for name in ("metrics", "datasets", "architectures", "objectives"):
-            description[name] = [_without_places(asdict(item)) for item in getattr(self, name)]
+            description[name] = [_without_locations(_plain(item)) for item in getattr(self, name)]
         description |= {name: getattr(self, name).model_dump(mode="json") for name in sections}
         description["scan"] = {
             **self.scan.model_dump(mode="json", exclude={"grid"}),
             "temperatures": self.scan.temperatures,
         }
         del description["compute"]["executor"]
-        resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": asdict(self.executor)}))
+        resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": _plain(self.executor)}))
         return resolved
 
     def dataset(self, id: str) -> Reference:
@@ -144,7 +146,7 @@ class Suite:
         return next(item for item in self.objectives if item.id == id)
 
     def training_of(self, architecture: Architecture) -> Training:
-        """Return the training section as an architecture is trained by it, with its own learning rate if it has one."""
+        """Return the settings that an architecture is trained with, including its own learning rate if it has one."""
         if architecture.learning_rate is None:
             return self.training
         optimiser = self.training.optimiser.model_copy(update={"learning_rate": architecture.learning_rate})
@@ -157,11 +159,17 @@ class Suite:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_places(described: dict[str, Any]) -> dict[str, Any]:
-    """Drop what says where data lie, so that a suite's hash is the same on every machine."""
-    places = described.pop("places", ())
-    if places:
-        described["parameters"] = {key: v for key, v in described["parameters"].items() if key not in places}
+def _plain(item: Reference | Architecture) -> dict[str, Any]:
+    """Return a component or an architecture as JSON values, under the names that are hashed."""
+    described: dict[str, Any] = TypeAdapter(type(item)).dump_python(item, mode="json", by_alias=True)
+    return described
+
+
+def _without_locations(described: dict[str, Any]) -> dict[str, Any]:
+    """Drop the parameters that say where data lie, so that a suite's hash is the same on every machine."""
+    locations = described.pop("places", ())
+    if locations:
+        described["parameters"] = {key: v for key, v in described["parameters"].items() if key not in locations}
     return described
 
 
@@ -173,12 +181,12 @@ def load_suite(
     seeds: int | Sequence[int] | None = None,
     registry: Registry | None = None,
 ) -> Suite:
-    """Return a suite; overrides win over the preset, the preset over the file, the file over defaults.
+    """Return a suite; overrides take precedence over the preset, the preset over the file, the file over defaults.
 
-    name_or_path: the id of a suite that ships, or the path of a TOML file.
+    name_or_path: the id of a suite that ships with collapsebench, or the path of a TOML file.
 
-    overrides: `dotted.path=value` each, the value in TOML or a bare string; lists are entered by id, as in
-    "datasets.worldclim.path=...". Raises SuiteError with every mistake, one line each.
+    overrides: each `dotted.key=value`, the value in TOML or a bare string; items of lists are addressed by id, as in
+    "datasets.worldclim.path=...". Raises SuiteError with one line per mistake.
     """
     location = find_suite(name_or_path)
     return resolve_suite(
@@ -249,7 +257,7 @@ def resolve_suite(
 
 
 def check_presets(name_or_path: str | Path, *, registry: Registry | None = None) -> list[str]:
-    """Return a suite's presets; raise SuiteError with the mistakes that any of them brings in."""
+    """Return the names of a suite's presets; raise SuiteError with the mistakes that any preset adds."""
     presets = read_suite(find_suite(name_or_path)).get("presets", {})
     problems: dict[str, None] = {}
     for preset in presets if isinstance(presets, dict) else ():
@@ -268,7 +276,7 @@ def _default(registry: Registry, kind: Kind) -> dict[str, str]:
 
 
 class _Resolver:
-    """Looks up the components of raw tables, as far as these can be read, and collects the problems."""
+    """Look up the components that raw tables name, as far as the tables can be read, and collect the problems."""
 
     def __init__(self, editor: SuiteEditor, registry: Registry) -> None:
         self.problems: list[Problem] = []
@@ -326,7 +334,7 @@ class _Resolver:
                 self.problems.append(Problem((section, i, "id"), message))
 
     def _reference(self, kind: Kind, table: Any, at: KeyPath, id: str = "") -> list[Reference]:
-        """Return the reference in a list, or nothing where there is a problem, which is noted."""
+        """Return a list with the reference, or an empty list after noting the problem."""
         bare = isinstance(table, str)
         use = table if bare else table.get("use") if isinstance(table, dict) else None
         if not isinstance(use, str):
@@ -347,7 +355,7 @@ class _Resolver:
         return [
             Reference(
                 kind, id or component.id, component.id, parameters.model_dump(mode="json"), component.version,
-                registered.owner.distribution, model.places,
+                registered.owner.distribution, model.location_parameters,
             )
         ]  # fmt: skip
 
@@ -360,7 +368,7 @@ class _Resolver:
 
 
 def json_schema(registry: Registry | None = None) -> dict[str, Any]:
-    """Return the JSON Schema of suite files, the installed components' parameters included."""
+    """Return the JSON Schema of suite files, including the parameters of the installed components."""
     registry = registry or load_registry()
     schema = SuiteFile.model_json_schema()
     definitions = schema["$defs"]

@@ -1,4 +1,4 @@
-"""The sections of a suite file, as models closed to unknown keys; nothing here looks at components."""
+"""The sections of a suite file, as models that refuse unknown keys; components are resolved elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Section(BaseModel):
-    """A closed, frozen part of a suite file; neither infinity nor NaN is a legal number."""
+    """A frozen part of a suite file that refuses unknown keys, infinity and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -41,7 +41,7 @@ class Grid(Section):
         return self
 
     def values(self) -> list[float]:
-        """Return the temperatures, descending; those between the ends have 12 significant digits."""
+        """Return the temperatures in descending order; those between the ends have 12 significant digits."""
         steps = max(self.count - 1, 1)
         ratio = self.stop / self.start
         inner = [float(f"{self.start * ratio ** (i / steps):.12g}") for i in range(1, self.count - 1)]
@@ -49,24 +49,25 @@ class Grid(Section):
 
 
 class Scan(Section):
-    """What is scanned: the grid of temperatures, the latents, the order of training."""
+    """What is scanned: the temperatures, the number of latents, the order of training."""
 
-    latent_dim: PositiveInt = Field(description="latents of every model, unless an architecture says otherwise")
+    latent_dim: PositiveInt = Field(description="number of latents of every model, unless an architecture sets another")
     grid: Grid | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
-        alias="temperatures", description="normalised temperatures T, a log grid or a list"
+        alias="temperatures", description="normalised temperatures T: a logarithmic grid or a list"
     )
     protocol: Protocol = Field(
         default="fresh",
-        description="fresh: every temperature starts from its own initialisation; up, down: from the equilibrium of "
-        "the next lower, or higher, temperature; an architecture may have its own",
+        description="where training starts at each temperature. fresh: from an independent initialisation; up: from "
+        "the equilibrium of the next lower temperature; down: from that of the next higher one. An architecture may "
+        "set another protocol",
     )
     wave_size: PositiveInt = Field(
-        default=1, description="temperatures that an up or down scan trains at once, all from the same start"
+        default=1, description="temperatures that an up or down scan trains at once, all starting from the same weights"
     )
     perturbation: Share = Field(
         default=1e-3,
         description="share of its initial weights that is added to a replica at each start of a down scan; without "
-        "it collapsed latents would stay on their saddle",
+        "it, collapsed latents would stay at their saddle point",
     )
 
     @model_validator(mode="after")
@@ -79,7 +80,7 @@ class Scan(Section):
 
     @property
     def temperatures(self) -> list[float]:
-        """The temperatures T, descending."""
+        """The temperatures T in descending order."""
         return self.grid.values() if isinstance(self.grid, Grid) else sorted(self.grid, reverse=True)
 
 
@@ -102,7 +103,9 @@ class Preconditioned(Section):
     beta2: Decay = Field(default=0.95, description="decay of the second moment")
     preconditioner_decay: Decay = Field(default=0.95, description="decay of the gradient covariances")
     refresh_every: PositiveInt = Field(default=10, description="updates between two refreshes of the eigenbases")
-    max_dimension: PositiveInt = Field(default=1024, description="sides of a weight longer than this are not rotated")
+    max_dimension: PositiveInt = Field(
+        default=1024, description="longest side of a weight matrix that is rotated; longer sides are left as they are"
+    )
     epsilon: PositiveFloat = Field(default=1e-12, description="added to the root of the second moment")
 
 
@@ -110,15 +113,15 @@ class Convergence(Section):
     """When a replica counts as converged."""
 
     relative_tolerance: PositiveFloat = Field(
-        default=1e-3, description="an improvement of the loss below this share is none"
+        default=1e-3, description="smallest relative decrease of the loss that counts as an improvement"
     )
-    patience: Share = Field(default=0.01, description="share of the budget without improvement")
+    patience: Share = Field(default=0.01, description="share of the budget that must pass without improvement")
     ward_residual: PositiveFloat = Field(default=1e-2, description="largest Ward residual of a stationary replica")
     edge_tolerance: NonNegativeFloat = Field(
-        default=0.05, description="excess of the residual edge over T V, as a share"
+        default=0.05, description="share by which the residual edge of a stable replica may exceed T V"
     )
     drift: PositiveFloat = Field(default=0.02, description="largest change of a signal fraction per e-fold of updates")
-    checks: PositiveInt = Field(default=40, description="number of checks over the budget")
+    checks: PositiveInt = Field(default=40, description="number of checks of convergence over the budget")
 
 
 class Training(Section):
@@ -127,19 +130,23 @@ class Training(Section):
     optimiser: Annotated[Adam | Preconditioned, Field(discriminator="use")] = Field(
         default=Adam(), description="which optimiser, with its settings"
     )
-    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="learning rate over the budget")
-    batch_size: PositiveInt | Literal["full"] = Field(default=256, description="samples per update, or 'full'")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="how the learning rate changes over the budget"
+    )
+    batch_size: PositiveInt | Literal["full"] = Field(
+        default=256, description="samples per update, or 'full' for the whole train split"
+    )
     antithetic: bool = Field(
         default=False,
-        description="decode every sample of a batch twice, with noise eps and -eps, where the decoder is sampled",
+        description="decode every sample of a batch twice, with noise eps and -eps, if the decoder is sampled",
     )
     max_updates: PositiveInt = Field(description="the budget of every replica, in updates")
     extensions: int = Field(
         default=0,
         ge=0,
         le=8,
-        description="how often a replica that has not converged goes on, each time for as long as it has trained so "
-        "far, at half of the learning rate",
+        description="how many times training of a replica that has not converged is extended; each extension doubles "
+        "its updates and starts at half the learning rate",
     )
     warm_up: int = Field(default=50, ge=0, description="updates over which the learning rate rises from zero")
     convergence: Convergence = Field(default=Convergence(), description="when a replica counts as converged")
@@ -147,19 +154,21 @@ class Training(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the budget over which beta rises from a tenth to its value",
+        description="share of the budget over which beta rises from a tenth of its value to all of it",
     )
     settle_latents: bool = Field(
         default=True,
-        description="bring latents to E mu = 0, E mu^2 + E sigma^2 = 1 at each check; reconstructions stay",
+        description="shift and scale latents to E mu = 0, E mu^2 + E sigma^2 = 1 at each check; reconstructions do "
+        "not change",
     )
     average: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the updates so far over which the weights that are judged and kept are averaged",
+        description="share of the updates so far over which weights are averaged; the averaged weights are checked "
+        "for convergence and stored",
     )
-    checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between two checkpoints")
+    checkpoint_every_seconds: PositiveFloat = Field(default=30.0, description="seconds between checkpoints")
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -167,7 +176,7 @@ class Training(Section):
         return tuple(self.max_updates * 2**extension for extension in range(self.extensions + 1))
 
     def round_of(self, update: int) -> tuple[int, int]:
-        """Return the updates at which the round of an update starts and ends; updates count from zero."""
+        """Return the updates at which the round of an update starts and ends; updates are counted from zero."""
         end = next((end for end in self.rounds if update < end), self.rounds[-1])
         return (0 if end == self.max_updates else end // 2), end
 
@@ -180,16 +189,18 @@ class EvaluationSettings(Section):
     """How trained replicas are measured."""
 
     max_rows: Annotated[PositiveInt | None, BeforeValidator(_all_as_none)] = Field(
-        default=50_000, description="samples measured per split, at most; 'all' for no limit"
+        default=50_000, description="largest number of samples measured per split; 'all' for no limit"
     )
-    samples: PositiveInt = Field(default=16_384, description="draws of z behind every sampled expectation, at least")
+    samples: PositiveInt = Field(
+        default=16_384, description="smallest number of draws of z for every sampled expectation"
+    )
     active_threshold: float = Field(
         default=0.1, gt=0, lt=1, description="signal fraction above which a latent is active"
     )
 
 
 class UsedComponent(Section):
-    """A component: its id after `use`, then its parameters."""
+    """A component: its id as `use`, and its parameters."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -197,30 +208,30 @@ class UsedComponent(Section):
 
 
 class ComputeSettings(Section):
-    """Where and how precisely it is computed."""
+    """Where training runs, at which precision, and within which limits."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="where stacks are trained; auto: CUDA where there is one, else the CPU"
+        default="auto", description="where stacks are trained; auto: on CUDA if it is available, otherwise on the CPU"
     )
-    precision: Literal["float32", "float64"] = Field(default="float32", description="of weights and arithmetic")
-    max_replicas_per_stack: PositiveInt = Field(default=128, description="replicas trained together, at most")
+    precision: Literal["float32", "float64"] = Field(
+        default="float32", description="floating-point type of weights and arithmetic"
+    )
+    max_replicas_per_stack: PositiveInt = Field(default=128, description="largest number of replicas trained together")
     memory_limit: Amount | None = Field(
         default=None,
-        description="memory of the process, or of the device if it has its own, such as '2 GiB': stacks that need more "
-        "are cut; by default what is left",
+        description="memory that the process may use, or the device if it has memory of its own, such as '2 GiB'; "
+        "stacks that need more are split. By default, the memory that is free",
     )
-    threads: PositiveInt | None = Field(
-        default=None, description="threads per process; left to the library if not given"
-    )
+    threads: PositiveInt | None = Field(default=None, description="threads per process; PyTorch chooses if not given")
     path: Literal[
         "auto", "kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"
     ] = Field(
         default="auto",
         description="how a stack is computed. kernel: loss and gradient in one pass of the compiled kernel; "
-        "kernel-chains: through torch.func, affine maps by the kernel; batched: through torch.func, all replicas at "
-        "once; groups-on-cores: the same in groups of four, one group on each core; replicas-on-cores: one replica on "
-        "each core; one-by-one: one after the other. auto: by the kernel where it covers the networks, one by one "
-        "where they cannot be batched, else the fastest, as measured",
+        "kernel-chains: with torch.func, affine maps by the kernel; batched: with torch.func, all replicas at "
+        "once; groups-on-cores: with torch.func in groups of four, one group on each core; replicas-on-cores: one "
+        "replica on each core; one-by-one: one replica after the other. auto: by the kernel if it covers the networks, "
+        "one by one if they cannot be batched, otherwise by the computation that is measured to be fastest",
     )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"
@@ -231,9 +242,9 @@ class ComputeSettings(Section):
 
 
 class NamedComponent(UsedComponent):
-    """A component with a name of its own within the suite."""
+    """A component that may have its own name within the suite."""
 
-    id: Id | None = Field(default=None, description="name in this suite; the component's id if not given")
+    id: Id | None = Field(default=None, description="name in this suite; by default the component's id")
 
 
 class ArchitectureTable(Section):
@@ -243,7 +254,7 @@ class ArchitectureTable(Section):
     encoder: UsedComponent = Field(description="the encoder and its parameters")
     decoder: UsedComponent = Field(description="the decoder and its parameters")
     latent_dim: PositiveInt | None = Field(
-        default=None, description="latents of this architecture, instead of scan.latent_dim"
+        default=None, description="number of latents of this architecture, instead of scan.latent_dim"
     )
     protocol: Protocol | None = Field(
         default=None, description="order of training of this architecture, instead of scan.protocol"
@@ -260,22 +271,30 @@ class SuiteFile(Section):
     seeds: PositiveInt | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = Field(
         default=3, description="number of training seeds, or a list of them"
     )
-    split_seed: int = Field(default=0, ge=0, description="seed of the split into train, validation and test")
+    split_seed: int = Field(default=0, ge=0, description="seed of the division into train, validation and test splits")
     metrics: tuple[str | NamedComponent, ...] = Field(
         min_length=1, description="ids of metrics, or tables with their parameters"
     )
-    rank_by: tuple[str, ...] | None = Field(default=None, description="scores `metric/score` that the board ranks by")
-    scan: Scan = Field(description="what is scanned")
+    rank_by: tuple[str, ...] | None = Field(
+        default=None, description="scores that the board ranks by, each as `metric/score`"
+    )
+    scan: Scan = Field(description="temperatures, number of latents and order of training")
     training: Training = Field(description="how replicas are trained")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="how replicas are measured")
-    datasets: tuple[NamedComponent, ...] = Field(min_length=1, description="the data, one table each")
+    datasets: tuple[NamedComponent, ...] = Field(min_length=1, description="the datasets, one table each")
     architectures: tuple[ArchitectureTable, ...] = Field(min_length=1, description="pairs of encoder and decoder")
     objectives: tuple[NamedComponent, ...] = Field(
         default=(), description="what replicas minimise; by default the objective of a beta-VAE"
     )
-    sweep: dict[str, Any] = Field(default={}, description="dotted path of a parameter -> values; the product is run")
-    compute: ComputeSettings = Field(default=ComputeSettings(), description="where and how precisely it is computed")
-    presets: dict[str, dict[str, Any]] = Field(default={}, description="name -> what it changes, nested or dotted")
+    sweep: dict[str, Any] = Field(
+        default={}, description="dotted key of a parameter -> its values; every combination is run"
+    )
+    compute: ComputeSettings = Field(
+        default=ComputeSettings(), description="where training runs, at which precision, and within which limits"
+    )
+    presets: dict[str, dict[str, Any]] = Field(
+        default={}, description="name of a preset -> the keys that it changes, nested or dotted"
+    )
 
     @model_validator(mode="after")
     def _check_seeds(self) -> SuiteFile:

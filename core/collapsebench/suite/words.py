@@ -1,23 +1,25 @@
-"""Read a pydantic model's JSON Schema: which keys are legal at a place, and how to name a type in words."""
+"""Read a pydantic model's JSON Schema: which keys a table accepts, and how to describe a type in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
+"""The keys and list positions that lead to a value of a file, the outermost first."""
+
 Schema = Mapping[str, Any]
 
 OWN = "its own"
-"""The default of a table that has a default for every key."""
+"""What the documentation says of a table whose keys all have defaults, in place of a default."""
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 class ParameterRow(NamedTuple):
-    """One parameter in words; `where` says in which variant a nested one occurs."""
+    """One parameter in words. where: the variant in which a nested parameter occurs."""
 
     name: str
     type: str
@@ -27,23 +29,25 @@ class ParameterRow(NamedTuple):
 
 
 class TableSection(NamedTuple):
-    """One table of a file: its key path ("" for the top, [] for a list of tables), variant, sentence and own rows.
+    """One table of a file.
 
-    is_open: whether it takes further keys, those of the component that it names.
+    key_path: its dotted keys, "" for the top level, with [] after a list of tables. where: the variant it describes.
+    summary: a sentence about it. is_open: whether it also accepts the keys of the component that it names. rows: its
+    keys, without those of the tables inside it.
     """
 
-    path: str
+    key_path: str
     where: str
     summary: str
     is_open: bool
     rows: tuple[ParameterRow, ...]
 
 
-def legal_keys(model: type[BaseModel], path: Path, data: Any) -> list[str]:
-    """Return the keys that a model accepts at a path of `data`, which decides between tagged variants."""
+def legal_keys(model: type[BaseModel], key_path: KeyPath, data: Any) -> list[str]:
+    """Return the keys that a model accepts at a key path of `data`, which decides between tagged variants."""
     root = model.model_json_schema()
     nodes: list[Schema] = [root]
-    for key in path:
+    for key in key_path:
         inner = [node for outer in nodes for node in _variants(outer, root, data)]
         nodes = [child for node in inner for child in _child(node, key)]
         data = _at(data, key)
@@ -52,13 +56,13 @@ def legal_keys(model: type[BaseModel], path: Path, data: Any) -> list[str]:
 
 
 def parameter_rows(model: type[BaseModel]) -> list[ParameterRow]:
-    """Return the parameters of a model, nested ones included, in their order of declaration."""
+    """Return the parameters of a model, including nested ones, in the order in which they are declared."""
     root = model.model_json_schema()
     return list(_rows(root, root, "", ""))
 
 
 def table_sections(model: type[BaseModel]) -> list[TableSection]:
-    """Return every table of a file that a model describes, the outer ones first; each names its own keys only."""
+    """Return every table of a file that a model describes, outer tables first."""
     root = model.model_json_schema()
     return list(_sections(root, root, "", ""))
 
@@ -67,30 +71,43 @@ def type_in_words(schema: Schema, root: Schema) -> str:
     """Return the type that a JSON Schema node describes, as "integer >= 1" or "'silu' | 'relu'"."""
     if "$ref" in schema:
         schema = {**_resolve(schema, root), **{k: v for k, v in schema.items() if k != "$ref"}}
-    if "const" in schema:
-        return _quoted(schema["const"])
-    if "enum" in schema:
-        return " | ".join(_quoted(value) for value in schema["enum"])
+    if "const" in schema or "enum" in schema:
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        return " | ".join(_quoted(value) for value in values)
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
         return " | ".join(dict.fromkeys(type_in_words(option, root) for option in options))
-    if schema.get("type") == "array":
-        items = schema.get("items")
-        return f"list of {type_in_words(items, root)}" if isinstance(items, Mapping) else "list"
-    if schema.get("type") == "object":
-        kind = _tag(schema)
-        return f"table with {kind}" if kind else "table"
-    if schema.get("type") == "null":
-        return "none"
+    describe = _DESCRIPTIONS.get(str(schema.get("type")), _describe_scalar)
+    return describe(schema, root)
+
+
+def _describe_list(schema: Schema, root: Schema) -> str:
+    items = schema.get("items")
+    return f"list of {type_in_words(items, root)}" if isinstance(items, Mapping) else "list"
+
+
+def _describe_table(schema: Schema, root: Schema) -> str:
+    tag = _tag(schema)
+    return f"table with {tag}" if tag else "table"
+
+
+def _describe_scalar(schema: Schema, root: Schema) -> str:
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
     return " ".join([str(schema.get("type", "any value")), *bounds])
+
+
+_DESCRIPTIONS: Mapping[str, Callable[[Schema, Schema], str]] = {
+    "array": _describe_list,
+    "object": _describe_table,
+    "null": lambda schema, root: "none",
+}
 
 
 def _rows(node: Schema, root: Schema, prefix: str, where: str) -> Iterator[ParameterRow]:
     required = set(node.get("required", ()))
     for name, field in node.get("properties", {}).items():
         if prefix and "const" in field:
-            continue  # the tag of a variant, told by `where`
+            continue  # the tag of a variant, which `where` already states
         default = "required" if name in required else _in_toml(field.get("default"))
         words = " ".join(str(field.get("description", "")).split())
         yield ParameterRow(prefix + name, type_in_words(field, root), default, words, where)
@@ -99,11 +116,11 @@ def _rows(node: Schema, root: Schema, prefix: str, where: str) -> Iterator[Param
                 yield from _rows(variant, root, f"{prefix}{name}.", _tag(variant))
 
 
-def _sections(node: Schema, root: Schema, path: str, where: str) -> Iterator[TableSection]:
+def _sections(node: Schema, root: Schema, key_path: str, where: str) -> Iterator[TableSection]:
     required = set(node.get("required", ()))
     rows, inner = [], []
     for name, field in node.get("properties", {}).items():
-        below = f"{path}.{name}".lstrip(".")
+        below = f"{key_path}.{name}".lstrip(".")
         tables = [(below, variant) for variant in _variants(field, root, None)]
         tables += [(f"{at}[]", item) for at, variant in tables for item in _items(variant, root)]
         tables = [(at, table) for at, table in tables if "properties" in table]
@@ -113,7 +130,7 @@ def _sections(node: Schema, root: Schema, path: str, where: str) -> Iterator[Tab
         rows.append(ParameterRow(name, kind, default, " ".join(str(field.get("description", "")).split()), where))
         inner += [(table, at, _tag(table) if len(tables) > 1 else "") for at, table in tables]
     summary = " ".join(str(node.get("description", "")).split())
-    yield TableSection(path, where, summary, node.get("additionalProperties") is True, tuple(rows))
+    yield TableSection(key_path, where, summary, node.get("additionalProperties") is True, tuple(rows))
     for table, at, tag in inner:
         yield from _sections(table, root, at, tag)
 
@@ -150,10 +167,10 @@ def _child(node: Schema, key: str | int) -> Iterator[Schema]:
 
 
 def _resolve(node: Schema, root: Schema) -> Schema:
-    found: Any = root
+    target: Any = root
     for part in str(node["$ref"]).removeprefix("#/").split("/"):
-        found = found[part]
-    return dict(found)
+        target = target[part]
+    return dict(target)
 
 
 def _tag(schema: Schema) -> str:

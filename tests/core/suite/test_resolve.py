@@ -335,7 +335,7 @@ def test_a_mistake_of_the_command_line_or_of_a_preset_is_reported_there(tmp_path
     ]
     found = problems(tmp_path, overrides=overrides)
     assert found[0] == "--set datasets.nope.x: unknown dataset 'nope'. Legal: gaussian, strong."
-    assert found[1].startswith("--set title.x: leads through a value that is no table")
+    assert found[1].startswith("--set title.x: leads through a value that is not a table, expected tables")
     assert found[2].startswith("--set: found 'x', expected PATH=VALUE")
     assert found[3].startswith("--set scan.temperatures.cuont: unknown key 'cuont'. Did you mean 'count'?")
     assert found[4] == "--set architectures.mlp.encoder.width: found 'wide', expected an integer."
