@@ -43,6 +43,26 @@ class TableFile:
 
 def open_table(path: Path) -> TableFile:
     """Open the table in a file; the format is that of its suffix, and its content must agree."""
+    claimed = _format(path)
+    try:
+        table = _READERS[claimed](path)
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, claimed, error) from error
+    _check_names(path, table.names)
+
+    def read(names: Sequence[str]) -> Iterator[pd.DataFrame]:
+        try:
+            yield from table.read(names)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise _unreadable(path, claimed, error) from error
+
+    return TableFile(table.names, read, table.notices)
+
+
+def _format(path: Path) -> str:
+    """Return the format of a file that its suffix and its content agree on."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file.{_neighbour(path)} Correct the path.")
     if not path.is_file():
@@ -53,34 +73,23 @@ def open_table(path: Path) -> TableFile:
             f"{path}: found the suffix '{path.suffix}', expected one of {', '.join(FORMATS)}. Save the table in one of "
             "these formats, or rename the file after its content."
         )
-    head = _head(path)
-    content = _content(head, path)
+    content = _content(_head(path), path)
     if content != claimed and not (claimed == "TSV" and content == "CSV"):
         raise DataError(
             f"{path}: its name says {claimed}, its content is {content}. Rename it after its content if that is one of "
             f"{', '.join(dict.fromkeys(FORMATS.values()))}, or give the right file."
         )
-    try:
-        table = _READERS[claimed](path)
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, claimed, error) from error
-    twice = sorted({name for name in table.names if table.names.count(name) > 1})
-    if twice:
-        places = {name: [i + 1 for i, other in enumerate(table.names) if other == name] for name in twice[:5]}
-        listed = "; ".join(f"'{name}' is the name of columns {places[name]}" for name in places)
+    return claimed
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        columns = {name: [i + 1 for i, other in enumerate(names) if other == name] for name in repeated[:5]}
+        listed = "; ".join(f"'{name}' is the name of columns {numbers}" for name, numbers in columns.items())
         raise DataError(f"{path}: {listed}, expected a name for each column. Rename all but one of them in the file.")
-    if not table.names:
+    if not names:
         raise DataError(f"{path}: found no column, expected at least one. Give a table of numbers.")
-
-    def read(names: Sequence[str]) -> Iterator[pd.DataFrame]:
-        try:
-            yield from table.read(names)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise _unreadable(path, claimed, error) from error
-
-    return TableFile(table.names, read, table.notices)
 
 
 def _unreadable(path: Path, format: str, error: Exception) -> DataError:

@@ -53,14 +53,16 @@ class LocalHub:
             asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
             return 200, {}, json.dumps([self.entry(name) for name in asked if name in self.files]).encode()
         if path.startswith(files):
-            revision, _, name = path.removeprefix(files).partition("/")
-            if revision not in ("main", self.commit):
-                return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-            if name not in self.files:
-                return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.commit}, b""
-            headers = {"ETag": f'"{self.entry(name)["oid"]}"', "X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
-            return 200, headers, self.files[name]
+            return self.file(*path.removeprefix(files).split("/", 1))
         return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+
+    def file(self, revision, name=""):
+        if revision not in ("main", self.commit):
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        if name not in self.files:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.commit}, b""
+        headers = {"ETag": f'"{self.entry(name)["oid"]}"', "X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
+        return 200, headers, self.files[name]
 
     def tree(self, inside, recursive):
         entries, folders = [], set()

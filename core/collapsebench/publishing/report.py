@@ -39,6 +39,7 @@ _HTML_STYLE = (
 
 
 _SPECIAL = {
+    '"': r"\char`\"{}",
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "[": "{[}", "]": "{]}",
@@ -277,21 +278,25 @@ def escape_latex(text: str) -> str:
 
 
 def _latex_sign(sign: str) -> str:
-    if sign == '"':
-        return r"\char`\"{}"
     if sign in _SPECIAL:
         return _SPECIAL[sign]
     if sign.isspace():
         return " "
-    if sign.isascii():
-        return sign if sign.isprintable() else f"{{[}}U+{ord(sign):04X}{{]}}"
-    name = unicodedata.name(sign, "")
-    if found := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
-        return _greek(found[1], found[2])
+    if sign.isascii() and sign.isprintable():
+        return sign
+    return _greek_letter(sign) or _accented_letter(sign) or f"{{[}}U+{ord(sign):04X}{{]}}"
+
+
+def _greek_letter(sign: str) -> str | None:
+    letter = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(sign, ""))
+    return _greek(letter[1], letter[2]) if letter else None
+
+
+def _accented_letter(sign: str) -> str | None:
     parts = unicodedata.normalize("NFD", sign)
-    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
-        return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
-    return f"{{[}}U+{ord(sign):04X}{{]}}"
+    if len(parts) != 2 or not (parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS):
+        return None
+    return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
 
 
 def _greek(size: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -119,34 +120,36 @@ def _observe_missing(
 ) -> dict[tuple[str, str], str]:
     """Measure what is not stored yet, scan by scan; return (cell key, observable) -> why it failed."""
     failures: dict[tuple[str, str], str] = {}
-    suite = plan.suite
-    groups: dict[ScanName, list[Cell]] = {}
+    records: dict[ScanName, list[CellRecord]] = {}
     for cell in plan.cells:
-        if cell.is_finished:
-            groups.setdefault(cell.scan, []).append(cell)
-    for scan, cells in groups.items():
-        for observable in observables:
-            name = observable_name(observable, suite.evaluation)
-            todo = []
-            for record in (cell.record for cell in cells if cell.record):
-                if _is_measured(store, record, name):
-                    continue
-                try:
-                    store.verified_weights(record)
-                except StoreError as error:
-                    failures[record.key, observable.use] = str(error)
-                else:
-                    todo.append(record)
-            if not todo:
-                continue
-            try:
-                failed = observe_cells(
-                    store, todo, ScanSpec.of(suite, scan, device), plan.data[scan.dataset], [observable], registry
-                )
-            except Exception as error:
-                failed = {observable.use: error_text(error)}
-            failures |= {(record.key, id): reason for record in todo for id, reason in failed.items()}
+        if cell.is_finished and cell.record:
+            records.setdefault(cell.scan, []).append(cell.record)
+    for scan, observable in itertools.product(records, observables):
+        name = observable_name(observable, plan.suite.evaluation)
+        missing = [record for record in records[scan] if not _is_measured(store, record, name)]
+        damaged = _damaged_weights(store, missing)
+        failures |= {(key, observable.use): reason for key, reason in damaged.items()}
+        missing = [record for record in missing if record.key not in damaged]
+        if not missing:
+            continue
+        spec, data = ScanSpec.of(plan.suite, scan, device), plan.data[scan.dataset]
+        try:
+            failed = observe_cells(store, missing, spec, data, [observable], registry)
+        except Exception as error:
+            failed = {observable.use: error_text(error)}
+        failures |= {(record.key, id): reason for record in missing for id, reason in failed.items()}
     return failures
+
+
+def _damaged_weights(store: Store, records: Sequence[CellRecord]) -> dict[str, str]:
+    """Return why the weights of cells cannot be read, by key."""
+    reasons = {}
+    for record in records:
+        try:
+            store.verified_weights(record)
+        except StoreError as error:
+            reasons[record.key] = str(error)
+    return reasons
 
 
 def _is_measured(store: Store, record: CellRecord, name: str) -> bool:

@@ -1,7 +1,7 @@
-"""What a pair of networks computes, read from its traces (`torch.fx`) as the steps that the compiled kernel takes.
+"""Read what a pair of networks computes from its traces (`torch.fx`), as a sequence of steps for the compiled kernel.
 
-A step makes a value of its own from the values of earlier ones, or of its network's input: an affine map with the
-activation that follows, an activation alone, a sum of two values, a layer norm.
+A step computes one value from those of earlier steps or from the input of its network. It is an affine map with the
+activation that follows it, an activation by itself, a sum of two values, or a layer norm.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ What = Literal["affine", "activation", "sum", "norm"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step. sources: the steps whose values it takes, INPUT for that of its network.
+    """One step. sources: the numbers of the steps whose values it takes, INPUT for the input of its network.
 
-    names: of its modules, two if it is two affine maps side by side. epsilon: of a norm. slot, adds: where its value's
-    gradient is gathered, and what becomes of a source's: 0 written, 1 added, 2 left, the place being the same.
+    names: of its modules; two if it consists of two affine maps side by side. epsilon: of a layer norm. slot: the
+    buffer in which the gradient of its value is accumulated. adds: for each source, how its gradient is passed on: 0
+    written to its slot, 1 added to its slot, 2 left where it is, because both share a slot.
     """
 
     what: What
@@ -46,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """The steps of encoder and decoder in a row. slots: how many places for gradients; latent_slot: that of z's."""
+    """The steps of the encoder, then of the decoder. slots: number of gradient buffers. latent_slot: that of z."""
 
     steps: tuple[Step, ...]
     encoder_steps: int
@@ -56,7 +57,7 @@ class Program:
 
 @dataclass(frozen=True)
 class _Value:
-    """The value of a step, or one half of it. width: of the whole."""
+    """The value of a step, or one half of it. width: of the whole value."""
 
     step: int
     width: int
@@ -70,10 +71,9 @@ _AS_MODULE: dict[Any, Callable[..., nn.Module]] = {
     functional.softplus: nn.Softplus, functional.leaky_relu: nn.LeakyReLU, functional.sigmoid: nn.Sigmoid,
     torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
 }  # fmt: skip
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_CHUNKS = (torch.chunk, "chunk")
-_RESHAPES = ("view", "reshape", torch.reshape)
-_FLATTEN = ("flatten", torch.flatten)
+
+_Arguments = Sequence[Any]
+_Named = dict[str, Any]
 
 
 class _Tracer(fx.Tracer):
@@ -82,7 +82,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Reader:
-    """Follows the trace of one network. offset: the number of its first step."""
+    """Turn the trace of one network into steps. offset: the number of its first step."""
 
     def __init__(self, module: nn.Module, name: str, features: int, offset: int = 0) -> None:
         self.module, self.name, self.offset = module, name, offset
@@ -98,79 +98,90 @@ class _Reader:
             values[node] = self._value(node, values)
             if values[node] is None:
                 raise KernelError(f"the {name} does more than affine maps, activations, sums and layer norms: {node}")
-        found = nodes[-1].args[0]
-        ends = [values.get(node) for node in found] if isinstance(found, (tuple, list)) else values.get(found)
+        output = nodes[-1].args[0]
+        ends = [values.get(node) for node in output] if isinstance(output, (tuple, list)) else values.get(output)
         self.ends: list[Any] = ends if isinstance(ends, list) else [ends]
 
     def _value(self, node: fx.Node, values: dict[Any, Any]) -> Any:
-        """Return the value of a node, its halves, or the number of samples; None if the kernel cannot make it."""
+        """Return the value of a node, its halves, or the number of samples; None if the kernel cannot compute it."""
         arguments = [values.get(part, part) if isinstance(part, fx.Node) else part for part in node.args]
         named = {
             key: values.get(part, part) if isinstance(part, fx.Node) else part for key, part in node.kwargs.items()
         }
-        before, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
-        target = node.target
-        if target is operator.getitem and isinstance(before, list):
-            return before[rest[0]] if isinstance(rest[0], int) else None
-        if target is operator.getitem and before == "shape":
-            return _ROWS if rest == [0] else None
-        if not isinstance(before, _Value) or before.half is not None:
+        operand, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
+        if node.target is operator.getitem:
+            return _item(operand, rest)
+        if not isinstance(operand, _Value) or operand.half is not None:
             return None
         if node.op == "call_module":
-            return self._of_module(self.module.get_submodule(str(target)), f"{self.name}.{target}", before)
-        if target is getattr and rest == ["shape"]:
-            return "shape"
-        if target == "size" and (rest == [0] or named == {"dim": 0}):
-            return _ROWS
-        if target in _FLATTEN:
-            return before if (rest, named) in (([1], {}), ([], {"start_dim": 1})) else None
-        if target in _RESHAPES and not named:
-            return before if _keeps_rows(rest, before.width) else None
-        if target in _CHUNKS:
-            return _halves(before, rest, named)
-        if target is functional.dropout:
-            return before if named.get("training") is False or (rest or [named.get("p")])[0] == 0 else None
-        if target in _ADDITIONS and not named:
-            return self._sum(before, rest)
-        if target in _AS_MODULE:
-            return self._activated(before, _AS_MODULE[target](*rest, **named))
-        return None
+            return self._of_module(self.module.get_submodule(str(node.target)), f"{self.name}.{node.target}", operand)
+        if node.target in _AS_MODULE:
+            return self._activated(operand, _AS_MODULE[node.target](*rest, **named))
+        read = _OPERATIONS.get(node.target)
+        return read(self, operand, rest, named) if read else None
 
-    def _of_module(self, part: nn.Module, name: str, before: _Value) -> Any:
-        width = before.width
+    def _of_module(self, part: nn.Module, name: str, operand: _Value) -> Any:
+        width = operand.width
         if type(part) is nn.Linear and part.in_features == width:
-            return self._add(Step("affine", (before.step,), width, part.out_features, (name,)))
+            return self._add(Step("affine", (operand.step,), width, part.out_features, (name,)))
         if type(part) is GaussianHead and part.mean.in_features == width:
             outputs = part.mean.out_features
             return [
-                self._add(Step("affine", (before.step,), width, outputs, (f"{name}.{end}",)))
+                self._add(Step("affine", (operand.step,), width, outputs, (f"{name}.{end}",)))
                 for end in ("mean", "log_variance")
             ]
         if type(part) is nn.LayerNorm and part.normalized_shape == (width,):
-            return self._add(Step("norm", (before.step,), width, width, (name,), epsilon=part.eps))
+            return self._add(Step("norm", (operand.step,), width, width, (name,), epsilon=part.eps))
         if type(part) is nn.Dropout:
-            return before if part.p == 0 else None
-        return before if type(part) in (nn.Flatten, nn.Unflatten, nn.Identity) else self._activated(before, part)
+            return operand if part.p == 0 else None
+        return operand if type(part) in (nn.Flatten, nn.Unflatten, nn.Identity) else self._activated(operand, part)
 
-    def _activated(self, before: _Value, part: nn.Module) -> _Value | None:
+    def _activated(self, operand: _Value, part: nn.Module) -> _Value | None:
         activation = activation_of(part)
         if activation is None:
             return None
-        return self._add(Step("activation", (before.step,), before.width, before.width, activation=activation))
+        return self._add(Step("activation", (operand.step,), operand.width, operand.width, activation=activation))
 
-    def _sum(self, before: _Value, rest: Sequence[Any]) -> _Value | None:
-        other = rest[0] if len(rest) == 1 else None
-        if not isinstance(other, _Value) or other.half is not None or other.width != before.width:
+    def _sum(self, operand: _Value, rest: _Arguments, named: _Named) -> _Value | None:
+        other = rest[0] if len(rest) == 1 and not named else None
+        if not isinstance(other, _Value) or other.half is not None or other.width != operand.width:
             return None
-        return self._add(Step("sum", (before.step, other.step), before.width, before.width))
+        return self._add(Step("sum", (operand.step, other.step), operand.width, operand.width))
 
     def _add(self, step: Step) -> _Value:
         self.steps.append(step)
         return _Value(self.offset + len(self.steps) - 1, step.outputs)
 
 
-def _keeps_rows(shape: Sequence[Any], width: int) -> bool:
-    """Whether a reshape leaves samples where they are: to (rows, -1), to (rows, *shape) or to (-1, *shape)."""
+def _item(operand: Any, rest: _Arguments) -> Any:
+    """Return one half of a value, or the number of samples out of a shape."""
+    if isinstance(operand, list):
+        return operand[rest[0]] if isinstance(rest[0], int) else None
+    return _ROWS if operand == "shape" and rest == [0] else None
+
+
+def _attribute(reader: _Reader, operand: _Value, rest: _Arguments, named: _Named) -> str | None:
+    return "shape" if rest == ["shape"] else None
+
+
+def _size(reader: _Reader, operand: _Value, rest: _Arguments, named: _Named) -> object | None:
+    return _ROWS if rest == [0] or named == {"dim": 0} else None
+
+
+def _flattened(reader: _Reader, operand: _Value, rest: _Arguments, named: _Named) -> _Value | None:
+    return operand if (rest, named) in (([1], {}), ([], {"start_dim": 1})) else None
+
+
+def _reshaped(reader: _Reader, operand: _Value, rest: _Arguments, named: _Named) -> _Value | None:
+    return operand if not named and _keeps_rows(rest, operand.width) else None
+
+
+def _without_dropout(reader: _Reader, operand: _Value, rest: _Arguments, named: _Named) -> _Value | None:
+    return operand if named.get("training") is False or (rest or [named.get("p")])[0] == 0 else None
+
+
+def _keeps_rows(shape: _Arguments, width: int) -> bool:
+    """Whether a reshape keeps samples apart: to (rows, -1), to (rows, *shape) or to (-1, *shape)."""
     sizes = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else list(shape)
     if not sizes or not (sizes[0] is _ROWS or sizes[0] == -1):
         return False
@@ -179,15 +190,27 @@ def _keeps_rows(shape: Sequence[Any], width: int) -> bool:
     return all(isinstance(size, int) for size in sizes[1:]) and math.prod(sizes[1:]) == width
 
 
-def _halves(value: _Value, rest: Sequence[Any], named: dict[str, Any]) -> list[_Value] | None:
+def _halves(reader: _Reader, operand: _Value, rest: _Arguments, named: _Named) -> list[_Value] | None:
     chunks, axis = [*rest, *named.values()] if len(rest) + len(named) == 2 else (None, None)
-    if set(named) - {"chunks", "dim"} or chunks != 2 or axis not in (1, -1) or value.width % 2 or value.step < 0:
+    if set(named) - {"chunks", "dim"} or chunks != 2 or axis not in (1, -1) or operand.width % 2 or operand.step < 0:
         return None
-    return [replace(value, half=half) for half in (0, 1)]
+    return [replace(operand, half=half) for half in (0, 1)]
+
+
+_OPERATIONS: dict[Any, Callable[[_Reader, _Value, _Arguments, _Named], Any]] = {
+    getattr: _attribute,
+    "size": _size,
+    functional.dropout: _without_dropout,
+    **dict.fromkeys(("flatten", torch.flatten), _flattened),
+    **dict.fromkeys(("view", "reshape", torch.reshape), _reshaped),
+    **dict.fromkeys((torch.chunk, "chunk"), _halves),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _Reader._sum),
+}
+"""What becomes of a value by each operation of a trace, given its other arguments."""
 
 
 def read_pair(pair: nn.ModuleDict, features: int) -> Program:
-    """Return the program of a pair; KernelError with the reason if it computes anything else."""
+    """Return the program of a pair; raise KernelError with the reason if the kernel cannot compute the pair."""
     encoder = _Reader(pair["encoder"], "encoder", features)
     first = _with_heads(encoder)
     latents = first[-1].outputs // (1 if len(first[-1].names) > 1 else 2)
@@ -204,7 +227,7 @@ def read_pair(pair: nn.ModuleDict, features: int) -> Program:
 
 
 def _with_heads(encoder: _Reader) -> list[Step]:
-    """Return the encoder's steps, whose last gives mean and log-variance side by side."""
+    """Return the encoder's steps, the last of which gives mean and log-variance side by side."""
     problem = KernelError("the encoder does not end in two affine heads")
     if len(encoder.ends) != 2 or not all(isinstance(end, _Value) and end.step >= 0 for end in encoder.ends):
         raise problem
@@ -225,9 +248,9 @@ def _with_heads(encoder: _Reader) -> list[Step]:
 
 
 def _packed(steps: Sequence[Step], ends: Sequence[int], offset: int) -> list[Step]:
-    """Return the steps that lead to some, numbered anew, an affine map taken with the activation that alone follows it.
+    """Return the steps that `ends` depend on, renumbered from `offset`.
 
-    offset: the number of the first.
+    An affine map is merged with the activation that follows it, if nothing else uses its value.
     """
     needed, users = set(ends), dict.fromkeys(ends, 1)
     for number in range(offset + len(steps) - 1, offset - 1, -1):
@@ -235,56 +258,69 @@ def _packed(steps: Sequence[Step], ends: Sequence[int], offset: int) -> list[Ste
             needed.add(source)
             users[source] = users.get(source, 0) + 1
     packed: list[Step] = []
-    places = {INPUT: INPUT}
+    new_numbers = {INPUT: INPUT}
     for number in sorted(needed - {INPUT}):
         step = steps[number - offset]
         source = step.sources[0]
-        before = packed[places[source] - offset] if source >= 0 else None
+        before = packed[new_numbers[source] - offset] if source >= 0 else None
         bare = before is not None and before.what == "affine" and not before.activation.kind
         if before is not None and bare and step.what == "activation" and users[source] == 1:
-            packed[places[source] - offset] = replace(before, activation=step.activation)
-            places[number] = places[source]
+            packed[new_numbers[source] - offset] = replace(before, activation=step.activation)
+            new_numbers[number] = new_numbers[source]
             continue
-        places[number] = offset + len(packed)
-        packed.append(replace(step, sources=tuple(places[source] for source in step.sources)))
+        new_numbers[number] = offset + len(packed)
+        packed.append(replace(step, sources=tuple(new_numbers[source] for source in step.sources)))
     return packed
 
 
+class _Slots:
+    """The gradient buffers of a backward pass. of_value: the buffer of every value whose gradient is not complete."""
+
+    def __init__(self) -> None:
+        self.count, self.of_value = 0, dict[int, int]()
+        self._free: list[int] = []
+
+    def give(self, value: int) -> None:
+        """Give a value a free buffer, or a new one."""
+        if not self._free:
+            self._free.append(self.count)
+            self.count += 1
+        self.of_value[value] = self._free.pop()
+
+    def release(self, slot: int) -> None:
+        """Let another value use a buffer."""
+        self._free.append(slot)
+
+
 def _with_slots(steps: Sequence[Step], encoder_steps: int) -> Program:
-    """Give every value a place for its gradient, going back; a place is free again when the step is done with it."""
-    found, free, count = list(steps), list[int](), 0
-    live: dict[int, int] = {}
-
-    def take() -> int:
-        nonlocal count
-        if free:
-            return free.pop()
-        count += 1
-        return count - 1
-
-    live[len(steps) - 1] = take()
-    latent_slot = 0
+    """Assign a gradient buffer to every value, last step first; a buffer is released once its step is done."""
+    slotted, slots, latent_slot = list(steps), _Slots(), 0
+    slots.give(len(steps) - 1)
     for number in range(len(steps) - 1, -1, -1):
-        step = found[number]
         if number == encoder_steps - 1:
-            if INPUT not in live:
+            if INPUT not in slots.of_value:
                 raise KernelError("the decoder does not depend on its input")
-            latent_slot = live.pop(INPUT)
-            live[number] = take()
-            free.append(latent_slot)
-        own, adds, kept = live.pop(number), [], False
-        for source in step.sources:
-            if source == INPUT and number < encoder_steps:
-                adds.append(0)
-            elif source in live:
-                adds.append(1)
-            elif step.what != "affine" and not kept:
-                live[source], kept = own, True
-                adds.append(2)
-            else:
-                live[source] = take()
-                adds.append(0)
-        if not kept:
-            free.append(own)
-        found[number] = replace(step, slot=own, adds=tuple(adds))
-    return Program(tuple(found), encoder_steps, count, latent_slot)
+            latent_slot = slots.of_value.pop(INPUT)
+            slots.give(number)
+            slots.release(latent_slot)
+        slotted[number] = _with_slot(steps[number], number, slots, is_encoder=number < encoder_steps)
+    return Program(tuple(slotted), encoder_steps, slots.count, latent_slot)
+
+
+def _with_slot(step: Step, number: int, slots: _Slots, *, is_encoder: bool) -> Step:
+    """Return a step with its gradient buffer, after giving one to each of its sources that has none."""
+    slot, adds = slots.of_value.pop(number), list[int]()
+    for source in step.sources:
+        if source == INPUT and is_encoder:
+            adds.append(0)
+        elif source in slots.of_value:
+            adds.append(1)
+        elif step.what != "affine" and 2 not in adds:
+            slots.of_value[source] = slot
+            adds.append(2)
+        else:
+            slots.give(source)
+            adds.append(0)
+    if 2 not in adds:
+        slots.release(slot)
+    return replace(step, slot=slot, adds=tuple(adds))
