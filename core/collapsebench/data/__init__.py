@@ -1,7 +1,7 @@
-"""Arrays as the harness trains and measures on them.
+"""The arrays that stacks are trained and measured on.
 
-In: what a dataset loaded.
+In: the splits that a dataset has loaded.
 Out: `Standardised` splits with covariance, PCA and fingerprint; the batches and noise of every update; a split in
 chunks for observables.
-Add here: a way to scale, to draw batches or to read a split.
+Add here: a way to scale data, to draw batches or to read a split.
 """

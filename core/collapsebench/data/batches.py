@@ -1,6 +1,6 @@
-"""The batches and the noise of every update, as pure functions of seed and update number.
+"""Draw the batches and the noise of every update as pure functions of seed and update number.
 
-All architectures and all temperatures see the same batches and the same noise for one seed: comparisons are paired.
+For one seed, all architectures and temperatures see the same batches and the same noise, so comparisons are paired.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collapsebench.seeds import seed_of
 class Batches:
     """Draw x `(s, b, *shape)`, noise `(s, b, k)` and weights `(s, b)` for the seeds of a stack.
 
-    A full batch is the same for all seeds, so its x and weights carry no seed axis. An epoch is a permutation of the
-    rows, cut into batches; what is left over at its end is not used.
+    A full batch is the same for all seeds, so its x and weights have no seed axis. An epoch is a permutation of the
+    rows, cut into batches; rows that do not fill a batch are left out.
 
-    noisy: whether the decoder is sampled. antithetic: whether every row then comes twice, with noise eps and -eps, the
-    second ones after all first ones, so that what is odd in the noise cancels in loss and gradient. size: rows that
-    differ.
+    noisy: whether the decoder is sampled. antithetic: whether every row of a noisy batch appears twice, with noise eps
+    in the first half and -eps in the second, so that odd powers of the noise cancel in loss and gradient. size: number
+    of different rows in a batch.
     """
 
     def __init__(

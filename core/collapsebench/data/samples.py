@@ -1,4 +1,4 @@
-"""A standardised split as observables read it: in chunks of bounded footprint."""
+"""Let observables read a standardised split in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ VALUES_AT_ONCE = 16_777_216
 
 
 class SplitSamples(Samples):
-    """A standardised split in chunks whose footprint, replicas included, stays bounded.
+    """A standardised split in chunks whose memory stays bounded for all replicas together.
 
-    max_rows: at most so many rows, the same ones every time; None for all. width: values per row and replica at the
-    widest point of a model. values_at_once: of all rows of a chunk together.
+    max_rows: the largest number of rows, always the same ones; None for all. width: values per row and replica where
+    the model is widest. values_at_once: the largest number of values that the rows of a chunk may need together.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SplitSamples(Samples):
         self._row_footprint = replicas * max(width, int(np.prod(data.shape)))
 
     def chunks(self, values_per_sample: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield x `(batch, *shape)` and weights `(batch,)`; ask for smaller chunks with a larger footprint."""
+        """Yield x `(batch, *shape)` and weights `(batch,)`; a larger `values_per_sample` gives smaller chunks."""
         rows = rows_at_once(self._row_footprint * max(1, values_per_sample), self._values_at_once)
         for start in range(0, self.count, rows):
             x = torch.from_numpy(self._values[start : start + rows]).to(self._device, self._dtype)
@@ -56,7 +56,7 @@ class SplitSamples(Samples):
 
 
 def rows_at_once(values_per_row: int, values_at_once: int = VALUES_AT_ONCE) -> int:
-    """Return how many rows a chunk has.
+    """Return the number of rows in a chunk, at least 8.
 
     >>> from collapsebench.data.samples import rows_at_once
     >>> rows_at_once(64 * 128)

@@ -1,4 +1,4 @@
-"""Standardise a dataset with its train split, and compute the reference that every result is compared with: PCA."""
+"""Standardise a dataset by its train split, and compute PCA, the reference for every result."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ROWS = 65_536
 
 @dataclass(frozen=True)
 class Standardised:
-    """A dataset as the harness trains on it.
+    """A dataset that is ready for training.
 
-    splits: values `(n, *shape)` float32, train mean subtracted, scaled; weights `(n,)` with mean one, or None.
+    splits: values `(n, *shape)` float32, centred by the train mean and scaled; weights `(n,)` with mean one, or None.
     second_moments: per split, E x x^T about the train mean `(d, d)`; "train" is the covariance.
     total_variance: V, the trace of the covariance. left_out: names of the features that are constant in train.
     fingerprint: SHA-256 of the arrays as loaded. about: revision, licence, citation, notes.
@@ -47,9 +47,10 @@ class Standardised:
 
 
 def standardise(data: Data, dataset: str) -> Standardised:
-    """Return `data` centred and scaled by its train split; features that are constant there carry no information.
+    """Return `data` centred and scaled by its train split.
 
-    A constant feature of a table is left out; in an image it stays, as zeros, so that the shape survives.
+    Features that are constant in the train split are left out of tables; in images they become zeros, so that the
+    shape stays the same.
     """
     for name in SPLITS:
         _check(getattr(data, name), name, data, dataset)
@@ -131,15 +132,22 @@ def _check(split: Split, name: str, data: Data, dataset: str) -> None:
     where = f"dataset '{dataset}', split {name}"
     values = split.values
     if values.dtype != np.float32 or values.ndim < 2:
-        raise DataError(f"{where}: found {values.dtype} {values.shape}, expected float32 (n, *shape).")
+        raise DataError(
+            f"{where}: found {values.dtype} {values.shape}, expected float32 (n, *shape). Convert the values in `load`."
+        )
     if len(values) < 2:
         raise DataError(f"{where}: found {len(values)} rows, expected at least 2. Give it a larger share of the data.")
     if values.shape[1:] != data.train.values.shape[1:]:
         raise DataError(
-            f"{where}: found shape {values.shape[1:]}, expected that of train {data.train.values.shape[1:]}."
+            f"{where}: found shape {values.shape[1:]}, expected that of train {data.train.values.shape[1:]}. Give all "
+            "splits the same features."
         )
-    if len(data.feature_names) != int(np.prod(values.shape[1:])):
-        raise DataError(f"{where}: {len(data.feature_names)} feature names for values of shape {values.shape[1:]}.")
+    features = int(np.prod(values.shape[1:]))
+    if len(data.feature_names) != features:
+        raise DataError(
+            f"{where}: found {len(data.feature_names)} feature names for values of shape {values.shape[1:]}, expected "
+            f"{features}. Name every feature once."
+        )
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         raise DataError(
@@ -150,7 +158,11 @@ def _check(split: Split, name: str, data: Data, dataset: str) -> None:
     if weights is None:
         return
     if weights.shape != values.shape[:1] or weights.min() < 0 or not 0 < weights.sum() < np.inf:
-        raise DataError(f"{where}: weights must be one non-negative number per row with a positive sum.")
+        raise DataError(
+            f"{where}: found weights of shape {weights.shape} with minimum {weights.min(initial=np.inf):g} and sum "
+            f"{weights.sum():g}, expected one non-negative number per row and a positive finite sum. Correct the "
+            "weights in `load`."
+        )
 
 
 def _moments(split: Split) -> tuple[Floats, Floats]:

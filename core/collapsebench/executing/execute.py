@@ -1,4 +1,4 @@
-"""Run one job: train its pieces, store its cells, observe them. Whatever goes wrong becomes the status of its cells."""
+"""Execute one job: train its pieces, store its cells and observe them. Failures become the status of its cells."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Report = Callable[[str, Progress], None]
 
 @dataclass
 class _Ended:
-    """How the training of a job ended. trained: None where nothing can be stored."""
+    """How the training of a job ended. trained: None if there is nothing to store."""
 
     status: str = "ok"
     reason: str = ""
@@ -47,10 +47,10 @@ def execute_job(
     stop: Callable[[], bool] = lambda: False,
     registry: Registry | None = None,
 ) -> dict[str, str]:
-    """Run the job in a file to its end, observe its cells, and return the status of each, by key.
+    """Execute the job in a file, observe its cells, and return the status of every cell by key.
 
-    registry: the installed plugins unless given. KeyboardInterrupt leaves through here, with the checkpoint written and
-    the job file kept; so does a store that cannot be written. Nothing else does.
+    registry: by default the installed plugins. Only two exceptions are raised: KeyboardInterrupt, after a checkpoint
+    has been written, and StoreError if the store cannot be written. In both cases the job file remains.
     """
     job, store = possible_here(Job.read(path)), Store(path.parent.parent)
     registry = registry or load_registry()
@@ -108,7 +108,7 @@ def _how_computed(job: Job, trained: PieceRun | None) -> dict[str, Any]:
 
 
 def possible_here(job: Job) -> Job:
-    """Return a job as this machine can compute it: what was planned for the kernel goes on without it elsewhere."""
+    """Return a job with a computation that this machine supports: without the kernel if it is not available here."""
     if not COMPUTATIONS[job.computation].engine.by_kernel:
         return job
     try:
@@ -122,15 +122,15 @@ def possible_here(job: Job) -> Job:
 
 
 def load_data(job: Job, store: Store, registry: Registry) -> Standardised:
-    """Load and standardise a job's dataset, and make sure that it is still the one that was planned with."""
+    """Load and standardise a job's dataset, and make sure that it has not changed since the job was planned."""
     name = job.name.dataset
     dataset = job.dataset.create("dataset", registry)
     data = standardise(dataset.load(job.split_seed, store.cache), name)
     planned = job.cells[0].description["dataset"]["data"]
     if data.fingerprint != planned:
         raise DataError(
-            f"dataset '{name}': loaded with fingerprint {data.fingerprint[:12]}, planned with {planned[:12]}. The same "
-            "seed must give the same arrays; make its `load` deterministic."
+            f"dataset '{name}': found data with fingerprint {data.fingerprint[:12]}, expected {planned[:12]}, "
+            "which the job was planned with. Make its `load` return the same arrays for the same seed."
         )
     return data
 
@@ -143,20 +143,23 @@ def _store_cell(store: Store, job: Job, index: int, ended: _Ended, about: Mappin
     count = len(job.scan.temperatures)
     numbers = range(index * count, (index + 1) * count)
     weights = trained.weights(numbers)
-    replicas = _replica_rows(job.scan.temperatures, trained.each(numbers), weights)
-    lost = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
+    replicas = _replica_rows(job.scan.temperatures, trained.results(numbers), weights)
+    diverged = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     status, reason = ended.status, ended.reason
-    if lost:
-        status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in lost)}"
+    if diverged:
+        status, reason = "diverged", f"not finite at T = {', '.join(f'{t:.3g}' for t in diverged)}"
     record = CellRecord(cell.key, cell.description, status, reason, replicas, about)
     store.write_cell(record, weights, pd.DataFrame(trained.log(numbers)))
     return status
 
 
 def _replica_rows(
-    temperatures: Sequence[float], ends: Sequence[tuple[str, int, float, float]], weights: Mapping[str, Tensor]
+    temperatures: Sequence[float], results: Sequence[tuple[str, int, float, float]], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], ...]:
-    """What is stored of each replica; ends: its mark, updates, loss and effective temperature."""
+    """Return what the record of a cell says of each replica.
+
+    results: mark, updates, loss and effective temperature per replica.
+    """
     states = {name.replace(".", "_"): value for name, value in weights.items() if _is_scalar_state(name, value)}
     return tuple(
         {
@@ -164,15 +167,17 @@ def _replica_rows(
             "mark": mark,
             "updates": updates,
             "loss": _finite(loss),
-            "effective_temperature": _finite(price),
-            **{name: _finite(float(value[place])) for name, value in states.items()},
+            "effective_temperature": _finite(effective_temperature),
+            **{name: _finite(float(value[index])) for name, value in states.items()},
         }
-        for place, (temperature, (mark, updates, loss, price)) in enumerate(zip(temperatures, ends, strict=True))
+        for index, (temperature, (mark, updates, loss, effective_temperature)) in enumerate(
+            zip(temperatures, results, strict=True)
+        )
     )
 
 
 def _is_scalar_state(name: str, value: Tensor) -> bool:
-    """Whether it is one number per replica that belongs to the objective."""
+    """Return whether a tensor is a state of the objective with one number per replica."""
     return name.startswith("objective.") and value.dim() == 1
 
 
@@ -181,9 +186,9 @@ def _finite(value: float) -> float | None:
 
 
 def _observe(job: Job, store: Store, data: Standardised, registry: Registry) -> None:
-    """Measure the job's observables on its finished cells, here where the data are loaded.
+    """Measure the job's observables on its finished cells, in the process that has loaded the data.
 
-    What fails is measured again when the suite is scored, which reports why.
+    Observables that fail are measured again when the suite is scored, and scoring reports the reason.
     """
     records = [record for cell in job.cells if (record := store.read_cell(cell.key)) and record.status in FINISHED]
     if not records or not job.observables:
@@ -192,5 +197,5 @@ def _observe(job: Job, store: Store, data: Standardised, registry: Registry) -> 
         observe_cells(store, records, job.scan, data, job.observables, registry)
     except StoreError:
         raise
-    except Exception:  # scoring tries again, and reports the reason beside the scores that lack it
+    except Exception:  # scoring tries again and reports the reason beside the missing scores
         return

@@ -1,4 +1,4 @@
-"""Observe stored cells: build the stack again, give it their weights, and store what the observables measure."""
+"""Observe stored cells: rebuild the stack, load the stored weights, and store what the observables measure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def observable_name(reference: Reference, evaluation: EvaluationSettings) -> str:
-    """Return the name an observable is stored under: its id and a digest of what decides its numbers."""
+    """Return the name under which an observable is stored: its id and a digest of all that decides its numbers."""
     digest = key_of(
         {
             "use": reference.qualified,
@@ -46,7 +46,7 @@ def observe_cells(
     observables: Sequence[Reference],
     registry: Registry,
 ) -> dict[str, str]:
-    """Measure observables on stored cells of one scan, all replicas together; return the failures by observable."""
+    """Measure observables on stored cells of one scan, all replicas together; return why observables failed, by id."""
     model = _model_of(store, records, scan, data, registry)
     evaluation, count = scan.evaluation, len(scan.temperatures)
     failures: dict[str, str] = {}
@@ -74,7 +74,7 @@ def observe_cells(
 def _model_of(
     store: Store, records: Sequence[CellRecord], scan: ScanSpec, data: Standardised, registry: Registry
 ) -> StackModel:
-    """The replicas of all records as one model, in the records' order."""
+    """Return the replicas of all records as one model, in the order of the records."""
     computation = observing_computation({_computed(record.provenance) for record in records})
     stack = build_stack(scan, (0,), computation, data, registry)
     weights = [store.read_weights(record) for record in records]
@@ -83,12 +83,12 @@ def _model_of(
 
 
 def _computed(provenance: Mapping[str, Any]) -> str:
-    """How a cell was computed; releases before the second job schema called it its path."""
+    """Return the name of a cell's computation, which releases before the second job schema stored as `path`."""
     return str(provenance.get("computation", provenance.get("path", "")))
 
 
 def _fill(stack: Stack, weights: Tensors) -> None:
-    """Give a stack, built for one cell, the weights of all."""
+    """Load the weights of all cells into a stack that was built for one."""
     stack.load(weights)
     replicas = len(next(iter(weights.values())))
     stack.dials = stack.dials[:1].expand(replicas)

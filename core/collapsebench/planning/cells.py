@@ -1,6 +1,7 @@
 """Turn a suite into cells with content keys.
 
-A cell's key is the SHA-256 of everything that decides its numbers, and of nothing else: no path, no order, no device.
+A cell's key is the SHA-256 of everything that decides its numbers and of nothing else: paths, the order in the file and
+the device are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ScanName(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One scan with one seed. key: None while its dataset is not prepared. record: what the store holds of it."""
+    """One scan with one seed. key: None until its dataset is prepared. record: the stored record, if there is one."""
 
     dataset: str
     architecture: str
@@ -50,38 +51,38 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The cell as people call it: dataset/architecture/objective/seed."""
+        """The readable name of the cell: dataset/architecture/objective/seed."""
         return f"{self.dataset}/{self.architecture}/{self.objective}/{self.seed}"
 
     @property
     def scan(self) -> ScanName:
-        """The scan that it is one seed of."""
+        """The scan that the cell belongs to."""
         return ScanName(self.dataset, self.architecture, self.objective)
 
     @property
     def status(self) -> str:
-        """The stored status, "missing", or "pending" while there is no key."""
+        """The stored status, "missing" without a record, or "pending" without a key."""
         if self.key is None:
             return "pending"
         return "missing" if self.record is None else self.record.status
 
     @property
     def converged(self) -> float:
-        """The share of its replicas that converged, NaN where none is stored."""
+        """The share of its replicas that converged, NaN if no replica is stored."""
         replicas = self.record.replicas if self.record else ()
         return sum(replica["mark"] == "converged" for replica in replicas) / len(replicas) if replicas else math.nan
 
     @property
     def is_finished(self) -> bool:
-        """Whether training it again would give nothing new."""
+        """Whether the cell needs no further training."""
         return self.status in FINISHED
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every cell of a suite, with its data where they are prepared.
+    """Every cell of a suite, with the data of the datasets that are prepared.
 
-    failures: dataset id -> the status that gives its cells, and why it cannot be prepared or loaded.
+    failures: dataset id -> the status of its cells, and the reason why the dataset cannot be prepared or loaded.
     """
 
     suite: Suite
@@ -191,7 +192,7 @@ def describe(
 
 
 def _protocol(suite: Suite, protocol: Protocol) -> dict[str, Any]:
-    """What decides the numbers of a scan about its order of training."""
+    """Return the settings of the order of training that decide the numbers of a scan."""
     settings = {"fresh": set(), "up": {"wave_size"}, "down": {"wave_size", "perturbation"}}[protocol]
     return {"protocol": protocol, **suite.scan.model_dump(mode="json", include=settings)}
 
@@ -219,31 +220,31 @@ def create(registry: Registry, reference: Reference) -> Any:
 
 
 def with_records(plan: Plan, store: Store) -> Plan:
-    """Return a plan with what the store holds of its cells now; no data are loaded again."""
+    """Return a plan with the records that the store holds now; data are not loaded again."""
     cells = tuple(replace(cell, record=store.read_cell(cell.key) if cell.key else None) for cell in plan.cells)
     return replace(plan, cells=cells)
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which two descriptions differ: dotted path -> (ours, theirs)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted({*ours, *theirs}):
-        a, b = ours.get(key), theirs.get(key)
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two descriptions differ: dotted key -> (value in the first, value in the second)."""
+    fields: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*first, *second}):
+        a, b = first.get(key), second.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found |= differences(a, b, f"{prefix}{key}.")
+            fields |= differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found[f"{prefix}{key}"] = (a, b)
-    return found
+            fields[f"{prefix}{key}"] = (a, b)
+    return fields
 
 
 def nearest(cell: Cell, store: Store) -> tuple[CellRecord, dict[str, tuple[Any, Any]]] | None:
     """Return the stored cell whose description differs in the fewest fields, with those fields."""
     ranked = [
-        (len(found), record.key, record, found)
+        (len(fields), record.key, record, fields)
         for record in store.cells()
-        if record.key != cell.key and (found := differences(cell.description, record.description))
+        if record.key != cell.key and (fields := differences(cell.description, record.description))
     ]
     if not ranked:
         return None
-    _, _, record, found = min(ranked, key=lambda entry: entry[:2])
-    return record, found
+    _, _, record, fields = min(ranked, key=lambda entry: entry[:2])
+    return record, fields

@@ -1,12 +1,12 @@
-"""Freeze what is missing into jobs: files that say everything an executor needs, wherever it runs.
+"""Write the missing cells of a plan into jobs: files that hold everything an executor needs, wherever it runs.
 
 A `ScanSpec` says what is trained and measured; a `Job` adds the cells, the data, the order of training and how the
-stacks are computed. The JSON of a job is its file, and carries the version of its schema.
+stacks are computed. A job file is the JSON of a job and holds the version of its schema.
 
-A scan is trained in waves of temperatures, cut into pieces that fit into memory. fresh: one wave, every temperature
-from its own initialisation. up: the lowest temperatures first, each wave from the weights that the one before it ended
-with, so that latents switch off. down: the highest first; collapsed latents sit on a saddle and would stay there, so
-each start is perturbed.
+A scan is trained in waves of temperatures, which are split into pieces that fit into memory. fresh: there is one wave,
+and every temperature starts from an independent initialisation. up: the lowest temperatures come first and each wave
+starts from the final weights of the one before, so that latents switch off one by one. down: the highest temperatures
+come first; collapsed latents would stay at their saddle point, so the weights are perturbed at each start.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from collapsebench.suite.schema import EvaluationSettings, Protocol, Training
 class Piece:
     """Replicas of a job that are trained together as one stack.
 
-    wave: which wave they are of, counted from zero. replicas: their numbers in the job, cell after cell, the
-    temperatures in descending order within each. parents: for each, the replica of the wave before whose weights it
-    starts from; none in a first wave.
+    wave: the number of their wave, counted from zero. replicas: their numbers in the job, cell by cell, with
+    temperatures in descending order within a cell. parents: for each replica, the replica of the previous wave whose
+    weights it starts from; empty in the first wave.
     """
 
     wave: int
@@ -42,11 +42,11 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """A name that no other piece of a job has."""
+        """A name that is unique among the pieces of a job."""
         return f"wave-{self.wave}-{self.replicas[0]}-{len(self.replicas)}"
 
     def cut(self, max_replicas: int) -> list[Piece]:
-        """Return pieces of nearly equal size with at most so many replicas each."""
+        """Return pieces of nearly equal size with at most `max_replicas` replicas each."""
         count = -(-len(self.replicas) // max(1, max_replicas))
         size = -(-len(self.replicas) // count)
         return [
@@ -56,7 +56,7 @@ class Piece:
 
 
 def make_waves(protocol: Protocol, temperatures: int, size: int = 1) -> list[list[int]]:
-    """Return the waves of a scan, as places in its descending list of temperatures.
+    """Return the waves of a scan, as positions in its descending list of temperatures.
 
     >>> from collapsebench.planning.jobs import make_waves
     >>> make_waves("fresh", 4), make_waves("down", 4), make_waves("up", 4, size=2)
@@ -73,13 +73,13 @@ def make_waves(protocol: Protocol, temperatures: int, size: int = 1) -> list[lis
 def make_pieces(waves: Sequence[Sequence[int]], cells: int, max_replicas: Callable[[int], int]) -> list[Piece]:
     """Return the pieces of a job in the order in which they are trained.
 
-    max_replicas: how many replicas may share a stack of which so many are wanted. A replica's parent is the last
-    temperature of the wave before, in its own cell.
+    max_replicas: given the number of replicas wanted, returns how many may share a stack. A replica's parent is the
+    last temperature of the previous wave in the same cell.
     """
     temperatures = sum(map(len, waves))
     pieces = []
     for number, wave in enumerate(waves):
-        replicas = tuple(cell * temperatures + place for cell in range(cells) for place in wave)
+        replicas = tuple(cell * temperatures + position for cell in range(cells) for position in wave)
         parents: tuple[int, ...] = ()
         if number:
             parents = tuple(replica // temperatures * temperatures + waves[number - 1][-1] for replica in replicas)
@@ -88,7 +88,7 @@ def make_pieces(waves: Sequence[Sequence[int]], cells: int, max_replicas: Callab
 
 
 SCHEMA_VERSION = 2
-"""Raise it when a job file changes its meaning; jobs of an earlier version are planned anew."""
+"""To be raised when the meaning of job files changes; jobs of an earlier version are planned again."""
 
 Notice = Callable[[str], None]
 
@@ -98,7 +98,7 @@ class _Spec(BaseModel):
 
 
 class ComponentSpec(_Spec):
-    """A component with its parameters, as a job creates it; use: `distribution/id`."""
+    """A component and its parameters. use: `distribution/id`."""
 
     use: str
     parameters: dict[str, Any] = {}
@@ -117,8 +117,8 @@ class ComponentSpec(_Spec):
 class ScanSpec(_Spec):
     """What is trained and measured, apart from data and seeds: components, temperatures, settings.
 
-    temperatures: T, descending. perturbation: the share of its initial weights that a replica gets at each start of a
-    down scan. device: a name that PyTorch knows.
+    temperatures: T, in descending order. perturbation: the share of its initial weights that is added to a replica at
+    each start of a down scan. device: as PyTorch names it.
     """
 
     encoder: ComponentSpec
@@ -134,7 +134,7 @@ class ScanSpec(_Spec):
 
     @classmethod
     def of(cls, suite: Suite, name: ScanName, device: str) -> ScanSpec:
-        """Return the scan of a suite that has a name, on a device."""
+        """Return the scan with a name of a suite, to be run on a device."""
         architecture = suite.architecture(name.architecture)
         return cls(
             encoder=ComponentSpec.of(architecture.encoder),
@@ -155,7 +155,7 @@ class ScanSpec(_Spec):
 
 
 class JobCell(_Spec):
-    """A cell that a job trains: its key, its seed, and the description that the key is the hash of."""
+    """A cell that a job trains: its key, its seed, and the description whose hash is the key."""
 
     key: str
     seed: int
@@ -163,13 +163,13 @@ class JobCell(_Spec):
 
 
 class Job(_Spec):
-    """Everything that an executor receives: what to train, on which data, in which order, and what to observe in it.
+    """Everything that an executor receives: what to train, on which data, in which order, and what to observe.
 
-    pieces: the replicas that are trained together, in their order; replicas count cell after cell, the temperatures in
-    their order within each. observables: what is measured as soon as a cell is trained, where it was trained.
-    computation: the name of how stacks are computed (`stack/computation.py`); why_this_computation: what stood against
-    another, or what was measured. threads, time_limit: None for no limit. predicted_bytes: of the largest piece.
-    events: pieces that did not fit into memory and were cut.
+    pieces: the replicas that are trained together, in order of training; replicas are numbered cell by cell, with
+    temperatures in descending order within a cell. observables: what is measured right after training, by the same
+    process. computation: the name of the way stacks are computed (`stack/computation.py`). why_this_computation: why
+    others were rejected, or what was measured. threads, time_limit: None for no limit. predicted_bytes: of the largest
+    piece. events: pieces that did not fit into memory and were split.
     """
 
     schema_version: Literal[2] = 2
@@ -191,7 +191,7 @@ class Job(_Spec):
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read a job file; raises OutdatedJobError for an earlier schema version, StoreError for what is no job."""
+        """Read a job file; raise OutdatedJobError if its schema is older, StoreError if it is not a job file."""
         try:
             content = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
             version = content.get("schema_version", 1)
@@ -199,7 +199,10 @@ class Job(_Spec):
                 return cls.model_validate(content)
         except (OSError, ValidationError) as error:
             reason = str(error) if isinstance(error, OSError) else _first_problem(error)
-            raise StoreError(f"{path}: is not a readable job file ({reason}). Remove it and run again.") from error
+            raise StoreError(
+                f"{path}: is not a readable job file ({reason}), expected one as `collapsebench run` writes it. Remove "
+                "it and run again."
+            ) from error
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise StoreError(
                 f"{path}: has job schema {version!r}, expected at most {SCHEMA_VERSION}: a later release wrote it. Run "
@@ -213,7 +216,7 @@ class Job(_Spec):
 
     @cached_property
     def label(self) -> str:
-        """What the job trains, as people say it: dataset/architecture/objective."""
+        """The readable name of the scan: dataset/architecture/objective."""
         return "/".join(self.name)
 
     @property
@@ -223,7 +226,7 @@ class Job(_Spec):
 
 
 class OutdatedJobError(Exception):
-    """A job file of an earlier schema version, whose cells are planned anew."""
+    """A job file of an earlier schema version; its cells are planned again."""
 
     def __init__(self, path: Path, version: int) -> None:
         self.path = path
@@ -235,10 +238,10 @@ class OutdatedJobError(Exception):
 
 @dataclass(frozen=True)
 class StackChoice:
-    """How the stacks of a scan are computed. reason: what stood against another way, or what was measured.
+    """How the stacks of a scan are computed. reason: why other computations were rejected, or what was measured.
 
-    max_replicas: how many replicas may share a stack, given how many are wanted. predicted_bytes: the peak memory of a
-    stack of so many replicas; None where it cannot be predicted.
+    max_replicas: given the number of replicas wanted, returns how many may share a stack. predicted_bytes: returns the
+    peak memory of a stack with a number of replicas; None if it cannot be predicted.
     """
 
     computation: str
@@ -255,9 +258,9 @@ def make_jobs(
     observables: Sequence[Reference] = (),
     notice: Notice = lambda text: None,
 ) -> list[Path]:
-    """Freeze the missing cells into job files and return them, unfinished ones of an earlier run first.
+    """Write job files for the missing cells and return their paths, those of unfinished jobs first.
 
-    observables: what is measured in each job. notice: is told which job files are planned anew, and why.
+    observables: what each job measures. notice: called with a sentence for every job file that is planned again.
     """
     missing = {cell.key: cell for cell in plan.missing if cell.key}
     for error in _outdated(store):
@@ -289,8 +292,8 @@ def _jobs_of(
     waves = waves_of(suite, name.architecture)
     scans = max(1, suite.compute.max_replicas_per_stack // len(waves[0]))
     for start in range(0, len(cells), scans):
-        some = cells[start : start + scans]
-        pieces = make_pieces(waves, len(some), choice.max_replicas)
+        job_cells = cells[start : start + scans]
+        pieces = make_pieces(waves, len(job_cells), choice.max_replicas)
         predict = choice.predicted_bytes
         job = Job(
             suite=suite.id,
@@ -299,7 +302,7 @@ def _jobs_of(
             split_seed=suite.split_seed,
             scan=ScanSpec.of(suite, name, device),
             cells=tuple(
-                JobCell(key=cell.key or "", seed=cell.seed, description=dict(cell.description)) for cell in some
+                JobCell(key=cell.key or "", seed=cell.seed, description=dict(cell.description)) for cell in job_cells
             ),
             pieces=tuple(pieces),
             observables=tuple(observables),
@@ -313,7 +316,7 @@ def _jobs_of(
 
 
 def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Reference]) -> Job:
-    """Return an interrupted job with what it takes from the run that executes it; no key holds any of this."""
+    """Return an interrupted job with the settings of the current run that no key depends on."""
     training = suite.training_of(suite.architecture(job.name.architecture))
     return job.model_copy(
         update={
@@ -332,18 +335,18 @@ def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
 
 
 def frozen_computations(store: Store) -> dict[str, str]:
-    """Return how the cells of interrupted jobs are computed, by key; files that cannot be read are passed over."""
+    """Return the computation of every cell of an interrupted job, by key; files that cannot be read are skipped."""
     return {cell.key: job.computation for _, job in _readable(store) for cell in job.cells}
 
 
 def adopted_keys(plan: Plan, store: Store) -> set[str]:
-    """Return the cells that are missing and belong to a job which an interrupted run left."""
+    """Return the keys of the missing cells that belong to interrupted jobs."""
     return _unfinished(store, {cell.key for cell in plan.missing if cell.key})[1]
 
 
 def _unfinished(store: Store, missing: set[str]) -> tuple[list[tuple[Path, Job]], set[str]]:
-    """The jobs that an interrupted run left, if their cells are all planned and some of them still missing."""
-    found: list[tuple[Path, Job]] = []
+    """Return the interrupted jobs whose missing cells are all planned, and the keys of all of their cells."""
+    jobs: list[tuple[Path, Job]] = []
     adopted: set[str] = set()
     for path in _job_files(store):
         try:
@@ -352,12 +355,12 @@ def _unfinished(store: Store, missing: set[str]) -> tuple[list[tuple[Path, Job]]
             continue
         keys = {cell.key for cell in job.cells}
         done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
-        if not keys - done:  # killed after its last cell was stored
+        if not keys - done:  # the run was killed after the last cell had been stored
             store.discard_job(path)
         elif keys - done <= missing and not keys & adopted:
-            found.append((path, job))
+            jobs.append((path, job))
             adopted |= keys
-    return found, adopted
+    return jobs, adopted
 
 
 def _outdated(store: Store) -> Iterator[OutdatedJobError]:

@@ -1,4 +1,4 @@
-"""Where a result comes from: commands, code, packages, plugins, hardware."""
+"""Describe where a result comes from: commands, code, packages, plugins, hardware."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "pydantic", "p
 
 
 def provenance(registry: Registry, device: str, precision: str) -> dict[str, Any]:
-    """Return what a reader needs to judge or repeat a result."""
+    """Return what a reader needs in order to judge or repeat a result."""
     return {
         "collapsebench": __version__,
         "git": git_state(),
@@ -39,31 +39,35 @@ def provenance(registry: Registry, device: str, precision: str) -> dict[str, Any
 
 
 def commands(suite: Suite) -> list[str]:
-    """Return the commands that give the published folder of a suite again; none for a suite without a file.
+    """Return the commands that produce the published folder of a suite again; none for a suite without a file.
 
-    Of a suite file of one's own, its name alone. What lies on one machine only, such as `path` to data, is named: PATH.
+    A suite that does not ship with collapsebench appears with the name of its file. Locations that exist on one machine
+    only, such as the `path` of data, are replaced by a name such as PATH.
     """
     if suite.path is None:
         return []
     name = suite.id if shipped_suites().get(suite.id) == suite.path else suite.path.name
     coders = [coder for architecture in suite.architectures for coder in (architecture.encoder, architecture.decoder)]
     references = (*suite.datasets, *suite.objectives, *suite.metrics, *coders, suite.executor)
-    places = {place for reference in references for place in reference.location_parameters}
+    locations = {name for reference in references for name in reference.location_parameters}
     options = ["--preset", suite.preset] if suite.preset else []
     for override in suite.overrides:
-        options += ["--set", _without_places(override, places)]
-    called = [name, *options]
-    return [shlex.join(["collapsebench", "run", *called]), shlex.join(["collapsebench", "publish", *called, "FOLDER"])]
+        options += ["--set", _without_locations(override, locations)]
+    suite_options = [name, *options]
+    return [
+        shlex.join(["collapsebench", "run", *suite_options]),
+        shlex.join(["collapsebench", "publish", *suite_options, "FOLDER"]),
+    ]
 
 
-def _without_places(override: str, places: Set[str]) -> str:
-    """Return `dotted.path=value` with a name for each text that is given to one of `places`, or is an absolute path."""
+def _without_locations(override: str, locations: Set[str]) -> str:
+    """Return `dotted.key=value` with a name in place of every absolute path and every value of a location parameter."""
     dotted, _, value = override.partition("=")
     key, parsed = dotted.rpartition(".")[2].strip(), parsed_value(value)
     local = {
-        text: name.upper() if name in places else "PATH"
+        text: name.upper() if name in locations else "PATH"
         for name, text in _texts(parsed, key)
-        if name in places or _is_absolute(text)
+        if name in locations or _is_absolute(text)
     }
     if isinstance(parsed, str):
         return f"{dotted}={local.get(parsed, value)}"
@@ -78,7 +82,7 @@ def _is_absolute(text: str) -> bool:
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield every text within a value of TOML, after the key that it is given to."""
+    """Yield every string inside a TOML value, each after the key that it belongs to."""
     if isinstance(value, str):
         yield key, value
     for inner_key, inner in value.items() if isinstance(value, dict) else ():
@@ -89,10 +93,13 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 @cache
 def git_state() -> str | None:
-    """Return the commit of the checkout that collapsebench runs from, with `-dirty` if it differs; None elsewhere."""
+    """Return the commit of the checkout that collapsebench runs from, with `-dirty` if files were changed.
+
+    None if collapsebench does not run from a checkout.
+    """
     folder = Path(__file__).resolve().parents[1]
     try:
-        found = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
@@ -101,12 +108,12 @@ def git_state() -> str | None:
     tracked = subprocess.run(
         ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False
     )
-    return found.stdout.strip() if tracked.returncode == 0 else None
+    return described.stdout.strip() if tracked.returncode == 0 else None
 
 
 @cache
 def processor() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the processor's name as reported by the system."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

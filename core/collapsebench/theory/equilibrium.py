@@ -1,11 +1,12 @@
-"""Whether a replica is at equilibrium: the Ward identities and the stability of its collapsed latents.
+"""Measure whether a replica is at equilibrium: the Ward identities and the stability of its collapsed latents.
 
 At a stationary point of the beta-VAE objective whose heads, first and last decoder layers are free affine maps:
 
     E mu_k = 0        E mu_k^2 + E sigma_k^2 = 1        E (x - x_hat) = 0        E x_hat . (x - x_hat) = 0
 
-on the train split, with sampled decoding. A latent that is wrongly collapsed satisfies all four; it shows in the top
-eigenvalue of the covariance of the posterior-mean residual, which must not exceed T V while spare latents exist.
+on the train split, with sampled decoding. A latent that should not be collapsed satisfies all four identities, but it
+shows in the top eigenvalue of the covariance of the posterior-mean residual, which must not exceed T V while there are
+spare latents.
 Source: Hirn 2026, arXiv 2605.22691 and 2608.10599.
 """
 
@@ -34,12 +35,12 @@ _COLLAPSED = 0.01
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """What the two conditions are made of, per replica.
+    """The quantities of the two conditions, per replica.
 
     mean `(r, k)`: E mu. scale `(r, k)`: E mu^2 + E sigma^2. signal_fraction `(r, k)`. residual_mean `(r,)`:
     |E (x - x_hat)| / sqrt(E |x - x_hat|^2). orthogonality `(r,)`: E x_hat . (x - x_hat) / E |x - x_hat|^2.
     residual_edge `(r,)`: top eigenvalue of Cov(x - x_hat(mu)) / V. distortion, rate `(r,)`: nats, sampled decoding.
-    identities: those of the four that hold for the decoder.
+    identities: which of the four hold for the decoder.
     """
 
     mean: Floats
@@ -67,22 +68,22 @@ class Equilibrium:
     def spare_latents(self) -> NDArray[np.int64]:
         """The number of latents with a signal fraction of at most 0.01 `(r,)`.
 
-        One that carries little more is weak, not spare: close to a threshold that several modes share, every latent may
-        be in use, and a mode be left for which there is none.
+        A latent with a slightly larger signal fraction is weak but not spare: close to a threshold that several modes
+        share, all latents may be in use while one of these modes has none.
         """
         return np.asarray((self.signal_fraction <= _COLLAPSED).sum(axis=1))
 
     def is_stable(self, temperatures: Floats, tolerance: float) -> NDArray[np.bool_]:
-        """Return whether no spare latent is held at the prior above its threshold `(r,)`."""
+        """Return whether no spare latent stays at the prior although it could lower the objective `(r,)`."""
         spare = self.spare_latents > 0
         return ~spare | (self.residual_edge <= (1 + tolerance) * temperatures)
 
 
 def signal_drift(history: Sequence[tuple[int, Sequence[float]]]) -> float | None:
-    """Return the largest drift of a latent's signal fraction, per e-fold of updates, or None if it is too early.
+    """Return the largest drift of a latent's signal fraction per e-fold of updates, or None if it is too early to tell.
 
     history: (update, signal fractions `(k,)`) of every check, in order. The drift is the slope of the least-squares
-    line of M^2 over ln(update), through the checks of the last fifth of the updates and the one before them.
+    line of M^2 over ln(update), through the checks in the last fifth of the updates and the check before them.
     """
     updates = np.array([update for update, _ in history], dtype=np.float64)
     before = np.flatnonzero((updates > 0) & (updates <= updates[-1] / _WINDOW))
@@ -95,9 +96,9 @@ def signal_drift(history: Sequence[tuple[int, Sequence[float]]]) -> float | None
 
 
 class _Sums:
-    """Sums over a split of the moments that `Equilibrium` is made of; weights sum to one over the split.
+    """Sums over a split of the moments that `Equilibrium` is computed from; weights sum to one over the split.
 
-    Each chunk is summed in the model's own precision, the chunks in float64.
+    Rows of a chunk are summed at the precision of the model, chunks in float64.
     """
 
     def __init__(self) -> None:
@@ -115,8 +116,8 @@ class _Sums:
 def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_384) -> Equilibrium:
     """Measure both conditions on a split.
 
-    A linear decoder has its expectation over z in closed form; any other is sampled in antithetic pairs
-    mu +- sigma eps, with as many pairs per row as bring the number of decoded samples to `least_draws`.
+    For a linear decoder, the expectation over z has a closed form. For any other decoder, z is sampled in antithetic
+    pairs mu +- sigma eps, with enough pairs per row to decode at least `least_draws` samples.
     """
     sums = _Sums()
     pairs = 0 if model.linear_decoder else max(1, math.ceil(least_draws / (2 * samples.count)))

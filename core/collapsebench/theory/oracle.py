@@ -1,8 +1,8 @@
-"""The exact optimum of a beta-VAE with a linear decoder: it lies on PCA, whatever the data.
+"""The exact optimum of a beta-VAE with a linear decoder, which is given by PCA for any data.
 
-Every diagonal-Gaussian encoder that can represent linear maps reaches it, so only covariances enter. Axes:
-`t` temperatures, `mode` principal axes in descending order of eigenvalue, cut or padded with zeros to
-`latent_dim`.
+Every diagonal-Gaussian encoder that can represent linear maps reaches this optimum, so it depends on the data only
+through covariances. Axes: `t` temperatures, `mode` principal axes in descending order of eigenvalue, truncated or
+padded with zeros to `latent_dim`.
 
 Notation: lambda_k eigenvalues of the train covariance, V their sum, T the temperature, T_k = lambda_k / V,
 m_k = [1 - T / T_k]_+ and, on another split, rho_k = second moment about the train mean along component k /
@@ -30,13 +30,12 @@ _ROUNDOFF = 1e-8
 
 @dataclass(frozen=True)
 class Oracle:
-    """The global minimum of L = D + beta R at every temperature, with D = E|x - x_hat|^2 / (2
-    decoder_variance).
+    """The global minimum of L = D + beta R at every temperature, with D = E|x - x_hat|^2 / (2 decoder_variance).
 
-    eigenvalues `(d,)` and components `(d, d)`, rows are unit vectors, belong to the train covariance.
-    second_moments `(d,)`: those of the evaluated split about the train mean along the components; the
-    eigenvalues for the train split. Within a repeated eigenvalue only the subspace is fixed: components are
-    one basis of it.
+    eigenvalues `(d,)` and components `(d, d)`, whose rows are unit vectors, are those of the train covariance.
+    second_moments `(d,)`: of the evaluated split, about the train mean and along the components; on the train split
+    they equal the eigenvalues. For a repeated eigenvalue only the subspace is determined, and the components are one
+    basis of it.
     """
 
     temperatures: Floats
@@ -58,7 +57,7 @@ class Oracle:
 
     @cached_property
     def thresholds(self) -> Floats:
-        """T_k = lambda_k / V `(mode,)`, above which mode k is collapsed; 0 beyond the d-th."""
+        """T_k = lambda_k / V `(mode,)`, above which mode k is collapsed; 0 for modes beyond the d-th."""
         return self._fit(self.eigenvalues) / self.total_variance
 
     @cached_property
@@ -96,7 +95,7 @@ class Oracle:
 
     @cached_property
     def mean_distortion(self) -> Floats:
-        """Squared error of mode k / V, posterior means `(t, mode)`; on train min(T_k, T^2 / T_k)."""
+        """Squared error of mode k / V from posterior means `(t, mode)`; on the train split min(T_k, T^2 / T_k)."""
         return self._moments * self.posterior_variance**2
 
     @cached_property
@@ -106,26 +105,32 @@ class Oracle:
 
     @cached_property
     def mean_utilities(self) -> Floats:
-        """What the posterior mean of mode k saves / V `(t, mode)`; on the train split [T_k - T^2 / T_k]_+."""
+        """Reduction of the squared error / V by the posterior mean of mode k `(t, mode)`.
+
+        On the train split [T_k - T^2 / T_k]_+.
+        """
         return self._moments * self.gain * (2.0 - self.gain)
 
     @cached_property
     def sampled_utilities(self) -> Floats:
-        """What posterior samples of mode k save / V `(t, mode)`; on the train split [T_k - T]_+."""
+        """Reduction of the squared error / V by posterior samples of mode k `(t, mode)`.
+
+        On the train split [T_k - T]_+.
+        """
         return self.mean_utilities - self.thresholds * self.gain * self.posterior_variance
 
     @cached_property
     def normalised_distortion(self) -> Floats:
-        """D_K, K = 0..latent_dim `(t, latent_dim + 1)`: the K modes of largest M^2 at their posterior mean.
+        """D_K, K = 0..latent_dim `(t, latent_dim + 1)`: distortion with only the K modes of largest M^2, over V.
 
-        Modes are ranked at each temperature by M^2 on the evaluated split, ties by index; the others are set
-        to 0.
+        Modes are ranked at each temperature by M^2 on the evaluated split, ties by index. The first K are decoded from
+        their posterior mean, the others are set to 0.
         """
         order = np.argsort(-self.signal_fraction, axis=1, kind="stable")
-        kept = np.take_along_axis(self.mean_distortion, order, axis=1).cumsum(axis=1)
-        left = self._moments[order][:, ::-1].cumsum(axis=1)[:, ::-1]
-        none = np.zeros((self.temperatures.size, 1))
-        total: Floats = np.hstack([none, kept]) + np.hstack([left, none]) + self._outside
+        decoded = np.take_along_axis(self.mean_distortion, order, axis=1).cumsum(axis=1)
+        removed = self._moments[order][:, ::-1].cumsum(axis=1)[:, ::-1]
+        zero = np.zeros((self.temperatures.size, 1))
+        total: Floats = np.hstack([zero, decoded]) + np.hstack([removed, zero]) + self._outside
         return total
 
     @cached_property
@@ -142,23 +147,24 @@ class Oracle:
 
     @cached_property
     def loss(self) -> Floats:
-        """L = D + beta R of the optimum on the evaluated split `(t,)`, nats; on the train split the minimum
-        L*.
+        """L = D + beta R of the optimum on the evaluated split `(t,)`, nats; on the train split the minimum L*.
 
-        With decoder_variance = 1, L* = 1/2 sum_{k <= latent_dim} { min(lambda_k, beta) + beta
-        [log(lambda_k/beta)]_+ } + 1/2 sum_{k > latent_dim} lambda_k.
+        With decoder_variance = 1,
+
+            L* = 1/2 sum_{k <= latent_dim} { min(lambda_k, beta) + beta [log(lambda_k / beta)]_+ }
+               + 1/2 sum_{k > latent_dim} lambda_k.
         """
         return self.distortion + self.beta * self.total_rate
 
     @cached_property
     def active_count(self) -> Floats:
-        """The number of modes with T < T_k `(t,)`, with multiplicity; on train -2 dR / dlog beta."""
+        """The number of modes with T < T_k `(t,)`, with multiplicity; on the train split -2 dR / dlog beta."""
         count: Floats = (self.gain > 0.0).sum(axis=1).astype(np.float64)
         return count
 
     @cached_property
     def landau_quadratic(self) -> Floats:
-        """The coefficient of M^2 in the cost of a mode at fixed M, (T V - lambda_k) / (2 decoder_variance)
+        """The coefficient of M^2 in the cost of one mode at fixed M, (T V - lambda_k) / (2 decoder_variance).
 
         Shape `(t, mode)`; it changes sign at the threshold.
         """
@@ -190,7 +196,7 @@ class Oracle:
         return ratio
 
     def _fit(self, values: Floats) -> Floats:
-        """Cut or zero-pad `(d,)` to `(latent_dim,)`."""
+        """Truncate or zero-pad `(d,)` to `(latent_dim,)`."""
         fitted = np.zeros(self.latent_dim)
         count = min(self.latent_dim, values.size)
         fitted[:count] = values[:count]
@@ -205,11 +211,10 @@ def oracle(
     decoder_variance: float = 1.0,
     evaluation: ArrayLike | None = None,
 ) -> Oracle:
-    """Return the exact optimum for a train covariance `(d, d)` at temperatures T = beta decoder_variance / V
-    `(t,)`.
+    """Return the exact optimum for a train covariance `(d, d)` at temperatures T = beta decoder_variance / V `(t,)`.
 
-    latent_dim: d by default; may be smaller or larger. evaluation: E (x - train mean)(x - train mean)^T `(d,
-    d)` of another split, on which the optimum of the train split is then evaluated.
+    latent_dim: d by default; it may be smaller or larger. evaluation: E (x - train mean)(x - train mean)^T `(d, d)` of
+    another split, on which the optimum of the train split is evaluated.
 
     >>> exact = oracle(np.diag([4.0, 2.0, 1.0]), temperatures=[0.5, 0.1])
     >>> print(exact.thresholds.round(3))
@@ -236,7 +241,7 @@ def oracle(
     _check_eigenvalues(eigenvalues, "covariance")
     if not eigenvalues[0] > 0:
         raise DataError("oracle: the covariance is zero. Expected some variance; check that the data are not constant.")
-    # What eigh leaves of an exact zero is noise of either sign; a threshold there would be fiction.
+    # Eigenvalues that should be exactly zero come out of eigh as noise of either sign; they have no threshold.
     eigenvalues = np.where(eigenvalues > eigenvalues[0] * eigenvalues.size * np.finfo(float).eps, eigenvalues, 0.0)
     moments = eigenvalues if evaluation is None else _moments_along(evaluation, components)
     dimension = eigenvalues.size if latent_dim is None else latent_dim
@@ -244,12 +249,12 @@ def oracle(
 
 
 def landau_cost(m: ArrayLike, eigenvalue: ArrayLike, beta: ArrayLike) -> Floats:
-    """Return the cost of one mode at signal fraction m = M^2 < 1, everything else minimised, in nats.
+    """Return the cost of one mode at signal fraction m = M^2 < 1, minimised over everything else, in nats.
 
         L(m) = 1/2 [lambda (1 - m) - beta log(1 - m)]
              = lambda / 2 + 1/2 (beta - lambda) M^2 + (beta / 4) M^4 + (beta / 6) M^6 + ...
 
-    Decoder variance 1; the arguments broadcast. The minimum is at m = [1 - beta / lambda]_+.
+    The decoder variance is 1. The arguments broadcast. The minimum is at m = [1 - beta / lambda]_+.
 
     >>> print(landau_cost([0.0, 0.5, 0.9], eigenvalue=1.0, beta=0.5).round(3))
     [0.5   0.423 0.626]
@@ -260,12 +265,12 @@ def landau_cost(m: ArrayLike, eigenvalue: ArrayLike, beta: ArrayLike) -> Floats:
 
 
 def reverse_water_filling(eigenvalues: ArrayLike, distortion: ArrayLike) -> Floats:
-    """Return the least rate, in nats, at which Gaussian data can be kept within a squared error.
+    """Return the smallest rate, in nats, at which Gaussian data can be coded with a given squared error.
 
         R = 1/2 sum_k [log(lambda_k / theta)]_+  with theta such that  sum_k min(lambda_k, theta) = distortion
 
-    distortion: E|x - x_hat|^2 in the unit of the eigenvalues, any shape, which is the shape of the result; 0
-    gives infinity. Source: Cover and Thomas 2006, theorem 10.3.3.
+    distortion: E|x - x_hat|^2 in the unit of the eigenvalues, of any shape; the result has the same shape. A distortion
+    of 0 gives infinity. Source: Cover and Thomas 2006, theorem 10.3.3.
 
     >>> print(reverse_water_filling([4.0, 1.0], distortion=[5.0, 2.0, 1.0]).round(3))
     [0.    0.693 1.386]

@@ -1,6 +1,7 @@
-"""The laws that a scan's curves are laid over: the rate of one mode, and the power law of the tail.
+"""Scaling formulas that the curves of a scan are compared with: the rate of one mode, and the power law of the tail.
 
-`K` counts kept ranks from 0, as in `collapsebench.theory.spectrum`. Source: J. Hirn, arXiv 2605.22691 and 2608.10599.
+`K` is the number of latents that are decoded, from 0, as in `collapsebench.theory.spectrum`. Source: J. Hirn, arXiv
+2605.22691 and 2608.10599.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
     from collapsebench.contracts import Floats
 
 TAIL_WINDOW = (4, 17)
-"""The ranks over which the tail of a rank-distortion curve is fitted, both included."""
+"""The first and the last rank of the fit to the tail of a rank-distortion curve, both included."""
 
 ROUNDOFF = 1e-12
-"""The share of D(0) below which a distortion is a zero that arithmetic left over."""
+"""The share of D(0) below which a distortion counts as zero up to roundoff."""
 
 
 @dataclass(frozen=True)
 class TailLaw:
     """D(K) = prefactor K^-exponent, fitted over window[0] <= K <= window[1], with an interval of the exponent.
 
-    NaN where fewer than three ranks of the window could be used.
+    low, high: the confidence interval. NaN if the window has fewer than three usable ranks.
     """
 
     exponent: float
@@ -37,7 +38,7 @@ class TailLaw:
     window: tuple[int, int]
 
     def at(self, ranks: ArrayLike) -> Floats:
-        """Return D(K) of the law, in the shape of the ranks."""
+        """Return D(K) of the fit, in the shape of the ranks."""
         value: Floats = self.prefactor * np.asarray(ranks, dtype=np.float64) ** -self.exponent
         return value
 
@@ -45,8 +46,8 @@ class TailLaw:
 def rate_law(temperatures: ArrayLike, threshold: ArrayLike) -> Floats:
     """Return the rate of one mode, [-1/2 log(T / threshold)]_+ in nats; the arguments broadcast.
 
-    Exact for a linear decoder on the train split, where the threshold is lambda_k / V; P2 lays it over measured rates
-    with the mode's utility in its place, without a fit. NaN where the threshold is not positive.
+    It is exact for a linear decoder on the train split, where the threshold is lambda_k / V. Figures of measured rates
+    use the utility of the mode as threshold, without a fit. NaN where the threshold is not positive.
 
     >>> print(rate_law([0.5, 0.1, 0.01], threshold=0.2).round(3))
     [0.    0.347 1.498]
@@ -59,7 +60,7 @@ def rate_law(temperatures: ArrayLike, threshold: ArrayLike) -> Floats:
 def tail_exponent(curve: ArrayLike, window: tuple[int, int], confidence: float = 0.95) -> tuple[float, float, float]:
     """Return a, low, high of D(K) ~ K^-a by log-log least squares over window[0] <= K <= window[1].
 
-    The interval is the t-interval of the slope; NaN with fewer than three usable ranks.
+    The interval is the t-interval of the slope. NaN with fewer than three usable ranks.
 
     >>> curve = [1.0, *(k**-2.0 for k in range(1, 11))]
     >>> round(tail_exponent(curve, (4, 10))[0], 3)
@@ -67,19 +68,19 @@ def tail_exponent(curve: ArrayLike, window: tuple[int, int], confidence: float =
     """
     values = np.asarray(curve, dtype=np.float64)
     ranks = np.arange(values.size)
-    used = (ranks >= max(window[0], 1)) & (ranks <= window[1]) & (values > 0) & np.isfinite(values)
-    if used.sum() < 3:
+    usable = (ranks >= max(window[0], 1)) & (ranks <= window[1]) & (values > 0) & np.isfinite(values)
+    if usable.sum() < 3:
         return float("nan"), float("nan"), float("nan")
-    line = stats.linregress(np.log(ranks[used]), np.log(values[used]))
-    half = float(stats.t.ppf(0.5 + confidence / 2, used.sum() - 2)) * float(line.stderr)
+    line = stats.linregress(np.log(ranks[usable]), np.log(values[usable]))
+    half = float(stats.t.ppf(0.5 + confidence / 2, usable.sum() - 2)) * float(line.stderr)
     exponent = -float(line.slope)
     return exponent, exponent - half, exponent + half
 
 
 def tail_law(curve: ArrayLike, window: tuple[int, int] = TAIL_WINDOW, confidence: float = 0.95) -> TailLaw:
-    """Return the fit of D(K) = c K^-a to a rank-distortion curve `(K,)` by least squares of logarithms over a window.
+    """Fit D(K) = c K^-a to a rank-distortion curve `(K,)` by log-log least squares over a window.
 
-    The interval is the t-interval of the slope, which takes the residuals of neighbouring ranks as independent.
+    The interval is the t-interval of the slope, which assumes that the residuals of the ranks are independent.
     Distortions below 1e-12 D(0) are left out.
 
     >>> law = tail_law([1.0, *(0.5 * k**-2.0 for k in range(1, 11))], window=(4, 10))
@@ -97,9 +98,9 @@ def tail_law(curve: ArrayLike, window: tuple[int, int] = TAIL_WINDOW, confidence
 
 
 def crossover_rank(curve: ArrayLike, law: TailLaw, factor: float = 1.5) -> float:
-    """Return the first rank K >= 1 from which the curve stays within a factor of a law, up to the end of its window.
+    """Return the first rank K >= 1 from which a curve stays within a factor of a power law, up to the window's end.
 
-    NaN where the window's last rank is already further away, or cannot be compared.
+    NaN if the last rank of the window is further away or cannot be compared.
 
     >>> curve = [1.0, 0.9, *(0.5 * k**-2.0 for k in range(2, 11))]
     >>> crossover_rank(curve, tail_law(curve, window=(4, 10)))
@@ -114,7 +115,7 @@ def crossover_rank(curve: ArrayLike, law: TailLaw, factor: float = 1.5) -> float
 
 
 def _known(curve: ArrayLike) -> Floats:
-    """Return a curve with what has no logarithm, zero up to roundoff, as NaN."""
+    """Return a curve with NaN in place of the values that are zero up to roundoff and have no logarithm."""
     values = np.asarray(curve, dtype=np.float64)
     with np.errstate(invalid="ignore"):
         return np.where(values > ROUNDOFF * values[0], values, np.nan)

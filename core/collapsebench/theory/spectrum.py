@@ -1,8 +1,8 @@
-"""What a scan says about its modes: ranked curves, thresholds, exponents, utilities and effective dimensions.
+"""Measure the modes of a scan: ranked curves, thresholds, exponents, utilities and effective dimensions.
 
-Axes: `t` follows the temperatures that the caller passes, `rank` runs from the latent of largest signal
-fraction (rank 1 is index 0), `K` counts kept ranks from 0. Missing numbers (diverged replicas) are NaN and
-left out of fits. Source of the definitions: J. Hirn, arXiv 2605.22691 and 2608.10599.
+Axes: `t` follows the temperatures that the caller passes; `rank` runs from the latent of largest signal fraction
+(rank 1 is index 0); `K` is the number of latents that are decoded, from 0. Missing numbers (diverged replicas) are NaN
+and are left out of fits. Source of the definitions: J. Hirn, arXiv 2605.22691 and 2608.10599.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from collapsebench.contracts import Floats, SplitName
 
-_SAME = 1e-6  # eigenvalues this close, relatively, are of one eigenspace
+_SAME = 1e-6  # eigenvalues whose relative difference is smaller belong to one eigenspace
 
 ACTIVE = 0.1
 """The signal fraction M^2 above which a latent counts as active."""
@@ -31,16 +31,15 @@ TOLERANCES = (50.0, 30.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.01, 0.001)
 """Tolerated shares of D(0), in per cent, for which effective dimensions are reported."""
 
 RESOLUTION = 10.0
-"""How many times the lowest temperature a threshold must be for the scan to resolve its mode."""
+"""The smallest ratio of a threshold to the lowest temperature at which a scan resolves the mode."""
 
 
 @dataclass(frozen=True)
 class RankDistortion:
-    """The least distortion at which K latents describe the data, D(K) = min over T of D_K(T), K =
-    0..latent_dim.
+    """The smallest distortion with K latents, D(K) = min over T of D_K(T), K = 0..latent_dim.
 
-    temperature `(K,)`: the minimiser on the validation split, NaN where there is none. curves: per split, D(K) `(K,)`
-    at that temperature, over V; on train at the train split's own minimiser.
+    temperature `(K,)`: the T that minimises D_K on the validation split, NaN if there is none. curves: for each split,
+    D(K) `(K,)` at that temperature, over V; for the train split, at the T that minimises D_K on the train split.
     """
 
     temperature: Floats
@@ -51,7 +50,8 @@ class RankDistortion:
 class ExponentFit:
     """A fit of M = [1 - T / threshold]_+^exponent, with a confidence interval of the exponent.
 
-    n: temperatures in the window. NaN: the exponent with fewer than two active ones, the interval with n < 4.
+    n: number of temperatures in the window. The exponent is NaN with fewer than two active temperatures, the interval
+    is NaN if n < 4.
     """
 
     exponent: float
@@ -64,7 +64,7 @@ class ExponentFit:
 def grid(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str, axis: str = "latent") -> Floats:
     """Return one quantity of an observable's table as `(t, axis)`, in the order of the temperatures.
 
-    A temperature without rows is a row of NaN.
+    A temperature that is missing in the table becomes a row of NaN.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"split": "train", "temperature": [0.5, 0.5, 0.1, 0.1], "latent": [0, 1, 0, 1],
@@ -76,27 +76,27 @@ def grid(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str
     absent = {"split", "temperature", axis, quantity} - set(table.columns)
     if absent:
         raise DataError(
-            f"table has no column {', '.join(sorted(absent))}; it has {', '.join(map(str, table.columns))}. "
-            "Pass the table of the observable that measures it."
+            f"table has no column {', '.join(sorted(absent))}; found {', '.join(map(str, table.columns))}, expected "
+            f"those of an observable that measures {quantity}. Pass the table of that observable."
         )
     rows = table[table["split"] == split]
     wide = rows.pivot(index="temperature", columns=axis, values=quantity).sort_index(axis=1)
     values = wide.reindex(np.asarray(temperatures, dtype=np.float64)).to_numpy(dtype=np.float64)
     if rows.empty or not wide.index.isin(np.asarray(temperatures)).any():
-        found = ", ".join(sorted(map(str, table["split"].unique())))
+        splits = ", ".join(sorted(map(str, table["split"].unique())))
         raise DataError(
             f"table has no {quantity} on split '{split}' at the given temperatures; "
-            f"its splits are {found or 'none'}. "
+            f"its splits are {splits or 'none'}. "
             "Pass the temperatures of the same measurement, and a split on which it was observed."
         )
     return values
 
 
 def ranked(table: pd.DataFrame, split: str, temperatures: ArrayLike, quantity: str) -> Floats:
-    """Return a quantity of "latent-moments" `(t, rank)`, latents ranked at each temperature by signal
-    fraction.
+    """Return a quantity of "latent-moments" `(t, rank)`, with latents ranked by signal fraction at each temperature.
 
-    Descending, ties by index; temperatures in the order given. Diverged latents come last, as NaN.
+    The largest signal fraction comes first and ties are broken by index; temperatures are in the order given. Diverged
+    latents come last, as NaN.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"split": "train", "temperature": 0.1, "latent": [0, 1], "signal_fraction": [0.2, 0.9],
@@ -120,16 +120,16 @@ def ranked_signal_fraction(table: pd.DataFrame, split: str, temperatures: ArrayL
 
 
 def rank_distortion(table: pd.DataFrame, temperatures: ArrayLike) -> RankDistortion:
-    """Return D(K) of "truncated-distortion": its minimum over T on train, elsewhere at the T chosen on validation.
+    """Return D(K) of "truncated-distortion": on the train split its minimum over T, else D_K at the T of validation.
 
-    What a model does on samples it has not seen needs a T that they did not choose; what it has come to on the train
-    split is compared with that split's own covariance, and must not hang on another's.
+    On unseen samples, T must not be chosen by the samples that it is evaluated on, so validation chooses it. On the
+    train split, D(K) is compared with the covariance of that split and must not depend on another split.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"split": "validation", "temperature": [0.5, 0.5, 0.1, 0.1], "rank": [0, 1, 0, 1],
     ...                       "normalised_distortion": [1.0, 0.6, 1.0, 0.2]})
-    >>> found = rank_distortion(table, [0.5, 0.1])
-    >>> print(found.curves["validation"], found.temperature)
+    >>> least = rank_distortion(table, [0.5, 0.1])
+    >>> print(least.curves["validation"], least.temperature)
     [1.  0.2] [0.5 0.1]
     """
     scale = np.asarray(temperatures, dtype=np.float64)
@@ -157,7 +157,7 @@ def utilities(curve: ArrayLike) -> Floats:
 
 
 def effective_dimension(curve: ArrayLike, tolerance: float) -> float:
-    """Return min { K : D(K) / D(0) <= tolerance }, infinity where the curve does not get there.
+    """Return min { K : D(K) / D(0) <= tolerance }, or infinity if the curve never reaches the tolerance.
 
     >>> effective_dimension([1.0, 0.4, 0.1, 0.01], tolerance=0.1)
     2.0
@@ -177,7 +177,7 @@ def resolved_ranks(reference_thresholds: ArrayLike, temperatures: ArrayLike, lat
     """
     reference = np.asarray(reference_thresholds, dtype=np.float64)
     lowest = float(np.min(np.asarray(temperatures, dtype=np.float64)))
-    # The margin keeps a threshold at exactly ten times from hanging on roundoff.
+    # The margin makes sure that roundoff does not decide about a threshold at exactly ten times the lowest temperature.
     enough = (reference > 0) & (reference >= RESOLUTION * lowest * (1 - 1e-9))
     within: NDArray[np.bool_] = np.arange(reference.size) < latent_dim
     return enough & within
@@ -186,8 +186,8 @@ def resolved_ranks(reference_thresholds: ArrayLike, temperatures: ArrayLike, lat
 def fixed_exponent_threshold(temperatures: ArrayLike, signal_fraction: ArrayLike, active: float = ACTIVE) -> float:
     """Return T_c of the least-squares fit M^2 = [1 - T / T_c]_+, NaN for a mode that is never active.
 
-    Global: for each set of temperatures below T_c the best 1 / T_c is known in closed form. Infinity if M^2
-    does not fall anywhere in the scan.
+    The minimum is global: for each set of temperatures below T_c, the best 1 / T_c has a closed form. Infinity if M^2
+    is 1 at every temperature of the scan.
 
     >>> round(fixed_exponent_threshold([0.1, 0.2, 0.4, 0.8], [0.75, 0.5, 0.0, 0.0]), 3)
     0.4
@@ -205,11 +205,11 @@ def fixed_exponent_threshold(temperatures: ArrayLike, signal_fraction: ArrayLike
 def free_exponent_fit(temperatures: ArrayLike, signal_fraction: ArrayLike, confidence: float = 0.95) -> ExponentFit:
     """Fit M^2 = [1 - T / T_c]_+^(2 a) by nonlinear least squares over T_c and a, the exponent of M.
 
-    Window: T_c / 30 <= T <= 0.9 T_c, found by fitting twice, first in the window of the fixed-exponent T_c.
-    Far below, M^2 no longer depends on a; beyond 0.9 T_c the kink makes intervals too short, and critical
-    slowing down rounds it. Interval: a +- t_{n-2} sqrt(cov_aa) with cov = SSE / (n - 2) (J^T J)^-1, the
-    covariance of nonlinear least squares under independent noise of M^2; NaN with fewer than four
-    temperatures in the window.
+    The window is T_c / 30 <= T <= 0.9 T_c. The fit is done twice: first in the window of the fixed-exponent T_c, then
+    in the window of the first fit. Far below T_c, M^2 no longer depends on a; above 0.9 T_c, the kink makes intervals
+    too short, and critical slowing down rounds it. The interval is a +- t_{n-2} sqrt(cov_aa) with
+    cov = SSE / (n - 2) (J^T J)^-1, the covariance of nonlinear least squares for independent noise of M^2; NaN with
+    fewer than four temperatures in the window.
 
     >>> t = np.geomspace(0.02, 0.35, 12)
     >>> fit = free_exponent_fit(t, 1 - t / 0.4)
@@ -218,8 +218,8 @@ def free_exponent_fit(temperatures: ArrayLike, signal_fraction: ArrayLike, confi
     """
     t, y = _finite(temperatures, signal_fraction)
     threshold = fixed_exponent_threshold(t, y)
-    nothing = ExponentFit(float("nan"), float("nan"), float("nan"), float("nan"), 0)
-    fit = nothing
+    no_fit = ExponentFit(float("nan"), float("nan"), float("nan"), float("nan"), 0)
+    fit = no_fit
     window = np.zeros(0, dtype=np.bool_)
     for _ in range(2):
         if not np.isfinite(threshold):
@@ -230,14 +230,13 @@ def free_exponent_fit(temperatures: ArrayLike, signal_fraction: ArrayLike, confi
         window = latest
         fit = _fit_exponent(t[window], y[window], threshold, confidence)
         threshold = fit.threshold
-    return fit if np.isfinite(fit.exponent) else nothing
+    return fit if np.isfinite(fit.exponent) else no_fit
 
 
 def fixed_slope_rate_threshold(temperatures: ArrayLike, rate: ArrayLike, utility: float) -> float:
     """Return T_c of the fit R = -1/2 log(T / T_c) over 1e-2 utility <= T <= utility, rate in nats.
 
-    The least-squares solution is log T_c = mean(log T + 2 R); NaN with fewer than two temperatures in the
-    window.
+    The least-squares solution is log T_c = mean(log T + 2 R). NaN with fewer than two temperatures in the window.
 
     >>> t = np.array([0.05, 0.1, 0.2])
     >>> round(fixed_slope_rate_threshold(t, -0.5 * np.log(t / 0.4), utility=0.4), 3)
@@ -260,10 +259,11 @@ def one_shot_thresholds(snr: ArrayLike, temperature: ArrayLike) -> Floats:
 
 
 def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
-    """Return 1 - sum (log u - log T_c)^2 / sum (log u - mean log u)^2, u the reference and T_c the measured.
+    """Return 1 - sum (log u - log T_c)^2 / sum (log u - mean log u)^2, for references u and measured T_c.
 
-    Not a squared correlation: an offset counts. Pairs that are not both finite and positive are left out; NaN
-    for fewer than two distinct references; those of one eigenspace, equal to 1e-6, are not distinct.
+    This is not a squared correlation: an offset lowers it. Pairs that are not both finite and positive are left out.
+    NaN with fewer than two distinct references; references that agree to a relative 1e-6 belong to one eigenspace and
+    are not distinct.
 
     >>> round(identity_r2([0.5, 0.2, 0.1], [0.5, 0.2, 0.1]), 3)
     1.0
@@ -277,7 +277,7 @@ def identity_r2(measured: ArrayLike, reference: ArrayLike) -> float:
 
 
 def max_log_error(measured: ArrayLike, reference: ArrayLike) -> float:
-    """Return max |log measured - log reference| over the pairs that are finite and positive, NaN for none.
+    """Return max |log measured - log reference| over the pairs that are finite and positive, NaN if there are none.
 
     >>> round(max_log_error([0.5, 0.22], [0.5, 0.20]), 3)
     0.095
@@ -287,11 +287,10 @@ def max_log_error(measured: ArrayLike, reference: ArrayLike) -> float:
 
 
 def first_swapped_rank(thresholds: ArrayLike, tolerance: float = 0.0) -> int:
-    """Return the first rank, from 1, whose threshold exceeds the one before it; one past the last rank if
-    none does.
+    """Return the first rank, from 1, whose threshold exceeds that of the rank before; one past the last rank if none.
 
-    thresholds: in the order of the reference (descending utilities, or PCA). NaN, a mode that never became
-    active, counts as 0. tolerance: the relative excess that still counts as equal.
+    thresholds: in the order of the reference (descending utilities, or PCA). NaN, for a mode that never became active,
+    counts as 0. tolerance: the largest relative excess that counts as equal.
 
     >>> first_swapped_rank([0.5, 0.2, 0.3, 0.1])
     3
@@ -350,12 +349,12 @@ def _best_on_grid(t: Floats, y: Floats, guess: float) -> tuple[float, float]:
 
 
 def _finite(temperatures: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the pairs without missing values, by ascending temperature."""
+    """Return the pairs without missing values, in ascending order of temperature."""
     t, y = np.asarray(temperatures, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if t.shape != y.shape or t.ndim != 1:
         raise DataError(
             f"a fit got temperatures of shape {t.shape} and values of shape {y.shape}. "
-            "Expected one value a temperature; pass one latent's column."
+            "Expected one value per temperature; pass the column of one latent."
         )
     known = np.isfinite(y)
     order = np.argsort(t[known], kind="stable")

@@ -1,7 +1,7 @@
-"""Train the pieces of a job one after the other; a piece that does not fit into memory is cut in half and goes on.
+"""Train the pieces of a job one after the other; a piece that does not fit into memory is split in half and retried.
 
-Where there are several, each leaves its weights in a file beside the job, so that no more than one is in memory and an
-interrupted job goes on with the next.
+If there are several pieces, each writes its weights to a file beside the job, so that only one piece is in memory at a
+time and an interrupted job continues with the next piece.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CPU = torch.device("cpu")
 
 @dataclass
 class _Finished:
-    """A piece that has ended. weights: None where they are in its file."""
+    """A piece that has been trained. weights: None if they are in the file of the piece."""
 
     piece: Piece
     trained: Trained
@@ -39,7 +39,7 @@ class _Finished:
 
 @dataclass
 class PieceRun:
-    """The pieces of a job on their way. path: of the job's file. make_trainer: gives a freshly initialised piece."""
+    """The training of a job's pieces. path: the job file. make_trainer: returns a newly initialised trainer."""
 
     path: Path
     job: Job
@@ -47,7 +47,7 @@ class PieceRun:
     finished: list[_Finished] = field(default_factory=list)
 
     def run(self, controls: Controls) -> None:
-        """Train every piece, or go on where an interrupted run was."""
+        """Train every piece, continuing where an interrupted run stopped."""
         waiting = list(self.job.pieces)
         alone = len(waiting) == 1
         while waiting:
@@ -63,8 +63,8 @@ class PieceRun:
                 trained.weights = {}
                 waiting.pop(0)
                 continue
-            # Only here, outside of the handler, have the frames that hold the stack's tensors gone.
-            _give_back_memory()
+            # The frames that hold the stack's tensors are only released after the exception handler.
+            _release_memory()
             waiting = self._halve(waiting, reason)
             alone = False
 
@@ -88,7 +88,7 @@ class PieceRun:
         return trained
 
     def _start(self, trainer: Trainer, piece: Piece) -> None:
-        """Give a piece the weights that its parents ended with, plus a share of its own initial ones."""
+        """Start a piece from the final weights of its parents, plus a share of its own initial weights."""
         if not piece.parents:
             return
         start, initial = self.weights(piece.parents), trainer.stack.weights()
@@ -98,7 +98,7 @@ class PieceRun:
         trainer.stack.load(start)
 
     def _report(self, controls: Controls, piece: Piece, left: int) -> Callable[[Progress], None]:
-        """Count the updates and the replicas of all pieces together."""
+        """Return a report of progress that counts the updates and the replicas of all pieces together."""
         done, total = len(self.finished), len(self.job.cells) * len(self.job.scan.temperatures)
         settled = sum(len(ended.piece.replicas) for ended in self.finished)
 
@@ -109,11 +109,11 @@ class PieceRun:
         return report
 
     def _halve(self, waiting: Sequence[Piece], reason: str) -> list[Piece]:
-        """Cut what does not fit, and everything after it, to half its size; the job file remembers it."""
+        """Split a piece that does not fit, and all pieces after it, to half its size, and record it in the job file."""
         piece = waiting[0]
         half = (len(piece.replicas) + 1) // 2
         event = {"event": "out-of-memory", "wave": piece.wave, "replicas": len(piece.replicas), "then": half}
-        smaller = [part for each in waiting for part in each.cut(half)]
+        smaller = [part for piece in waiting for part in piece.cut(half)]
         self.job = self.job.model_copy(
             update={
                 "pieces": (*(ended.piece for ended in self.finished), *smaller),
@@ -128,36 +128,36 @@ class PieceRun:
     def _file(self, piece: Piece, prefix: str = "") -> Path:
         return self.path.with_suffix(f".{prefix}{piece.name}.safetensors")
 
-    def each(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
+    def results(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
         """Return mark, updates, loss and effective temperature of replicas."""
-        found = {
+        results = {
             replica: row
             for ended in self.finished
             for replica, *row in zip(ended.piece.replicas, *_columns(ended.trained), strict=True)
         }
-        return [tuple(found[replica]) for replica in replicas]
+        return [tuple(results[replica]) for replica in replicas]
 
     def log(self, replicas: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the log of replicas, which are counted from zero in it."""
-        place = {replica: number for number, replica in enumerate(replicas)}
+        """Return the log of the given replicas, in which they are numbered from zero."""
+        numbers = {replica: number for number, replica in enumerate(replicas)}
         return [
-            {**entry, "replica": place[ended.piece.replicas[entry["replica"]]]}
+            {**entry, "replica": numbers[ended.piece.replicas[entry["replica"]]]}
             for ended in self.finished
             for entry in ended.trained.log
-            if ended.piece.replicas[entry["replica"]] in place
+            if ended.piece.replicas[entry["replica"]] in numbers
         ]
 
     def weights(self, replicas: Sequence[int]) -> Tensors:
-        """Return the weights that replicas ended with, `(r, ...)`, on the CPU."""
+        """Return the final weights of replicas, `(r, ...)`, on the CPU."""
         wanted = set(replicas)
         rows: dict[int, dict[str, Tensor]] = {}
         for ended in self.finished:
             if wanted.isdisjoint(ended.piece.replicas):
                 continue
             weights = read_checkpoint(self._file(ended.piece), _CPU)[0] if ended.weights is None else ended.weights
-            for place, replica in enumerate(ended.piece.replicas):
+            for index, replica in enumerate(ended.piece.replicas):
                 if replica in wanted:
-                    rows[replica] = {name: value[place].clone() for name, value in weights.items()}
+                    rows[replica] = {name: value[index].clone() for name, value in weights.items()}
         return {name: torch.stack([rows[replica][name] for replica in replicas]) for name in rows[replicas[0]]}
 
 
@@ -174,7 +174,7 @@ def _read(path: Path) -> Trained:
     return Trained(weights={}, **read_checkpoint(path, _CPU)[1])
 
 
-def _give_back_memory() -> None:
+def _release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

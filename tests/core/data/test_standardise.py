@@ -228,7 +228,7 @@ def test_a_wrong_number_of_feature_names_is_refused():
 def test_weights_that_are_no_weights_are_refused_with_the_split(weights):
     data = dataset()
     broken = Split(data.validation.values, weights.astype(np.float32))
-    with pytest.raises(DataError, match="split validation: weights must be"):
+    with pytest.raises(DataError, match="split validation: found weights of shape"):
         standardise(replace(data, validation=broken), "d")
 
 
