@@ -245,7 +245,7 @@ def _write_tables(cells: Sequence[CellResult], kept: Sequence[str], folder: Path
         measured = cell.measurement.tables if cell.measurement else {}
         found = {name: _single(measured[name]) for name in kept if name in measured}
         found |= {
-            f"modes-{metric}": evaluation.modes
+            f"modes-{metric}": _in_full(evaluation.modes)
             for metric, evaluation in cell.evaluations.items()
             if evaluation.modes is not None
         }
@@ -262,6 +262,11 @@ def _single(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a measured table with its numbers as float32."""
     numbers = [name for name in frame.select_dtypes("float64") if name not in _EXACT]
     return frame.astype(dict.fromkeys(numbers, "float32"))
+
+
+def _in_full(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a metric's rows with numbers in single precision as float64, as which they are read."""
+    return frame.astype(dict.fromkeys(frame.select_dtypes("float32"), "float64"))
 
 
 def _write_table(frame: pd.DataFrame, path: Path) -> Path:
