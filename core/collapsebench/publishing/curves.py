@@ -1,7 +1,8 @@
 """The curves behind the figures: what the runs of one architecture measured, one array per run.
 
 Axes: `run` the cells that can be drawn, `t` ascending temperatures, `rank` and `K` as in `theory.spectrum`.
-Replicas that diverged are NaN.
+Replicas that diverged are NaN. Of the curves that components declare, values that are not finite, and on a logarithmic
+axis those that are not above 0, are NaN as well.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
-from collapsebench.contracts import SplitName
+from collapsebench.contracts import Curve, SplitName
 from collapsebench.errors import DataError
-from collapsebench.scoring.results import CellResult
+from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.theory.oracle import Oracle, oracle
 from collapsebench.theory.scaling import TAIL_WINDOW, TailLaw, tail_law
 from collapsebench.theory.spectrum import (
@@ -29,11 +31,9 @@ from collapsebench.theory.spectrum import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from collapsebench.contracts import Floats, Measurement
 
-    Curve = Callable[[pd.DataFrame, Floats], Floats]
+    Reading = Callable[[pd.DataFrame, Floats], Floats]
     Fit = Callable[[Floats, Floats, float], float]
 
 Quantity = tuple[str, Literal["latent", "rank"] | None]
@@ -41,6 +41,12 @@ Quantity = tuple[str, Literal["latent", "rank"] | None]
 
 FRACTIONS: Quantity = ("signal_fraction", "latent")
 TRUNCATED: Quantity = ("normalised_distortion", "rank")
+
+MODES = "modes-"
+"""How the name of a table begins that holds a metric's rows per rank."""
+
+Order = Literal["signal", "index", "kept", "modes"]
+"""What a rank is: the place of a latent by its signal fraction or by its index, the latents kept, a metric's row."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,50 @@ class ScanCurves:
         low = np.where(np.isnan(self.y), np.inf, self.y).min(axis=0)
         high = np.where(np.isnan(self.y), -np.inf, self.y).max(axis=0)
         return np.where(np.isinf(low), np.nan, low), np.where(np.isinf(high), np.nan, high)
+
+
+@dataclass(frozen=True)
+class DeclaredCurve:
+    """A curve that a component declares. name: of its figure. order: what its ranks are; None for one per replica."""
+
+    name: str
+    table: str
+    curve: Curve
+    order: Order | None
+
+    @property
+    def component(self) -> str:
+        """The id of the observable or metric that declares it."""
+        return self.table.removeprefix(MODES)
+
+    @property
+    def first(self) -> int:
+        """The number of the first rank: 0 stands for nothing kept."""
+        return 0 if self.order == "kept" else 1
+
+    @property
+    def heading(self) -> str:
+        """What the curve shows, as the beginning of a sentence."""
+        return self.curve.label[:1].upper() + self.curve.label[1:]
+
+    @property
+    def file(self) -> str:
+        """The file of a published folder that holds its values."""
+        return f"tables/{self.component}.csv" if self.order == "modes" else f"data/{self.table}.parquet"
+
+    def explanation(self, split: SplitName | None = None) -> str:
+        """Return what is shown, of what, by whom it was measured and on which split."""
+        what = {
+            None: "of each replica",
+            "signal": "of each latent, ranked by signal fraction at each temperature",
+            "index": "of each latent, in the order of their indices, since signal fractions were not measured",
+            "kept": "at each rank",
+            "modes": "at each rank",
+        }[self.order]
+        if self.order == "modes":
+            return f"{self.heading}, {what}, as the metric {self.component} found it."
+        measured = f"measured by the observable {self.component} on the {split or self.curve.split} split"
+        return f"{self.heading}, {what}, {measured}."
 
 
 def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> ScanCurves:
@@ -147,6 +197,30 @@ def pca_curve(cells: Sequence[CellResult], split: SplitName) -> Floats | None:
     return None
 
 
+def declared_curves(results: SuiteResults, taken: Sequence[str] = ()) -> list[DeclaredCurve]:
+    """Return every curve that a component of a suite declares. taken: names that other figures have."""
+    found: list[DeclaredCurve] = []
+    names = set(taken)
+    for table, curves in results.curves.items():
+        for curve in curves:
+            stem = f"{table.removeprefix(MODES)}-{curve.quantity}"
+            name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(names) + 3))) if n not in names)
+            names.add(name)
+            found.append(DeclaredCurve(name, table, curve, _order(results.cells, table, curve)))
+    return found
+
+
+def values_of(cells: Sequence[CellResult], declared: DeclaredCurve, split: SplitName) -> ScanCurves:
+    """Return a declared curve of some runs: `(run, t)` or `(run, t, rank)`; of a metric, `(run, rank)`, x its ranks."""
+    if declared.order == "modes":
+        rows, reason = _modes(cells, declared)
+        x = np.unique([rank for row in rows for rank in row.index]).astype(np.float64)
+        arrays = [row.reindex(x).to_numpy() for row in rows]
+    else:
+        x, arrays, reason = _declared_over_temperatures(cells, declared, split)
+    return _declared_scan(x, [_showable(array, declared.curve) for array in arrays], declared, reason)
+
+
 def _with_utilities(
     cells: Sequence[CellResult], split: SplitName, quantity: str, fit: Fit
 ) -> tuple[ScanCurves, ScanCurves]:
@@ -179,13 +253,13 @@ def _moments_and_utilities(cells: Sequence[CellResult], split: SplitName, quanti
     return moments, np.where(resolved, worth, np.nan)
 
 
-def _over_temperatures(cells: Sequence[CellResult], quantity: Quantity, curve: Curve) -> ScanCurves:
+def _over_temperatures(cells: Sequence[CellResult], quantity: Quantity, read: Reading) -> ScanCurves:
     measured = _measured(cells, quantity)
     temperatures = np.unique([t for measurement in measured for t in measurement.temperatures])
     found, reason = [], _absent(cells, quantity)
     for measurement in measured:
         try:
-            found.append(curve(_table(measurement, quantity), temperatures))
+            found.append(read(_table(measurement, quantity), temperatures))
         except DataError as error:
             reason = str(error)
     return _scan_curves(temperatures, found, reason)
@@ -220,5 +294,99 @@ def _absent(cells: Sequence[CellResult], quantity: Quantity) -> str:
         return ""
     if _measured(cells):
         return f"no metric of the suite asked for {_named(quantity)}"
+    return why_unmeasured(cells)
+
+
+def why_unmeasured(cells: Sequence[CellResult]) -> str:
+    """Return why nothing was measured of some runs, by how they ended."""
     why = dict.fromkeys(f"{cell.status} ({cell.reason.rstrip('.')})" if cell.reason else cell.status for cell in cells)
     return shorten(f"nothing was measured: {', '.join(why)}", 200, placeholder=" ...")
+
+
+def _declared_scan(x: Floats, arrays: Sequence[Floats], declared: DeclaredCurve, reason: str) -> ScanCurves:
+    if arrays and any(np.isfinite(array).any() for array in arrays):
+        longest = max((array.shape for array in arrays), key=lambda shape: shape[-1])
+        return ScanCurves(x, np.stack([_padded(array, longest[-1]) for array in arrays]))
+    lacking = f"no value of {declared.curve.quantity} is {'above 0' if declared.curve.logarithmic else 'finite'}"
+    return ScanCurves(np.zeros(0), np.zeros((0, 0)), reason or lacking)
+
+
+def _order(cells: Sequence[CellResult], table: str, curve: Curve) -> Order | None:
+    if table.startswith(MODES):
+        return "modes"
+    measured = [cell.measurement for cell in cells if cell.measurement and table in cell.measurement.tables]
+    columns = {name for measurement in measured for name in measurement.tables[table]}
+    if "rank" in columns:
+        return "kept"
+    if "latent" not in columns:
+        return None
+    return "signal" if all(_has_fractions(measurement, curve.split) for measurement in measured) else "index"
+
+
+def _has_fractions(measurement: Measurement, split: SplitName) -> bool:
+    table = measurement.table_of("signal_fraction", "latent")
+    return table is not None and bool((table["split"] == split).any())
+
+
+def _declared_over_temperatures(
+    cells: Sequence[CellResult], declared: DeclaredCurve, split: SplitName
+) -> tuple[Floats, list[Floats], str]:
+    measured = [cell.measurement for cell in cells if cell.measurement is not None]
+    kept = [measurement for measurement in measured if declared.table in measurement.tables]
+    x = np.unique([t for measurement in kept for t in measurement.temperatures])
+    reason = "" if kept else f"no published table holds what {declared.component} measured"
+    found = []
+    for measurement in kept:
+        try:
+            found.append(_declared_curve(measurement, declared, split, x))
+        except (DataError, ValueError) as error:
+            reason = str(error).rstrip(".")
+    return x, found, reason if measured else why_unmeasured(cells)
+
+
+def _declared_curve(
+    measurement: Measurement, declared: DeclaredCurve, split: SplitName, temperatures: Floats
+) -> Floats:
+    table, quantity = measurement.tables[declared.table], declared.curve.quantity
+    if declared.order == "signal":
+        fractions = measurement.table_of("signal_fraction", "latent")
+        assert fractions is not None
+        order = np.argsort(-grid(fractions, split, temperatures, "signal_fraction"), axis=1, kind="stable")
+        return np.take_along_axis(grid(table, split, temperatures, quantity), order, axis=1)
+    if declared.order is None:
+        return grid(table.assign(replica=0), split, temperatures, quantity, "replica")[:, 0]
+    return grid(table, split, temperatures, quantity, "rank" if declared.order == "kept" else "latent")
+
+
+def _modes(cells: Sequence[CellResult], declared: DeclaredCurve) -> tuple[list[pd.Series], str]:
+    """Return the column of each run, by rank, and why there is none."""
+    found: list[pd.Series] = []
+    reasons: dict[str, None] = {}
+    for cell in cells:
+        evaluation = cell.evaluations.get(declared.component)
+        if evaluation is None:
+            reasons[cell.metric_failures.get(declared.component) or why_unmeasured([cell])] = None
+        elif evaluation.modes is None or declared.curve.quantity not in evaluation.modes:
+            reasons[f"{declared.component} left no rows with {declared.curve.quantity}"] = None
+        else:
+            found.append(_by_rank(evaluation.modes, declared.curve.quantity))
+    return found, "; ".join(reason.rstrip(".") for reason in reasons)
+
+
+def _by_rank(modes: pd.DataFrame, quantity: str) -> pd.Series:
+    """Return a column by rank, which is that of its rows where they name one, and their number from 1 elsewhere."""
+    ranks = modes["rank"] if "rank" in modes else pd.Series(np.arange(1, len(modes) + 1), index=modes.index)
+    column = pd.to_numeric(modes[quantity], errors="coerce").astype("float64")
+    column.index = pd.Index(pd.to_numeric(ranks, errors="coerce").astype("float64"))
+    return column[column.index.notna() & ~column.index.duplicated()]
+
+
+def _showable(values: Floats, curve: Curve) -> Floats:
+    shown = np.isfinite(values) & ((values > 0) if curve.logarithmic else True)
+    return np.where(shown, values, np.nan)
+
+
+def _padded(values: Floats, length: int) -> Floats:
+    """Return values with NaN behind the last rank, where another run has more."""
+    lacking = [(0, 0)] * (values.ndim - 1) + [(0, length - values.shape[-1])]
+    return np.pad(values, lacking, constant_values=np.nan)

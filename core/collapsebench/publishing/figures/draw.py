@@ -1,4 +1,4 @@
-"""The figures of a suite: those of both papers, and pictures of latents, drawn once per dataset and objective.
+"""The figures of a suite, drawn once per dataset and objective: those of both papers, latents, what components declare.
 
 Each is drawn from everything that was measured; its caption says from how many temperatures and runs, on which split,
 and what the dashed lines are.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 
 from collapsebench.contracts import SplitName
 from collapsebench.errors import UserError
+from collapsebench.publishing.curves import declared_curves
 from collapsebench.publishing.figures import style
 from collapsebench.publishing.figures.ranks import (
     draw_rank_distortion_tails,
@@ -23,6 +25,7 @@ from collapsebench.publishing.figures.ranks import (
     draw_utilities,
 )
 from collapsebench.publishing.figures.scans import (
+    draw_declared,
     draw_moments,
     draw_posterior_scales,
     draw_rate_overlays,
@@ -71,25 +74,27 @@ def draw_figures(
     """Draw figures as PDF and PNG into a folder, with `captions.json`: file stem -> caption; return the paths.
 
     splits: figure -> split, where it should differ from `SPLIT_OF`. kinds: the figures to draw, by default all that
-    `SPLIT_OF` names. A figure with nothing to draw is left out; its caption says why. The same results give the same
-    bytes.
+    `SPLIT_OF` names, then the curves that components declare, as `component-quantity`. A figure with nothing to draw is
+    left out; its caption says why. The same results give the same bytes.
     """
-    wanted = list(_KINDS) if kinds is None else list(kinds)
-    unknown = sorted({*wanted, *(splits or {})} - _KINDS.keys())
+    declared = {one.name: one for one in declared_curves(results, taken=tuple(_KINDS))}
+    known = _KINDS | {name: partial(draw_declared, one) for name, one in declared.items()}
+    wanted = list(known) if kinds is None else list(kinds)
+    unknown = sorted({*wanted, *(splits or {})} - known.keys())
     if unknown:
         raise UserError(
             f"draw_figures: there is no figure {', '.join(map(repr, unknown))}. "
-            f"Expected some of {', '.join(_KINDS)}; choose from these."
+            f"Expected some of {', '.join(known)}; choose from these."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = {**SPLIT_OF, **(splits or {})}
+    chosen = {**SPLIT_OF, **{name: one.curve.split for name, one in declared.items()}, **(splits or {})}
     captions: dict[str, str] = {}
     written: list[Path] = []
     with mpl.rc_context(style.RC):
         for names, contenders in comparisons(results).items():
             for kind in wanted:
                 stem = _stem(kind, names, results, captions)
-                drawing = _KINDS[kind](contenders, chosen[kind])
+                drawing = known[kind](contenders, chosen[kind])
                 captions[stem] = drawing.caption
                 if drawing.panels is not None:
                     written += style.save(drawing.panels, folder, stem)

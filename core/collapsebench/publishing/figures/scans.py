@@ -1,15 +1,21 @@
-"""Figures over the temperature of a scan: one panel per architecture and quantity, one curve per rank."""
+"""Figures over the temperature of a scan: one panel per architecture and quantity, one curve per rank.
+
+The curves that components declare are drawn here as well, also those of a metric, which lie over ranks.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from collapsebench.contracts import SplitName
 from collapsebench.publishing.curves import (
+    DeclaredCurve,
     ScanCurves,
     exact,
     fitted_thresholds,
@@ -17,6 +23,7 @@ from collapsebench.publishing.curves import (
     rates_and_utilities,
     signal_fractions,
     truncated_distortions,
+    values_of,
 )
 from collapsebench.publishing.figures import style
 from collapsebench.publishing.figures.style import Drawing, count_of, facts, labels, name_of, omitted, suited, where
@@ -34,6 +41,7 @@ RANKS = 20
 
 _LINES = "Lines: mean over runs; bands: lowest to highest run."
 _NOTICEABLE = 1e-3
+_LINE_OF_LABEL = 34
 
 
 def draw_signal_fractions(contenders: Sequence[Contender], split: SplitName) -> Drawing:
@@ -201,6 +209,13 @@ def draw_rate_overlays(contenders: Sequence[Contender], split: SplitName) -> Dra
     return Drawing(caption, panels)
 
 
+def draw_declared(declared: DeclaredCurve, contenders: Sequence[Contender], split: SplitName) -> Drawing:
+    """Draw a curve that a component declares: a panel for each architecture where it has ranks, else all in one."""
+    if declared.order in ("signal", "index", "kept"):
+        return _draw_ranks(declared, contenders, split)
+    return _draw_architectures(declared, contenders, split)
+
+
 def draw_curves(axes: Axes, scan: ScanCurves, colours: Sequence[style.Colour]) -> None:
     """Draw the first curves of a scan `(run, t, curve)` over a logarithmic temperature axis."""
     axes.set_xscale("log", subs=[])
@@ -254,6 +269,72 @@ def draw_exact(
     )
     collapsed = (active == 0) & (np.roll(active, 1, axis=0) == 0)
     axes.plot(_fine(scan.x), np.where(collapsed, np.nan, curves), **style.REFERENCE)
+
+
+def _draw_ranks(declared: DeclaredCurve, contenders: Sequence[Contender], split: SplitName) -> Drawing:
+    contenders, unsuited = suited(contenders)
+    scans = [values_of(contender.cells, declared, split) for contender in contenders]
+    shown = ranks_shown(scans)
+    if not shown:
+        return omitted(contenders, scans)
+    ranks = range(declared.first, declared.first + shown)
+    fewer = any(scan.y.shape[2] > shown for scan in scans if not scan.reason)
+    some = f" Only the ranks {ranks[0]} to {ranks[-1]}." if fewer else ""
+    caption = f"{_about(declared, contenders, split)}{some} {_LINES} {facts(contenders)}{unsuited}"
+    colours = style.rank_colours(shown)
+    handles = _rank_handles(ranks, colours, "")
+    panels = style.lay_out(len(contenders), caption, labels(handles))
+    for axes, contender, scan in zip(panels.axes, contenders, scans, strict=True):
+        style.title(axes, name_of(contender, scan))
+        draw_curves(axes, scan, colours)
+    _finish(declared, panels, "temperature T")
+    style.draw_legend(panels, handles, "rank k" if declared.first else "kept K")
+    return Drawing(caption, panels)
+
+
+def _draw_architectures(declared: DeclaredCurve, contenders: Sequence[Contender], split: SplitName) -> Drawing:
+    contenders, unsuited = suited(contenders)
+    scans = [values_of(contender.cells, declared, split) for contender in contenders]
+    if all(scan.reason for scan in scans):
+        return omitted(contenders, scans)
+    caption = f"{_about(declared, contenders, split)} {_LINES} {facts(contenders)}{unsuited}"
+    names = [name_of(contender, scan) for contender, scan in zip(contenders, scans, strict=True)]
+    panels = style.lay_out(1, caption, names, width=4.6, height=3.2, titled=False)
+    handles = _draw_lines(panels.axes[0], names, scans)
+    if declared.order == "modes":
+        panels.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        panels.axes[0].set_xscale("log", subs=[])
+    _finish(declared, panels, "rank k" if declared.order == "modes" else "temperature T")
+    style.draw_legend(panels, handles, "")
+    return Drawing(caption, panels)
+
+
+def _about(declared: DeclaredCurve, contenders: Sequence[Contender], split: SplitName) -> str:
+    first = contenders[0]
+    return f"{declared.explanation(split)} Dataset {first.dataset}, objective {first.objective}."
+
+
+def _draw_lines(axes: Axes, names: Sequence[str], scans: Sequence[ScanCurves]) -> list[Line2D]:
+    """Draw the curve of every architecture; return the legend's entries."""
+    handles = []
+    for place, (name, scan) in enumerate(zip(names, scans, strict=True)):
+        drawn = style.architecture_line(place)
+        handles.append(Line2D([], [], label=name, **(style.NOTHING if scan.reason else drawn)))
+        if not scan.reason:
+            style.draw_curve(axes, scan.x, scan.mean, scan.extremes, **drawn)
+    return handles
+
+
+def _finish(declared: DeclaredCurve, panels: style.PanelGrid, x: str) -> None:
+    """Scale and name the axes; what a component calls its curve is text, in two lines where it is long."""
+    if declared.curve.logarithmic:
+        panels.axes[0].set_yscale("log")
+        style.name_numbers(panels.axes[0].yaxis)
+    short = textwrap.shorten(declared.curve.label, 2 * _LINE_OF_LABEL - 4, placeholder=" ...")
+    style.label(panels, x, textwrap.fill(short, _LINE_OF_LABEL))
+    for axes in panels.axes:
+        axes.yaxis.label.set_parse_math(False)
 
 
 def _show_gaps(axes: Axes, scans: Sequence[ScanCurves]) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from collapsebench.publishing.curves import (
+    DeclaredCurve,
     ScanCurves,
+    declared_curves,
     exact,
     pca_curve,
     rank_distortions,
@@ -24,6 +26,7 @@ from collapsebench.publishing.curves import (
     rates_and_utilities,
     thresholds_and_utilities,
     truncated_distortions,
+    values_of,
 )
 from collapsebench.ranking.standings import Contender, comparisons
 from collapsebench.scoring.results import CellResult, SuiteResults
@@ -119,7 +122,8 @@ def names_of(cell: CellResult) -> CellNames:
 
 def page_content(results: SuiteResults, curves: CurvesOfCells) -> list[dict[str, Any]]:
     """Return what the page's figures are drawn from: per dataset and objective, every architecture's runs."""
-    return [_comparison(names, contenders, curves) for names, contenders in comparisons(results).items()]
+    charts = declared_charts(results)
+    return [_comparison(names, contenders, curves, charts) for names, contenders in comparisons(results).items()]
 
 
 def curve_tables(results: SuiteResults, curves: CurvesOfCells) -> dict[str, str]:
@@ -145,6 +149,28 @@ def curve_tables(results: SuiteResults, curves: CurvesOfCells) -> dict[str, str]
     return {f"{name}.csv": _csv(parts) for name, parts in frames.items()}
 
 
+def declared_charts(results: SuiteResults) -> dict[str, DeclaredCurve]:
+    """Return chart -> curve, of all that components of a suite declare."""
+    return {f"declared-{place}": one for place, one in enumerate(declared_curves(results))}
+
+
+def chart_frames(charts: Mapping[str, DeclaredCurve]) -> list[dict[str, Any]]:
+    """Return what the page's template and its script need to know of each chart."""
+    return [
+        {
+            "chart": chart,
+            "heading": one.heading,
+            "label": one.curve.label,
+            "quantity": one.curve.quantity,
+            "logarithmic": one.curve.logarithmic,
+            "over": {None: "temperature", "modes": "rank"}.get(one.order, "temperature-and-rank"),
+            "first": one.first,
+            "text": f"{one.explanation()} The values are in {one.file} beside this page.",
+        }
+        for chart, one in charts.items()
+    ]
+
+
 def rounded(values: Any) -> Any:
     """Return numbers with six significant digits, as nested lists; None for those that are not finite."""
     array = np.asarray(values, dtype=np.float64)
@@ -153,7 +179,12 @@ def rounded(values: Any) -> Any:
     return float(f"{array:.{DIGITS}g}") if np.isfinite(array) else None
 
 
-def _comparison(names: tuple[str, str], contenders: Sequence[Contender], curves: CurvesOfCells) -> dict[str, Any]:
+def _comparison(
+    names: tuple[str, str],
+    contenders: Sequence[Contender],
+    curves: CurvesOfCells,
+    charts: Mapping[str, DeclaredCurve],
+) -> dict[str, Any]:
     return {
         "dataset": names[0],
         "objective": names[1],
@@ -163,16 +194,17 @@ def _comparison(names: tuple[str, str], contenders: Sequence[Contender], curves:
             {
                 "name": contender.architecture,
                 "exact": any(cell.measurement is not None and cell.measurement.has_oracle for cell in contender.cells),
-                "runs": [_run_content(cell.seed, curves[names_of(cell)]) for cell in contender.cells],
+                "runs": [_run_content(cell, curves[names_of(cell)], charts) for cell in contender.cells],
             }
             for contender in contenders
         ],
     }
 
 
-def _run_content(seed: int, curves: CellCurves) -> dict[str, Any]:
-    return {
-        "seed": seed,
+def _run_content(cell: CellResult, curves: CellCurves, charts: Mapping[str, DeclaredCurve]) -> dict[str, Any]:
+    declared, missing = _declared_of_run(cell, charts)
+    shown: dict[str, Any] = {
+        "seed": cell.seed,
         "t": rounded(curves.temperatures),
         "signal": rounded(curves.signal_fraction.T),
         "rate": rounded(curves.rate.T),
@@ -183,8 +215,22 @@ def _run_content(seed: int, curves: CellCurves) -> dict[str, Any]:
         "rateThreshold": rounded(curves.rate_threshold),
         "ward": rounded(curves.ward_residual),
         "edge": rounded(curves.edge),
-        "missing": dict(curves.missing),
+        "missing": {**curves.missing, **missing},
     }
+    if charts:
+        shown["declared"] = {
+            chart: {axis: rounded(values) for axis, values in curve.items()} for chart, curve in declared.items()
+        }
+    return shown
+
+
+def _declared_of_run(
+    cell: CellResult, charts: Mapping[str, DeclaredCurve]
+) -> tuple[dict[str, dict[str, Floats]], dict[str, str]]:
+    """Return chart -> x `(n,)` and y `(n,)` or `(rank, n)` of a run, and chart -> why it shows nothing."""
+    found = {chart: values_of([cell], one, one.curve.split) for chart, one in charts.items()}
+    curves = {chart: {"x": scan.x, "y": scan.x if scan.reason else scan.y[0].T} for chart, scan in found.items()}
+    return curves, {chart: scan.reason for chart, scan in found.items() if scan.reason}
 
 
 def _exact(contenders: Sequence[Contender]) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from collapsebench import __version__
 from collapsebench.errors import StoreError, UserError
 from collapsebench.publishing.bundle import is_bundle, read_bundle
-from collapsebench.publishing.page.numbers import CurvesOfCells, page_content
+from collapsebench.publishing.page.numbers import CurvesOfCells, chart_frames, declared_charts, page_content
 from collapsebench.publishing.page.tables import (
     TableEntry,
     board_table,
@@ -49,14 +49,17 @@ _INDEX_HEADER = ("suite", "id", "datasets", "architectures", "seeds", "runs ok",
 
 def suite_page(results: SuiteResults, curves: CurvesOfCells, files: Sequence[str]) -> str:
     """Return the page of a suite. files: what lies beside it, by relative path, to be linked."""
+    charts = chart_frames(declared_charts(results))
+    drawing = ("chart.js", "scans.js", *(["declared.js"] if charts else []))
     return _render(
         "suite.html.jinja",
-        ("uplot/uPlot.iife.min.js", "board.js", "chart.js", "scans.js", "start.js"),
+        ("uplot/uPlot.iife.min.js", "board.js", *drawing, "start.js"),
         title=results.title or results.suite,
         suite=results.suite,
         summary=summary(results),
         sections=[(name, name.capitalize()) for name in _SECTIONS],
         board=board_table(results),
+        charts=charts,
         equilibrium=equilibrium_report(results, curves),
         failures=failure_rows(results),
         unsuited=unsuited(results),
