@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from string import Template
 
@@ -47,17 +48,8 @@ def write_plugin(kind: Kind, name: str, folder: Path) -> list[Path]:
     package, words = f"collapsebench_{name.replace('-', '_')}", name.split("-")
     stem = "".join(word.capitalize() for word in words)
     summary, parameter = _COMPONENTS[kind]
-    suite = {
-        "dataset": 'use = "gaussian"\ndimension = 8',
-        "objective": "beta-vae",
-        "encoder": "linear",
-        "decoder": "linear",
-        "metrics": '["effective-dimension", "equilibrium"]',
-    }
-    own = {"dataset": f'use = "{name}"', "metric": f'["equilibrium", "{name}"]'}.get(kind, name)
-    suite["metrics" if kind == "metric" else kind] = own
     values = {
-        **suite,
+        **_suite_parts(kind, name),
         "kind": kind,
         "name": name,
         "distribution": f"collapsebench-{name}",
@@ -90,6 +82,14 @@ def write_plugin(kind: Kind, name: str, folder: Path) -> list[Path]:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); name another folder.") from error
     return [folder / place for place in files]
+
+
+def _suite_parts(kind: Kind, name: str) -> dict[str, str]:
+    """Return what the new plugin's suite uses: the new component, and others for the rest."""
+    parts: dict[str, str] = tomllib.loads((_TEMPLATES / "suite_parts.toml.template").read_text(encoding="utf-8"))
+    beside = parts.pop("beside_metric")
+    own = {"dataset": f'use = "{name}"', "metric": f'["{beside}", "{name}"]'}.get(kind, name)
+    return {**parts, "metrics" if kind == "metric" else kind: own}
 
 
 def _refuse(kind: Kind, name: str, folder: Path) -> None:
