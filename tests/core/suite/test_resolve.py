@@ -19,11 +19,11 @@ from collapsebench.suite.resolve import (
     Suite,
     check_presets,
     find_suite,
-    json_schema,
     load_suite,
     resolve_suite,
     shipped_suites,
 )
+from collapsebench.suite.schema import json_schema
 
 BASE = """
 title = "Toy"
