@@ -225,7 +225,7 @@ def test_data_that_are_not_the_planned_ones_are_never_trained_on(freeze: Any) ->
     job.write_text(json.dumps(content))
     assert set(execute_job(job).values()) == {"failed"}
     reason = cells(store)[0].reason.splitlines()[0]
-    assert "dataset 'gaussian': loaded with fingerprint" in reason
+    assert "dataset 'gaussian': found data with fingerprint" in reason
     assert "planned with" in reason
 
 
