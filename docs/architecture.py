@@ -80,10 +80,17 @@ def page() -> str:
     blocks = [
         "# The structure of the core",
         "This page is generated: `python docs/generate.py docs` writes it anew.",
-        "The core, `core/collapsebench`, is divided into rooms, one folder for each stage of a run. Read them from the "
-        "bottom up and you follow a run: a suite is read, planned, trained, observed, scored, ranked and published. "
-        "Imports point the other way: a room may import those below it and never one above or beside it. "
-        "`lint-imports` checks this, and that plugins import from `collapsebench` alone.",
+        "The core, `core/collapsebench`, is divided into rooms, one folder for each stage of a run and a few that all "
+        "stages use. The sections below are in the order of a run, lowest room first, which is the bottom of the "
+        "picture: a suite is read, planned, trained, observed, scored, ranked and published. A room imports only from "
+        "the rooms listed under *May import*; `lint-imports` checks this, and that plugins import from `collapsebench` "
+        "alone.",
+        "A *replica* is one model at one temperature. A *stack* is several replicas, computed together. A *scan* is a "
+        "dataset, an architecture and an objective over a grid of temperatures; a *cell* is one scan with one seed, "
+        "the unit that is stored and has a *key*. A *job* is what an executor receives: the cells of a stack. The "
+        "*dial* is what an objective turns along the grid, usually beta. *Ward identities* are equations that hold "
+        "exactly where a replica is stationary. An *observable* is measured on trained replicas, a *metric* makes "
+        "scores of observables.",
         "![the rooms of the core, from the bottom up](architecture.svg)",
         "Plugins are in `plugins/`, one package for each kind of component and one file for each method. Shipped "
         "suites are in `suites/`, tests of a room in `tests/core/ROOM/`.",

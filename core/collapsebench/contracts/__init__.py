@@ -3,7 +3,8 @@
 In: the installed distributions, through the entry-point group `collapsebench`.
 Out: the abstract classes, the frozen values that pass between stages (`Data`, `Measurement`, `Score` ...), and a
 `Registry` of the components that loaded, with the reason for each plugin that did not.
-Add here: a new kind of component, or a class attribute by which components declare something to the core.
+Add here: a new kind of component; or a class attribute that the core reads from components, such as
+`Observable.curves`, which lists the quantities to be drawn.
 """
 
 from __future__ import annotations

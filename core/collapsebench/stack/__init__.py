@@ -3,6 +3,8 @@
 In: pairs of modules, an objective, dials and seeds.
 Out: a `Stack` that returns losses and gradients of all replicas, computed in one of several ways that agree within
 rounding; optimisers that update all replicas at once; the C kernel for CPUs in `kernel/`.
-Add here: an optimiser (`optimisers`; its settings are a class in `suite/schema`, and `make_optimiser` of
-`training/trainer` builds it), or another way to compute a stack (`computation`, `groups`).
+Add here: an optimiser: a `StackOptimiser` in `optimisers`, a class with its settings in the union
+`Training.optimiser` of `suite/schema`, and an entry in `OPTIMISERS` of `training/trainer`. Another way to compute a
+stack, on a CPU or a GPU: an `Engine` in `computation` or a `Grouping` in `groups`, an entry in `COMPUTATIONS`, its name
+in `ComputeSettings.path` of `suite/schema`, and the rule that picks it, `choose_computation` of `training/choose`.
 """

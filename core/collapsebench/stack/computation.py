@@ -96,15 +96,19 @@ class Computation:
     description: str
 
 
-_ALL = (
-    Computation("kernel", KernelPair(), AllAtOnce(), "by the compiled kernel, loss and gradient in one pass"),
-    Computation("kernel-chains", KernelChains(), AllAtOnce(), "through torch.func, affine maps by the compiled kernel"),
-    Computation("batched", TorchFunc(), AllAtOnce(), "through torch.func, all replicas at once"),
-    Computation("groups-on-cores", TorchFunc(), OnCores(4), "in groups of four replicas, one group on each core"),
-    Computation("replicas-on-cores", TorchFunc(), OnCores(1), "one replica on each core"),
-    Computation("one-by-one", TorchFunc(), OneByOne(), "one replica after the other"),
-)
-COMPUTATIONS = {computation.name: computation for computation in _ALL}
+COMPUTATIONS = {
+    computation.name: computation
+    for computation in (
+        Computation("kernel", KernelPair(), AllAtOnce(), "by the compiled kernel, loss and gradient in one pass"),
+        Computation(
+            "kernel-chains", KernelChains(), AllAtOnce(), "through torch.func, affine maps by the compiled kernel"
+        ),
+        Computation("batched", TorchFunc(), AllAtOnce(), "through torch.func, all replicas at once"),
+        Computation("groups-on-cores", TorchFunc(), OnCores(4), "in groups of four replicas, one group on each core"),
+        Computation("replicas-on-cores", TorchFunc(), OnCores(1), "one replica on each core"),
+        Computation("one-by-one", TorchFunc(), OneByOne(), "one replica after the other"),
+    )
+}
 """Every way to compute a stack, by name; those of the kernel first, as they are tried."""
 
 _FORMER_NAMES = {"grouped": "groups-on-cores", "side-by-side": "replicas-on-cores"}

@@ -184,7 +184,8 @@ def _fastest(
     scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings, whole: Computation
 ) -> tuple[Computation, str]:
     """Time every computation on batches of a scan, with as many replicas as timing needs and memory allows."""
-    names = dict.fromkeys([whole.name, "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"])
+    plain = (name for name, computation in COMPUTATIONS.items() if not computation.engine.by_kernel)
+    names = dict.fromkeys([whole.name, *plain])
     wanted = min(TIMED_REPLICAS, len(scan.temperatures), compute.max_replicas_per_stack)
     replicas = min(wanted, _that_fit(scan, data, registry, compute, wanted, len(names)))
     rows, size = data.splits["train"].values, scan.training.batch_size

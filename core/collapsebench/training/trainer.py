@@ -378,10 +378,14 @@ class Trainer:
         self._loss_sum = tensors["loss_sum"]
 
 
+OPTIMISERS: dict[str, type[Adam | Preconditioned]] = {"adam": Adam, "preconditioned": Preconditioned}
+"""The optimisers by the name that suites use; each takes the settings of its name, save the learning rate."""
+
+
 def make_optimiser(training: Training) -> StackOptimiser:
     """Return the optimiser that a suite asks for."""
     settings = training.optimiser.model_dump(exclude={"use", "learning_rate"})
-    return Adam(**settings) if training.optimiser.use == "adam" else Preconditioned(**settings)
+    return OPTIMISERS[training.optimiser.use](**settings)
 
 
 def _named(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
