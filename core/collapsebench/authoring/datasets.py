@@ -18,10 +18,10 @@ _SEED = 0
 
 
 def _load(subject: Subject) -> Data:
-    found = subject.create().load(_SEED, subject.cache)
-    if not isinstance(found, Data):
-        raise BrokenLawError(f"load returned {type(found).__name__}, expected collapsebench.Data.")
-    return found
+    data = subject.create().load(_SEED, subject.cache)
+    if not isinstance(data, Data):
+        raise BrokenLawError(f"load returned {type(data).__name__}, expected collapsebench.Data.")
+    return data
 
 
 def _loaded(subject: Subject) -> Data:
@@ -57,11 +57,11 @@ def _float32(subject: Subject) -> str:
 
 
 def _shapes(subject: Subject) -> str:
-    found = {name: split.values.shape for name, split in _splits(subject)}
-    ranks = {name: shape for name, shape in found.items() if len(shape) < 2}
+    shapes = {name: split.values.shape for name, split in _splits(subject)}
+    ranks = {name: shape for name, shape in shapes.items() if len(shape) < 2}
     require(not ranks, f"found shapes {ranks}, expected (n, *shape).")
-    same = len({shape[1:] for shape in found.values()}) == 1
-    require(same, f"found {found}, expected one shape after the first axis.")
+    same = len({shape[1:] for shape in shapes.values()}) == 1
+    require(same, f"found {shapes}, expected one shape after the first axis.")
     return ""
 
 

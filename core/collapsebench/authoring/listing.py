@@ -127,9 +127,9 @@ def _closed(subject: Subject) -> str:
 
 def _constructs(subject: Subject) -> str:
     kind, component = subject.registered.kind, subject.registered.component
-    found, expected = component.load(), CLASSES[kind]
+    component_class, expected = component.load(), CLASSES[kind]
     require(
-        inspect.isclass(found) and issubclass(found, expected),
+        inspect.isclass(component_class) and issubclass(component_class, expected),
         f"{component.target} is not a subclass of collapsebench.{expected.__name__}; derive it from that.",
     )
     subject.create()

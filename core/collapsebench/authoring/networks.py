@@ -37,17 +37,17 @@ def _input(subject: Subject, batch: int) -> Tensor:
 
 
 def _outputs(subject: Subject, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    found = module(x)
+    output = module(x)
     if subject.registered.kind == "decoder":
-        require(isinstance(found, Tensor), f"returned {type(found).__name__}, expected x_hat, a tensor.")
-        return {"x_hat": found}
-    pair = isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(part, Tensor) for part in found)
-    require(pair, f"returned {_described(found)}, expected (mean, log_variance), two tensors.")
-    return {"mean": found[0], "log_variance": found[1]}
+        require(isinstance(output, Tensor), f"returned {type(output).__name__}, expected x_hat, a tensor.")
+        return {"x_hat": output}
+    pair = isinstance(output, tuple | list) and len(output) == 2 and all(isinstance(part, Tensor) for part in output)
+    require(pair, f"returned {_described(output)}, expected (mean, log_variance), two tensors.")
+    return {"mean": output[0], "log_variance": output[1]}
 
 
-def _described(found: Any) -> str:
-    return f"{len(found)} values" if isinstance(found, tuple | list) else type(found).__name__
+def _described(output: Any) -> str:
+    return f"{len(output)} values" if isinstance(output, tuple | list) else type(output).__name__
 
 
 def _builds(subject: Subject) -> str:
@@ -59,11 +59,13 @@ def _builds(subject: Subject) -> str:
 @torch.no_grad()
 def _shapes(subject: Subject) -> str:
     module = _module(subject)
-    own = subject.shape if subject.registered.kind == "decoder" else (_LATENTS,)
+    expected = subject.shape if subject.registered.kind == "decoder" else (_LATENTS,)
     for batch in _BATCHES:
         for name, value in _outputs(subject, module, _input(subject, batch)).items():
-            found = tuple(value.shape)
-            require(found == (batch, *own), f"{name} is {found} for a batch of {batch}, expected {(batch, *own)}.")
+            shape = tuple(value.shape)
+            require(
+                shape == (batch, *expected), f"{name} is {shape} for a batch of {batch}, expected {(batch, *expected)}."
+            )
             require(value.dtype == torch.float32, f"{name} is {value.dtype} for float32 input, expected float32.")
     return ""
 

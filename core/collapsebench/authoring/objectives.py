@@ -23,9 +23,9 @@ _VARIANCE = float(_EIGENVALUES.sum())
 
 def _state_of(objective: Objective[Any]) -> dict[str, Tensor]:
     """Return the state of one replica, what is trained in it ready for gradients."""
-    found = objective.init_state(len(_EIGENVALUES), _VARIANCE)
+    state = objective.init_state(len(_EIGENVALUES), _VARIANCE)
     return {
-        name: value.detach().clone().requires_grad_(isinstance(value, nn.Parameter)) for name, value in found.items()
+        name: value.detach().clone().requires_grad_(isinstance(value, nn.Parameter)) for name, value in state.items()
     }
 
 
@@ -36,9 +36,9 @@ def _arguments(objective: Objective[Any], dial: float, progress: float) -> tuple
 def _loss(subject: Subject, terms: tuple[Tensor, Tensor], dial: float = 0.1, progress: float = 0.5) -> Tensor:
     objective: Objective[Any] = subject.create()
     distortion, rate = terms
-    found = objective.loss(distortion, rate, *_arguments(objective, dial, progress))
-    require(isinstance(found, Tensor), f"loss returned {type(found).__name__}, expected a tensor (batch,).")
-    return found
+    loss = objective.loss(distortion, rate, *_arguments(objective, dial, progress))
+    require(isinstance(loss, Tensor), f"loss returned {type(loss).__name__}, expected a tensor (batch,).")
+    return loss
 
 
 def _batch_loss(
@@ -47,9 +47,9 @@ def _batch_loss(
     objective: Objective[Any] = subject.create()
     weights = torch.ones(len(terms[0])) if weighted else None
     distortion, rate = terms
-    found = objective.batch_loss(distortion, rate, weights, *_arguments(objective, dial, progress))
-    require(isinstance(found, Tensor), f"batch_loss returned {type(found).__name__}, expected a tensor ().")
-    return found
+    loss = objective.batch_loss(distortion, rate, weights, *_arguments(objective, dial, progress))
+    require(isinstance(loss, Tensor), f"batch_loss returned {type(loss).__name__}, expected a tensor ().")
+    return loss
 
 
 def _terms(batch: int = 16) -> tuple[Tensor, Tensor]:
@@ -80,10 +80,10 @@ def _state(subject: Subject) -> str:
 
 def _shapes(subject: Subject) -> str:
     for batch in _BATCHES:
-        found = _loss(subject, _terms(batch))
-        shape = tuple(found.shape)
+        loss = _loss(subject, _terms(batch))
+        shape = tuple(loss.shape)
         require(shape == (batch,), f"loss is {shape} for a batch of {batch}, expected {(batch,)}, one number a sample.")
-        require(found.dtype == torch.float32, f"loss is {found.dtype} for float32 terms, expected float32.")
+        require(loss.dtype == torch.float32, f"loss is {loss.dtype} for float32 terms, expected float32.")
         whole = tuple(_batch_loss(subject, _terms(batch)).shape)
         require(whole == (), f"batch_loss is {whole} for a batch of {batch}, expected (), one number.")
     return ""
@@ -92,11 +92,11 @@ def _shapes(subject: Subject) -> str:
 def _finite(subject: Subject) -> str:
     for dial in (1e-6, 0.1, 10.0):
         for progress in (0.0, 0.5, 1.0):
-            for name, found in (
+            for name, loss in (
                 ("loss", _loss(subject, _terms(), dial, progress)),
                 ("batch_loss", _batch_loss(subject, _terms(), dial, progress)),
             ):
-                good = bool(torch.isfinite(found).all())
+                good = bool(torch.isfinite(loss).all())
                 require(good, f"{name} holds NaN or infinity at dial {dial:g}, progress {progress:g}.")
     return ""
 
@@ -114,10 +114,10 @@ def _gradients(subject: Subject) -> str:
     objective: Objective[Any] = subject.create()
     distortion, rate = (term.requires_grad_() for term in _terms())
     dial, state, progress = _arguments(objective, 0.1, 0.5)
-    found = objective.batch_loss(distortion, rate, None, dial, state, progress)
+    loss = objective.batch_loss(distortion, rate, None, dial, state, progress)
     trained = {f"state '{name}'": value for name, value in state.items() if value.requires_grad}
     terms = {"distortion": distortion, "rate": rate, **trained}
-    gradients = torch.autograd.grad(found, list(terms.values()), allow_unused=True)
+    gradients = torch.autograd.grad(loss, list(terms.values()), allow_unused=True)
     for name, gradient in zip(terms, gradients, strict=True):
         if gradient is None:
             raise BrokenLawError(f"the loss does not depend on {name}; without that it cannot be trained.")
@@ -154,21 +154,21 @@ def _dials(subject: Subject) -> str:
 
 
 def _prediction(subject: Subject) -> str:
-    foretold = subject.create().prediction(_TEMPERATURES, _EIGENVALUES, _LATENTS)
-    if foretold is None:
+    prediction = subject.create().prediction(_TEMPERATURES, _EIGENVALUES, _LATENTS)
+    if prediction is None:
         return "none"
     shape = (len(_TEMPERATURES), _LATENTS)
-    found = (foretold.signal_fraction.shape, foretold.thresholds.shape, foretold.temperature.shape)
+    shapes = (prediction.signal_fraction.shape, prediction.thresholds.shape, prediction.temperature.shape)
     expected = (shape, shape[1:], shape[:1])
-    require(found == expected, f"prediction has shapes {found}, expected {expected}.")
-    fraction = foretold.signal_fraction
+    require(shapes == expected, f"prediction has shapes {shapes}, expected {expected}.")
+    fraction = prediction.signal_fraction
     require(
         bool(((fraction >= 0) & (fraction <= 1)).all()),
         "a signal fraction of the prediction is neither within 0 and 1 nor NaN.",
     )
     ranked = not bool((np.diff(fraction, axis=1) > 1e-9).any())
     require(ranked, "the signal fractions of the prediction are not ranked: latents come in descending order.")
-    return "" if foretold.exact else "a lower bound"
+    return "" if prediction.exact else "a lower bound"
 
 
 def _oracle(subject: Subject) -> str:
@@ -177,9 +177,9 @@ def _oracle(subject: Subject) -> str:
         return "not declared"
     distortion, rate = _terms()
     for progress in (objective.settles_at, 1.0):
-        found = _batch_loss(subject, (distortion, rate), 0.3, progress)
+        loss = _batch_loss(subject, (distortion, rate), 0.3, progress)
         require(
-            torch.allclose(found, (distortion + 0.3 * rate.sum(-1)).mean(), rtol=1e-5),
+            torch.allclose(loss, (distortion + 0.3 * rate.sum(-1)).mean(), rtol=1e-5),
             "declares has_oracle, but its loss is not distortion + dial * rate summed over latents; remove it.",
         )
     return "declared and true"

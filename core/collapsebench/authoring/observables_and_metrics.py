@@ -57,20 +57,20 @@ def _observable_declares(subject: Subject) -> str:
 def _observable_columns(subject: Subject) -> str:
     axis = subject.create().axis
     table = _table(subject)
-    own = [name for name in table.columns if name not in ("replica", "split", "temperature", axis)]
-    require(bool(own), "it returned no quantity, expected at least one named array.")
-    wrong = [name for name in own if table[name].dtype.kind not in "fiub"]
+    quantities = [name for name in table.columns if name not in ("replica", "split", "temperature", axis)]
+    require(bool(quantities), "it returned no quantity, expected at least one named array.")
+    wrong = [name for name in quantities if table[name].dtype.kind not in "fiub"]
     require(not wrong, f"{', '.join(wrong)} hold no numbers; return arrays of floats, integers or truth values.")
-    return ", ".join(own)
+    return ", ".join(quantities)
 
 
 def _observable_rows(subject: Subject) -> str:
     observable, table = subject.create(), _table(subject)
     length = {None: 1, "latent": LATENTS, "rank": LATENTS + 1}[observable.axis]
     for name in observable.splits:
-        found, expected = int((table["split"] == name).sum()), len(TEMPERATURES) * length
+        count, expected = int((table["split"] == name).sum()), len(TEMPERATURES) * length
         words = f"{len(TEMPERATURES)} replicas x {length}" if observable.axis else "one a replica"
-        require(found == expected, f"split {name} has {found} rows, expected {expected}, {words}.")
+        require(count == expected, f"split {name} has {count} rows, expected {expected}, {words}.")
     return ""
 
 
@@ -160,36 +160,36 @@ def _measurement(subject: Subject, kind: str, *, has_oracle: bool = True) -> Mea
 
 
 def _evaluated(subject: Subject, kind: str, *, has_oracle: bool = True) -> Evaluation:
-    found = subject.create().evaluate(_measurement(subject, kind, has_oracle=has_oracle))
-    if not isinstance(found, Evaluation):
-        raise BrokenLawError(f"evaluate returned {type(found).__name__}, expected collapsebench.Evaluation.")
-    return found
+    evaluation = subject.create().evaluate(_measurement(subject, kind, has_oracle=has_oracle))
+    if not isinstance(evaluation, Evaluation):
+        raise BrokenLawError(f"evaluate returned {type(evaluation).__name__}, expected collapsebench.Evaluation.")
+    return evaluation
 
 
 def _metric_complete(subject: Subject) -> str:
-    declared, found = {score.name for score in subject.create().scores}, _evaluated(subject, "solved")
-    extra = sorted({*found.values, *found.reasons} - declared)
+    declared, evaluation = {score.name for score in subject.create().scores}, _evaluated(subject, "solved")
+    extra = sorted({*evaluation.values, *evaluation.reasons} - declared)
     require(not extra, f"returned undeclared scores {extra}; declare them in `scores`, or leave them out.")
-    absent = sorted(declared - {*found.values, *found.reasons})
+    absent = sorted(declared - {*evaluation.values, *evaluation.reasons})
     require(not absent, f"returned neither a value nor a reason for {absent}.")
-    empty = [name for name, reason in found.reasons.items() if not reason.strip()]
+    empty = [name for name, reason in evaluation.reasons.items() if not reason.strip()]
     require(not empty, f"the reasons for {empty} are empty; say why there is no value.")
-    frame = found.modes is None or isinstance(found.modes, pd.DataFrame)
-    require(frame, f"modes is {type(found.modes).__name__}, expected a pandas DataFrame or None.")
-    explained = {name: reason for name, reason in found.reasons.items() if name not in found.values}
+    frame = evaluation.modes is None or isinstance(evaluation.modes, pd.DataFrame)
+    require(frame, f"modes is {type(evaluation.modes).__name__}, expected a pandas DataFrame or None.")
+    explained = {name: reason for name, reason in evaluation.reasons.items() if name not in evaluation.values}
     return "; ".join(f"{name}: {reason}" for name, reason in explained.items())
 
 
 def _metric_values(subject: Subject) -> str:
-    found = _evaluated(subject, "solved")
-    require(bool(found.values), f"no score has a value on a solved scan: {dict(found.reasons)}.")
-    return ", ".join(f"{name} = {value:.4g}" for name, value in found.values.items())
+    evaluation = _evaluated(subject, "solved")
+    require(bool(evaluation.values), f"no score has a value on a solved scan: {dict(evaluation.reasons)}.")
+    return ", ".join(f"{name} = {value:.4g}" for name, value in evaluation.values.items())
 
 
 def _metric_bounds(subject: Subject) -> str:
-    found = _evaluated(subject, "solved")
+    evaluation = _evaluated(subject, "solved")
     for score in subject.create().scores:
-        value = found.values.get(score.name, score.low)
+        value = evaluation.values.get(score.name, score.low)
         inside = not math.isnan(value) and score.low <= value <= score.high
         require(inside, f"{score.name} is {value:g}, declared within [{score.low:g}, {score.high:g}].")
     return ""

@@ -87,7 +87,7 @@ class ReferenceScan:
 
     def measurement(self, tables: Mapping[str, pd.DataFrame], *, has_oracle: bool = True) -> Measurement:
         """Return what a metric sees of the scan."""
-        foretold = Prediction.linear(np.array(TEMPERATURES), self.data.eigenvalues, LATENTS)
+        prediction = Prediction.linear(np.array(TEMPERATURES), self.data.eigenvalues, LATENTS)
         return Measurement(
             temperatures=np.array(TEMPERATURES),
             latent_dim=LATENTS,
@@ -96,7 +96,7 @@ class ReferenceScan:
             pca=self.data.pca,
             second_moments=self.data.second_moments,
             has_oracle=has_oracle,
-            prediction=foretold if has_oracle else None,
+            prediction=prediction if has_oracle else None,
         )
 
 

@@ -73,23 +73,23 @@ def write_plugin(kind: Kind, name: str, folder: Path) -> list[Path]:
     }
     if kind != "observable":
         files[f"{name}.toml"] = "suite.toml"
-    for place, template in files.items():
+    for target, template in files.items():
         text = (_TEMPLATES / f"{template}.template").read_text(encoding="utf-8")
-        path = folder / place
+        path = folder / target
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(Template(text).substitute(values), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); name another folder.") from error
-    return [folder / place for place in files]
+    return [folder / target for target in files]
 
 
 def _suite_parts(kind: Kind, name: str) -> dict[str, str]:
     """Return what the new plugin's suite uses: the new component, and others for the rest."""
     parts: dict[str, str] = tomllib.loads((_TEMPLATES / "suite_parts.toml.template").read_text(encoding="utf-8"))
     beside = parts.pop("beside_metric")
-    own = {"dataset": f'use = "{name}"', "metric": f'["{beside}", "{name}"]'}.get(kind, name)
-    return {**parts, "metrics" if kind == "metric" else kind: own}
+    choice = {"dataset": f'use = "{name}"', "metric": f'["{beside}", "{name}"]'}.get(kind, name)
+    return {**parts, "metrics" if kind == "metric" else kind: choice}
 
 
 def _refuse(kind: Kind, name: str, folder: Path) -> None:

@@ -51,46 +51,46 @@ def throughput(replicas: int, repeats: int, device: str, network: str, as_json: 
         return
     from collapsebench.bench.throughput import bench_throughput
 
-    found = bench_throughput(replicas, repeats, device)
+    result = bench_throughput(replicas, repeats, device)
     title = f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)"
-    _deliver("throughput", title, asdict(found), _throughput_rows(found), as_json=as_json, out=out)
+    _deliver("throughput", title, asdict(result), _throughput_rows(result), as_json=as_json, out=out)
 
 
-def _throughput_rows(found: Throughput) -> Rows:
+def _throughput_rows(result: Throughput) -> Rows:
     rows = {
-        f"replica-update, {found.computation}, ms": found.replica_update_ms,
-        "replica-update through torch.func, ms": found.general_update_ms,
-        "update of the plain loop, ms": found.plain_update_ms,
-        "update of pythae's trainer, ms": found.pythae_update_ms,
-        "speedup over the plain loop": found.speedup_over_plain_loop,
-        "the same through torch.func": found.general_speedup_over_plain_loop,
-        f"third party ({found.third_party_computation}), ms": found.third_party_update_ms,
-        "third party over the shipped families": found.third_party_share,
-        "speedup over pythae": found.speedup_over_pythae,
-        "share of the matrix peak": found.share_of_matrix_peak,
-        "matrix peak (PyTorch), GFLOP/s": found.matrix_gflops,
-        "matrix peak (oneDNN), GFLOP/s": found.onednn_gflops,
+        f"replica-update, {result.computation}, ms": result.replica_update_ms,
+        "replica-update through torch.func, ms": result.general_update_ms,
+        "update of the plain loop, ms": result.plain_update_ms,
+        "update of pythae's trainer, ms": result.pythae_update_ms,
+        "speedup over the plain loop": result.speedup_over_plain_loop,
+        "the same through torch.func": result.general_speedup_over_plain_loop,
+        f"third party ({result.third_party_computation}), ms": result.third_party_update_ms,
+        "third party over the shipped families": result.third_party_share,
+        "speedup over pythae": result.speedup_over_pythae,
+        "share of the matrix peak": result.share_of_matrix_peak,
+        "matrix peak (PyTorch), GFLOP/s": result.matrix_gflops,
+        "matrix peak (oneDNN), GFLOP/s": result.onednn_gflops,
     }
     texts = {name: _spread(spread) for name, spread in rows.items() if spread is not None}
-    texts["third party"] = found.third_party
-    texts |= {"pythae": found.why_no_pythae} if found.why_no_pythae else {}
-    return texts | ({"why computed so": found.why_this_computation} if found.why_this_computation else {})
+    texts["third party"] = result.third_party
+    texts |= {"pythae": result.why_no_pythae} if result.why_no_pythae else {}
+    return texts | ({"why computed so": result.why_this_computation} if result.why_this_computation else {})
 
 
 def _convolutions(replicas: int, repeats: int, device: str, *, as_json: bool, out: Path | None) -> None:
     from collapsebench.bench.throughput import bench_images
 
-    found = [bench_images(replicas, batch, repeats, device) for batch in (64, 256)]
+    results = [bench_images(replicas, batch, repeats, device) for batch in (64, 256)]
     rows: Rows = {}
-    for one in found:
+    for result in results:
         rows |= {
-            f"batch {one.batch}, {one.computation}, ms per update": _spread(one.replica_update_ms),
-            f"batch {one.batch}, plain loop, ms": _spread(one.plain_update_ms),
-            f"batch {one.batch}, speedup": _spread(one.speedup_over_plain_loop),
-            f"batch {one.batch}, why computed so": one.why_this_computation,
+            f"batch {result.batch}, {result.computation}, ms per update": _spread(result.replica_update_ms),
+            f"batch {result.batch}, plain loop, ms": _spread(result.plain_update_ms),
+            f"batch {result.batch}, speedup": _spread(result.speedup_over_plain_loop),
+            f"batch {result.batch}, why computed so": result.why_this_computation,
         }
     title = f"{replicas} replicas on {device}, {repeats} interleaved repetitions: median (lowest to highest)"
-    _deliver("throughput-conv", title, {"batches": list(map(asdict, found))}, rows, as_json=as_json, out=out)
+    _deliver("throughput-conv", title, {"batches": list(map(asdict, results))}, rows, as_json=as_json, out=out)
 
 
 @bench.command()
@@ -139,34 +139,34 @@ def equilibrium(
     data = None
     if dataset:
         data = data_as_seen(dataset, parameters_from(overrides), None, 0, load_registry(), Store(store).cache)
-    found: dict[str, Any] = {"data": dataset or "gaussian, spectrum of WorldClim 1.4"}
-    rows: Rows = {"data": found["data"]}
+    results: dict[str, Any] = {"data": dataset or "gaussian, spectrum of WorldClim 1.4"}
+    rows: Rows = {"data": results["data"]}
     if not parts or "linear" in parts:
         covariance = None if data is None else data.second_moments["train"]
         linear = bench_linear_equilibrium(covariance, linear_temperatures, repeats, patience, say=say)
-        found |= asdict(linear)
+        results |= asdict(linear)
         rows |= _linear_rows(linear)
     if not parts or "mlp" in parts:
         mlp = bench_mlp_equilibrium(
             data, mlp_temperatures, updates, budgets=(updates // 10, updates // 5, updates * 2 // 5), say=say
         )
-        found |= {"mlp": asdict(mlp), "equilibrium_speedup_mlp": mlp.equilibrium_speedup_mlp}
+        results |= {"mlp": asdict(mlp), "equilibrium_speedup_mlp": mlp.equilibrium_speedup_mlp}
         rows |= _mlp_rows(mlp)
     title = "Wall time of Adam over that of the preconditioned optimiser, equal stacks"
-    _deliver("equilibrium", title, found, rows, as_json=as_json, out=out)
+    _deliver("equilibrium", title, results, rows, as_json=as_json, out=out)
 
 
-def _linear_rows(found: LinearEquilibrium) -> Rows:
-    bound = ", at least: Adam had not got there" if found.is_lower_bound else ""
+def _linear_rows(result: LinearEquilibrium) -> Rows:
+    bound = ", at least: Adam had not got there" if result.is_lower_bound else ""
     return {
-        "linear, speedup": _spread(found.equilibrium_speedup_linear) + bound,
-        "linear, both computed": _computed(found.computation, found.why_this_computation),
-        "linear, target": f"mean |M^2 - theory| < {found.tolerance}",
-        "linear, ours": f"{_setting(found.ours.setting)}: {found.ours.seconds:.2f} s, {found.ours.updates} updates",
-        "linear, Adam": f"{_setting(found.adam.setting)}: {found.adam.seconds:.2f} s, {found.adam.updates} updates, "
-        f"error {found.adam.error:.4f}",
-        "linear, search": f"{sum(run.setting.optimiser == 'adam' for run in found.search)} settings of Adam, "
-        f"{sum(run.setting.optimiser != 'adam' for run in found.search)} of ours",
+        "linear, speedup": _spread(result.equilibrium_speedup_linear) + bound,
+        "linear, both computed": _computed(result.computation, result.why_this_computation),
+        "linear, target": f"mean |M^2 - theory| < {result.tolerance}",
+        "linear, ours": f"{_setting(result.ours.setting)}: {result.ours.seconds:.2f} s, {result.ours.updates} updates",
+        "linear, Adam": f"{_setting(result.adam.setting)}: {result.adam.seconds:.2f} s, {result.adam.updates} updates, "
+        f"error {result.adam.error:.4f}",
+        "linear, search": f"{sum(run.setting.optimiser == 'adam' for run in result.search)} settings of Adam, "
+        f"{sum(run.setting.optimiser != 'adam' for run in result.search)} of ours",
     }
 
 
@@ -174,19 +174,19 @@ def _computed(computation: str, reason: str) -> str:
     return f"{computation}: {reason}" if reason else computation
 
 
-def _mlp_rows(found: MlpEquilibrium) -> Rows:
+def _mlp_rows(result: MlpEquilibrium) -> Rows:
     rows = {
         f"mlp, against {_rival(race.against)}": f"{race.geometric_mean:.2f}, worst {race.worst:.2f}, not reached "
         f"{race.not_reached} of {len(race.speedups)}, by {_setting(race.ours)}"
-        for race in found.races
+        for race in result.races
     }
-    for race in found.races:
-        each = zip(found.temperatures, race.speedups, strict=True)
+    for race in result.races:
+        each = zip(result.temperatures, race.speedups, strict=True)
         rows[f"by temperature, {_rival(race.against)}"] = ", ".join(f"{t:.2g}: {speedup:.2f}" for t, speedup in each)
     return {
         **rows,
-        "mlp, Adam": f"{found.adam_updates} updates, {found.adam_seconds:.1f} s",
-        "mlp, both computed": _computed(found.computation, found.why_this_computation),
+        "mlp, Adam": f"{result.adam_updates} updates, {result.adam_seconds:.1f} s",
+        "mlp, both computed": _computed(result.computation, result.why_this_computation),
     }
 
 
@@ -211,24 +211,24 @@ def growth(repeats: int, device: str, quick: bool, as_json: bool, out: Path | No
     from collapsebench.bench.throughput import bench_growth
 
     small: dict[str, Any] = {"replicas": (1, 2), "widths": (8, 16), "rows": (300, 600), "stack": 2} if quick else {}
-    found = bench_growth(repeats=repeats, device=device, **small)
-    rows = {name: text for each in found for name, text in _growth_rows(each).items()}
+    results = bench_growth(repeats=repeats, device=device, **small)
+    rows = {name: text for each in results for name, text in _growth_rows(each).items()}
     title = f"Milliseconds of a replica's update on {device}: median (lowest to highest)"
-    _deliver("growth", title, {"growth": [asdict(each) for each in found]}, rows, as_json=as_json, out=out)
+    _deliver("growth", title, {"growth": [asdict(each) for each in results]}, rows, as_json=as_json, out=out)
 
 
-def _growth_rows(found: Growth) -> Rows:
-    pairs = zip(found.values, found.update_ms, strict=True)
-    rows = {f"{found.what} {value}": _spread(spread) for value, spread in pairs}
-    computations = ", ".join(dict.fromkeys(found.computations))
-    return {**rows, f"{found.what}, exponent": f"{found.exponent:.2f}", f"{found.what}, computed": computations}
+def _growth_rows(result: Growth) -> Rows:
+    pairs = zip(result.values, result.update_ms, strict=True)
+    rows = {f"{result.what} {value}": _spread(spread) for value, spread in pairs}
+    computations = ", ".join(dict.fromkeys(result.computations))
+    return {**rows, f"{result.what}, exponent": f"{result.exponent:.2f}", f"{result.what}, computed": computations}
 
 
 def _spread(spread: Spread) -> str:
     return f"{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})"
 
 
-def _deliver(name: str, title: str, found: dict[str, Any], rows: Rows, *, as_json: bool, out: Path | None) -> None:
+def _deliver(name: str, title: str, results: dict[str, Any], rows: Rows, *, as_json: bool, out: Path | None) -> None:
     """Print what was found, and write it into a folder with the hardware and the command."""
     import torch
 
@@ -239,7 +239,7 @@ def _deliver(name: str, title: str, found: dict[str, Any], rows: Rows, *, as_jso
     }  # fmt: skip
     if torch.cuda.is_available():
         hardware["cuda"] = torch.cuda.get_device_name()
-    text = json.dumps({**found, "hardware": hardware}, indent=1)
+    text = json.dumps({**results, "hardware": hardware}, indent=1)
     footer = ", ".join(f"{key} {value}" for key, value in hardware.items())
     if as_json:
         click.echo(text)

@@ -85,13 +85,13 @@ def _version(name: str) -> str | None:
 def _devices() -> dict[str, Any]:
     from collapsebench.planning.provenance import processor
 
-    found: dict[str, Any] = {"cpu": {"name": processor(), "cores": os.cpu_count()}}
+    devices: dict[str, Any] = {"cpu": {"name": processor(), "cores": os.cpu_count()}}
     try:
         import torch
     except (ImportError, OSError) as error:  # a broken installation is what such a report is for
-        return {**found, "torch": f"cannot be imported: {error}"}
+        return {**devices, "torch": f"cannot be imported: {error}"}
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {**found, "cuda": names, "mps": torch.backends.mps.is_available()}
+    return {**devices, "cuda": names, "mps": torch.backends.mps.is_available()}
 
 
 def _compiler() -> dict[str, Any]:

@@ -112,13 +112,13 @@ def scan(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     with ProgressLines() as progress:
-        found = scan_table(file, report=progress.report, say=progress.say, **given)
-    click.echo(found.json() if as_json else found.text())
-    folder = found.folder
+        result = scan_table(file, report=progress.report, say=progress.say, **given)
+    click.echo(result.json() if as_json else result.text())
+    folder = result.folder
     if out is not None:
         from collapsebench.publishing.folder import copy_outputs
 
         copy_outputs(folder, out)
         folder = out
-    click.echo(f"Report, tables and {len(found.outcome.figures)} figure files: {folder}", err=as_json)
-    sys.exit(0 if found.outcome.ok else 1)
+    click.echo(f"Report, tables and {len(result.outcome.figures)} figure files: {folder}", err=as_json)
+    sys.exit(0 if result.outcome.ok else 1)

@@ -101,18 +101,18 @@ def info(id: str, kind: str | None, as_json: bool) -> None:
     distribution, _, plain_id = id.rpartition("/")
     kinds: Sequence[Kind] = KINDS if kind is None else [each for each in KINDS if each == _kind(kind)]
     everything = [registered for each in kinds for registered in registry.registered(each)]
-    found = [
+    matches = [
         registered
         for registered in everything
         if registered.component.id == plain_id and distribution in ("", registered.owner.distribution)
     ]
-    if not found:
+    if not matches:
         raise ComponentError(unknown(kind or "component", id, {item.component.id for item in everything}))
     if as_json:
-        described = [{**_summary(item), "parameters": item.parameters_model().model_json_schema()} for item in found]
+        described = [{**_summary(item), "parameters": item.parameters_model().model_json_schema()} for item in matches]
         click.echo(json.dumps(described, indent=2))
         return
-    for i, item in enumerate(found):
+    for i, item in enumerate(matches):
         if i:
             click.echo()
         _echo_component(item)
@@ -151,7 +151,7 @@ def check_plugin(
     name: str, kind: str | None, settings: tuple[str, ...], shape: str | None, store: str | None, as_json: bool
 ) -> None:
     """Check the conformance laws of NAME: a component, a plugin or a distribution. Exits with 1 if any is broken."""
-    found = _named(load_registry(), name, None if kind is None else _kind(kind))
+    components = _named(load_registry(), name, None if kind is None else _kind(kind))
     parameters, sizes = parameters_from(settings), None if shape is None else _shape(shape)
 
     from collapsebench.authoring.check import check_component
@@ -159,20 +159,20 @@ def check_plugin(
 
     cache = Store(store).cache
     rows: list[dict[str, Any]] = []
-    for item in found:
+    for item in components:
         findings = check_component(item, load_registry(), cache, parameters, sizes)
-        owner, own = item.owner, f"{item.kind} {item.component.id}"
+        owner, label = item.owner, f"{item.kind} {item.component.id}"
         rows += [{"kind": item.kind, "id": item.component.id, "holds": f.holds, **asdict(f)} for f in findings]
         if as_json:
             continue
-        click.echo(f"{own}, version {item.component.version}, from {owner.distribution} {owner.version}")
+        click.echo(f"{label}, version {item.component.version}, from {owner.distribution} {owner.version}")
         width = max(len(finding.law) for finding in findings)
         for finding in findings:
             word = "pass" if finding.holds else "FAIL"
             reason = f": {finding.reason}" if finding.reason else ""
             unchecked = "not checked, " if finding.status == "not checked" else ""
             click.echo(f"  {word}  {finding.law:{width}}  {unchecked}{finding.sentence}{reason}")
-        click.echo(f"  {sum(finding.holds for finding in findings)} of {len(findings)} laws hold for {own}")
+        click.echo(f"  {sum(finding.holds for finding in findings)} of {len(findings)} laws hold for {label}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     if not all(row["holds"] for row in rows):
@@ -200,17 +200,17 @@ def _named(registry: Registry, name: str, kind: str | None) -> list[Registered]:
     """Return the components that a name means: those with that id, else those of that plugin or distribution."""
     distribution, _, id = name.rpartition("/")
     everything = [item for each in KINDS if kind in (None, each) for item in registry.registered(each)]
-    found = [i for i in everything if i.component.id == id and distribution in ("", i.owner.distribution)]
-    if found:
-        return found
+    matches = [i for i in everything if i.component.id == id and distribution in ("", i.owner.distribution)]
+    if matches:
+        return matches
     reports = [report for report in registry.plugins() if name in (report.distribution, report.entry_point)]
     failed = [f"plugin {r.entry_point} of {r.distribution} {r.version}: {r.reason}" for r in reports if r.reason]
     if failed:
         raise PluginError("\n".join(failed))
     members = {(report.distribution, member) for report in reports for member in report.components}
-    found = [i for i in everything if (i.owner.distribution, f"{i.kind} {i.component.id}") in members]
-    if found:
-        return found
+    matches = [i for i in everything if (i.owner.distribution, f"{i.kind} {i.component.id}") in members]
+    if matches:
+        return matches
     ids = {item.component.id for item in everything} | {report.distribution for report in registry.plugins()}
     problem = unknown(kind or "component or plugin", name, ids)
     broken = [report for report in registry.plugins() if report.status == "failed"]

@@ -57,13 +57,13 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
 
 def _loaded(observables: Sequence[Reference], registry: Registry) -> dict[str, type[Observable[Any]]]:
     """The classes of observables by id; one that cannot be loaded has its reason beside the scores that lack it."""
-    found = {}
+    classes = {}
     for reference in observables:
         try:
-            found[reference.use] = registry.get("observable", reference.qualified).load()
+            classes[reference.use] = registry.get("observable", reference.qualified).load()
         except Exception:
             continue
-    return found
+    return classes
 
 
 def _curves(
@@ -104,15 +104,15 @@ def default_ranking(metrics: Mapping[str, Metric[Any]]) -> list[str]:
 def _observables(metrics: Mapping[str, Metric[Any]], registry: Registry) -> list[Reference]:
     """What the metrics require, each once, with default parameters."""
     names = sorted({name for metric in metrics.values() for name in metric.requires})
-    found = []
+    references = []
     for name in names:
         registered = registry.find("observable", name)
         parameters = registered.component.parameters_model()().model_dump(mode="json")
         component = registered.component
-        found.append(
+        references.append(
             Reference("observable", name, component.id, parameters, component.version, registered.owner.distribution)
         )
-    return found
+    return references
 
 
 def _observe_missing(
@@ -245,11 +245,11 @@ def measurement_of(
     objective = create(registry, objective_reference)
     temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
     with blaming(f"objective '{objective_reference.qualified}': prediction"):
-        foretold = (
+        prediction = (
             objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None
         )
-    if foretold is not None and not foretold.any_encoder and not create(registry, architecture.encoder).linear:
-        foretold = None
+    if prediction is not None and not prediction.any_encoder and not create(registry, architecture.encoder).linear:
+        prediction = None
     return Measurement(
         temperatures=temperatures,
         latent_dim=architecture.latent_dim,
@@ -260,7 +260,7 @@ def measurement_of(
         has_oracle=decoder.linear and objective.has_oracle,
         decoder_variance=objective.decoder_variance,
         protocol=architecture.protocol,
-        prediction=foretold,
+        prediction=prediction,
         shape=data.shape,
     )
 

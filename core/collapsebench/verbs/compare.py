@@ -45,11 +45,11 @@ def compare(first: str | Path, second: str | Path, suite: str | Path | None = No
 def compare_published(first: Published, second: Published) -> Comparison:
     """Compare what two published folders hold, row by row of their boards."""
     names = _names(first.folder, second.folder)
-    ours, theirs = rows(first), rows(second)
-    our_values, their_values = values(first), values(second)
-    found = []
-    for key in dict.fromkeys([*ours, *theirs]):
-        one, other = ours.get(key), theirs.get(key)
+    first_rows, second_rows = rows(first), rows(second)
+    first_values, second_values = values(first), values(second)
+    differences = []
+    for key in dict.fromkeys([*first_rows, *second_rows]):
+        one, other = first_rows.get(key), second_rows.get(key)
         about = one or other
         assert about is not None
         score = Score(key[4], "", about["direction"], about["unit"])
@@ -57,14 +57,14 @@ def compare_published(first: Published, second: Published) -> Comparison:
             absent = names[0] if one is None else names[1]
             difference = no_difference(0, f"{ABSENT} {absent}")
         else:
-            difference = _difference(one, other, our_values.get(key, {}), their_values.get(key, {}))
+            difference = _difference(one, other, first_values.get(key, {}), second_values.get(key, {}))
         means = tuple(float("nan") if item is None else float(item["value"]) for item in (one, other))
-        found.append(row((key[0], key[1], key[2], key[3]), score, (means[0], means[1]), difference, names))
-    paired = "paired by seed" if our_values and their_values else "not paired: from the intervals of the two boards"
+        differences.append(row((key[0], key[1], key[2], key[3]), score, (means[0], means[1]), difference, names))
+    paired = "paired by seed" if first_values and second_values else "not paired: from the intervals of the two boards"
     return Comparison(
         *names,
         f"{names[0]} and {names[1]}",
-        difference_frame(found),
+        difference_frame(differences),
         tuple(_changes(first, second, names)),
         (
             f"Differences are {names[0]} minus {names[1]}, {paired}; ±: 95 % t-interval.",
@@ -74,11 +74,14 @@ def compare_published(first: Published, second: Published) -> Comparison:
 
 
 def _difference(
-    one: Mapping[str, Any], other: Mapping[str, Any], ours: Mapping[int, float], theirs: Mapping[int, float]
+    one: Mapping[str, Any],
+    other: Mapping[str, Any],
+    first_values: Mapping[int, float],
+    second_values: Mapping[int, float],
 ) -> Difference:
-    seeds = sorted(ours.keys() & theirs.keys())
+    seeds = sorted(first_values.keys() & second_values.keys())
     if seeds:
-        return paired_difference([[ours[seed] for seed in seeds]], [[theirs[seed] for seed in seeds]])
+        return paired_difference([[first_values[seed] for seed in seeds]], [[second_values[seed] for seed in seeds]])
     known = [(item["value"], item["low"], item["high"], int(item["n_ok"])) for item in (one, other)]
     return unpaired_difference(known[0], known[1])
 
@@ -108,12 +111,12 @@ def _changes(first: Published, second: Published, names: tuple[str, str]) -> Ite
     shared = len(keys[0] & keys[1])
     if shared:
         yield f"{shared} runs are the very same, with the same key."
-    ours, theirs = rows(first).keys(), rows(second).keys()
-    for name, only in zip(names, (ours - theirs, theirs - ours), strict=True):
+    first_keys, second_keys = rows(first).keys(), rows(second).keys()
+    for name, only in zip(names, (first_keys - second_keys, second_keys - first_keys), strict=True):
         if only:
-            places = sorted({" / ".join(key[:3]) for key in only})
-            yield f"Only in {name}: {len(only)} scores, of {', '.join(places[:6])}{' ...' if len(places) > 6 else ''}."
-    if not ours & theirs:
+            scans = sorted({" / ".join(key[:3]) for key in only})
+            yield f"Only in {name}: {len(only)} scores, of {', '.join(scans[:6])}{' ...' if len(scans) > 6 else ''}."
+    if not first_keys & second_keys:
         yield "The two have no score in common."
 
 

@@ -181,8 +181,8 @@ def plot_utility_threshold(
 
 def _draw_pairs(axes: Axes, contenders: Sequence[Contender], pairs: Sequence[tuple[ScanCurves, ScanCurves]]) -> None:
     colours = style.rank_colours(max(scan.y.shape[1] for scan, _ in pairs))
-    for place, (contender, (thresholds, worth)) in enumerate(zip(contenders, pairs, strict=True)):
-        marker = style.architecture_line(place)["marker"]
+    for index, (contender, (thresholds, worth)) in enumerate(zip(contenders, pairs, strict=True)):
+        marker = style.architecture_line(index)["marker"]
         if not thresholds.reason:
             draw_points(axes, thresholds, worth, marker, colours)
             axes.plot([], [], linestyle="none", marker=marker, mfc="none", mec="0.2", label=contender.architecture)
@@ -195,16 +195,16 @@ def _draw_pairs(axes: Axes, contenders: Sequence[Contender], pairs: Sequence[tup
 
 def _compared(results: Source, dataset: str | None, objective: str | None) -> list[Contender]:
     """Return the contenders on one dataset with one objective; a UserError lists the choices if there are several."""
-    found = comparisons(_results(results))
-    chosen = [names for names in found if dataset in (None, names[0]) and objective in (None, names[1])]
+    scans = comparisons(_results(results))
+    chosen = [names for names in scans if dataset in (None, names[0]) and objective in (None, names[1])]
     if len(chosen) != 1:
         given = ", ".join(f"{name}={value!r}" for name, value in (("dataset", dataset), ("objective", objective)))
-        there = "; ".join(f"dataset={names[0]!r}, objective={names[1]!r}" for names in found)
+        choices = "; ".join(f"dataset={names[0]!r}, objective={names[1]!r}" for names in scans)
         raise UserError(
-            f"plot: {given} names {len(chosen)} of the scans of these results. Expected one of: {there}. "
+            f"plot: {given} names {len(chosen)} of the scans of these results. Expected one of: {choices}. "
             "Say which with dataset= and objective=."
         )
-    return found[chosen[0]]
+    return scans[chosen[0]]
 
 
 def _one(results: Source, dataset: str | None, objective: str | None, architecture: str | None) -> Contender:

@@ -324,12 +324,12 @@ def explain(session: Session, cell: Cell) -> str:
     if cell.record is not None:
         reason = cell.record.reason.splitlines()[0].rstrip(".")
         return f"{cell.name}: {cell.status}: {reason}. A run would {_again(cell.status)}."
-    found = nearest(cell, session.store)
-    if found is None:
+    closest = nearest(cell, session.store)
+    if closest is None:
         return f"{cell.name}: never trained, and the store holds nothing to compare it with."
-    record, fields = found
+    record, fields = closest
     lines = [f"{cell.name}: not trained. It differs from the nearest stored cell {record.key[:12]} in:"]
-    lines += [f"  {path}: {ours!r} here, {theirs!r} there" for path, (ours, theirs) in fields.items()]
+    lines += [f"  {path}: {here!r} here, {there!r} there" for path, (here, there) in fields.items()]
     return "\n".join(lines)
 
 

@@ -141,9 +141,9 @@ def scan(
     raw |= _chosen(ready.pca, latent_dim, temperatures, seeds, max_updates)
     del ready
     outcome = run_session(Session(suite(), where, registry), report, say)
-    found = TableScan(outcome)
-    _write_tables(found)
-    return found
+    result = TableScan(outcome)
+    _write_tables(result)
+    return result
 
 
 def _suite(title: str, id: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _chosen(
     last = float(spectrum[min(latents, columns) - 1])
     highest = min(1.0, _one_digit(2 * float(spectrum[0]), math.ceil))
     lowest = _one_digit(min(max(last / 10, highest / 1e4), highest / 100), math.floor)
-    most = 21 if columns <= _WIDE else 11
-    count = temperatures or max(9, min(most, 1 + round(5 * math.log10(highest / lowest))))
+    max_temperatures = 21 if columns <= _WIDE else 11
+    count = temperatures or max(9, min(max_temperatures, 1 + round(5 * math.log10(highest / lowest))))
     return {
         "seeds": seeds or (3 if columns <= _WIDE / 3 else 2 if columns <= _WIDE else 1),
         "scan": {"latent_dim": latents, "temperatures": {"from": highest, "to": lowest, "count": count}},
@@ -204,35 +204,35 @@ def _as_file(table: Any, cache: Path) -> Path:
     import pandas as pd
 
     if isinstance(table, np.ndarray) and table.ndim == 2:
-        table = pd.DataFrame(table, columns=pd.Index([f"x{place}" for place in range(table.shape[1])]))
+        table = pd.DataFrame(table, columns=pd.Index([f"x{index}" for index in range(table.shape[1])]))
     if not isinstance(table, pd.DataFrame):
-        found = f"an array of shape {table.shape}" if isinstance(table, np.ndarray) else f"a {type(table).__name__}"
-        raise UserError(f"scan: found {found}, expected a path, a DataFrame or an array (rows, columns). Give one.")
+        given = f"an array of shape {table.shape}" if isinstance(table, np.ndarray) else f"a {type(table).__name__}"
+        raise UserError(f"scan: found {given}, expected a path, a DataFrame or an array (rows, columns). Give one.")
     names = [str(name) for name in table.columns]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"frame: found several columns named '{twice[0]}', expected a name for each. Rename them.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"frame: found several columns named '{repeated[0]}', expected a name for each. Rename them.")
     frame = table.set_axis(names, axis=1)
     mixed = [name for name in names if frame[name].dtype == object]
     frame = frame.assign(**{name: frame[name].map(_plain) for name in mixed})
     cache.mkdir(parents=True, exist_ok=True)
-    own = cache / f".frame-{os.getpid()}.parquet"
-    frame.to_parquet(own, index=False)
-    with own.open("rb") as file:
+    unfinished = cache / f".frame-{os.getpid()}.parquet"
+    frame.to_parquet(unfinished, index=False)
+    with unfinished.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return own.replace(cache / f"frame-{digest[:16]}.parquet")
+    return unfinished.replace(cache / f"frame-{digest[:16]}.parquet")
 
 
 def _plain(value: Any) -> str | None:
     return None if value is None or value != value else str(value)
 
 
-def _write_tables(found: TableScan) -> None:
+def _write_tables(result: TableScan) -> None:
     from collapsebench.publishing.folder import add_to_manifest
 
-    tables = found.folder / "tables"
-    paths = [tables / "latent-spectrum.csv", tables / "kept-latents.csv", found.folder / "scan.txt"]
-    found.spectrum.to_csv(paths[0], index=False)
-    found.kept_latents.to_csv(paths[1], index=False)
-    paths[2].write_text(found.text(), encoding="utf-8")
-    add_to_manifest(found.folder, paths)
+    tables = result.folder / "tables"
+    paths = [tables / "latent-spectrum.csv", tables / "kept-latents.csv", result.folder / "scan.txt"]
+    result.spectrum.to_csv(paths[0], index=False)
+    result.kept_latents.to_csv(paths[1], index=False)
+    paths[2].write_text(result.text(), encoding="utf-8")
+    add_to_manifest(result.folder, paths)

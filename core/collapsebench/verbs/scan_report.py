@@ -35,8 +35,8 @@ def latent_spectrum(results: SuiteResults) -> pd.DataFrame:
     for (architecture, rank), part in _groups(results, ("eigenvalue", "threshold", "utility", "resolved")):
         row: dict[str, Any] = {"architecture": architecture, "rank": rank, "pca": part["eigenvalue"].iloc[0]}
         for name in ("threshold", "utility"):
-            found = t_interval(part[name])
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+            interval = t_interval(part[name])
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
         rows.append({**row, "resolved": bool(part["resolved"].iloc[0])})
     columns = (
         "architecture", "rank", "pca", "threshold", "threshold_low", "threshold_high", "utility", "utility_low",
@@ -57,8 +57,8 @@ def kept_latents(results: SuiteResults) -> pd.DataFrame:
     measured = [cell.measurement for cell in results.cells if cell.measurement is not None]
     rows = []
     for (architecture, kept), part in _groups(results, ("relative_distortion", "pca_distortion")):
-        own = spectrum[spectrum["architecture"] == architecture].set_index("rank")["threshold"]
-        below, above = (float(own.get(rank, math.nan)) for rank in (kept, kept + 1))
+        thresholds = spectrum[spectrum["architecture"] == architecture].set_index("rank")["threshold"]
+        below, above = (float(thresholds.get(rank, math.nan)) for rank in (kept, kept + 1))
         above = float(measured[0].temperatures.min()) if math.isnan(above) else above
         if not (math.isfinite(below) and above < below):
             below = above = math.nan
