@@ -17,9 +17,9 @@ WARD_IDENTITIES: tuple[WardIdentity, ...] = ("mean", "scale", "residual-mean", "
 class Encoder(Configured[P]):
     """A family of encoders. A linear one has a mean that is affine in x.
 
-    batchable: False says that replicas cannot be stacked (data-dependent control flow, batch statistics) and that this
-    is meant. The harness finds out by itself; conformance checks hold a component to what it says.
-    example_shape: of samples that its modules can be built for; conformance checks build them for it.
+    batchable: set it to False if replicas cannot be stacked (data-dependent control flow, batch statistics) and you
+    accept that. The harness detects it anyway; the conformance checks test the declaration.
+    example_shape: a sample shape that its modules can be built for; the conformance checks use it.
     """
 
     linear: ClassVar[bool] = False
@@ -32,12 +32,13 @@ class Encoder(Configured[P]):
 
 
 class Decoder(Configured[P]):
-    """A family of decoders. A linear one (affine in z) has its expectation over z taken in closed form.
+    """A family of decoders. For a linear one (affine in z), the expectation over z is taken in closed form.
 
     batchable, example_shape: as for encoders.
-    ward_identities: those that hold wherever the objective is stationary, by which replicas are judged: all four where
-    the first and the last map of the decoder are affine and free (E mu = 0, E mu^2 + E sigma^2 = 1, E (x - x_hat) = 0,
-    E x_hat . (x - x_hat) = 0, in this order). Leave out those that the decoder breaks at its own optimum.
+    ward_identities: the identities that hold wherever the objective is stationary; replicas are judged by them. All
+    four hold where the first and the last map of the decoder are affine with free weights: in this order, E mu = 0,
+    E mu^2 + E sigma^2 = 1, E (x - x_hat) = 0 and E x_hat . (x - x_hat) = 0. Leave out those that the decoder breaks at
+    its own optimum.
     """
 
     linear: ClassVar[bool] = False
@@ -47,10 +48,10 @@ class Decoder(Configured[P]):
 
     @property
     def collapse_limit(self) -> float:
-        """The share kappa of lambda / V down to which a latent at the prior is stable against a mode lambda.
+        """The factor kappa: a latent at the prior is stable against a mode lambda while T >= kappa lambda / V.
 
-        One wherever the decoder is differentiable and its slope at z = 0 is free. Override it for a decoder that mutes
-        small signals: replicas are then called unstable below T = kappa lambda / V only.
+        It is 1 wherever the decoder is differentiable and its slope at z = 0 is free. Override it for a decoder that
+        mutes small signals: replicas are then called unstable only below T = kappa lambda / V.
         """
         return 1.0
 

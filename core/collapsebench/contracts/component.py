@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = ("dataset", "encoder", "decoder", "objective", "observ
 
 
 class Parameters(BaseModel):
-    """The base of every component's parameters: frozen, and closed to unknown keys.
+    """The base of every component's parameters: frozen, and strict about unknown keys.
 
     location_parameters: names of the parameters that say where data lie (a path, an address); they are part of no key.
     """
@@ -47,10 +47,10 @@ P = TypeVar("P", bound=Parameters)
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity that figures and the page show: of an observable against T, of a metric's `modes` against rank.
+    """A quantity that figures and the page plot: against T for an observable, against rank for a metric's `modes`.
 
-    quantity: a column. label: what the axis says, as in "posterior entropy, nats". logarithmic: the scale of that axis.
-    split: which split of an observable is shown.
+    quantity: the column to plot. label: the text of its axis, as in "posterior entropy, nats". logarithmic: whether
+    that axis is logarithmic. split: the split of an observable that is shown.
     """
 
     quantity: str
@@ -65,9 +65,9 @@ class Component:
 
     id: lower case, hyphenated, unique within its kind. target: `module:Class`, imported when the component is used.
     parameters: `module:Model`, a `Parameters` subclass in a module that imports no torch; None for no parameters.
-    version: raise it when the same parameters give other numbers; it is part of every key that depends on it.
+    version: raise it when the same parameters give different numbers; it is part of every key that depends on it.
     requires: distributions beyond collapsebench's own that the component needs, as in pyproject.toml.
-    default: whether a suite that names no component of this kind uses this one; one installed component may say so.
+    default: whether a suite that names no component of this kind uses this one; only one installed component may be it.
 
     >>> moons = Component("two-moons", "two_moons:TwoMoons", "two interleaved half circles")
     >>> moons.id, moons.version, moons.requires
@@ -84,8 +84,8 @@ class Component:
 
     def load(self) -> type[Any]:
         """Import and return the component's class."""
-        found: type[Any] = _import(self.target, self.id)
-        return found
+        component_class: type[Any] = _import(self.target, self.id)
+        return component_class
 
     def parameters_model(self) -> type[Parameters]:
         """Import and return the model of the component's parameters."""

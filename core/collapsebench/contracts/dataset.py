@@ -28,17 +28,17 @@ class Split:
     weights: NDArray[np.float32] | None = None
 
     def first(self, rows: int) -> Split:
-        """Return the first rows."""
+        """Return the split cut to its first rows."""
         return Split(self.values[:rows], None if self.weights is None else self.weights[:rows])
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a dataset loads: three splits that share no sample, and what travels with them into every result.
+    """What a dataset loads: three splits that share no sample, and the facts that accompany them into every result.
 
-    scaling: how the harness standardises with the train split: each feature by its own standard deviation, all by one,
-    or not at all (the train mean is subtracted in every case).
-    covariance: the population covariance `(d, d)` in the data's own units, where it is known exactly.
+    scaling: how the harness scales the data, from the train split: each feature by its own standard deviation, all
+    features by a single one, or not at all (the train mean is subtracted in every case).
+    covariance: the population covariance `(d, d)` in the units of the data, where it is known exactly.
     """
 
     train: Split
@@ -65,4 +65,4 @@ class Dataset(Configured[P]):
 
     @abstractmethod
     def load(self, seed: int, cache: Path) -> Data:
-        """Return the data; the same seed gives the same arrays. The seed decides the split, nothing else."""
+        """Return the data; the same seed gives the same arrays. The seed decides the split and nothing else."""

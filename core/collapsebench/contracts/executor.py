@@ -12,7 +12,7 @@ from collapsebench.contracts.component import Configured, P
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running stack reports: updates done of the budget, replicas settled of all, updates per second."""
+    """What a running stack reports: updates done out of the budget, replicas settled out of all, updates per second."""
 
     update: int
     budget: int
@@ -22,7 +22,7 @@ class Progress:
 
 
 class Executor(Configured[P]):
-    """A way to run jobs: anywhere that sees the store."""
+    """A way to run jobs, on any machine that can read and write the store."""
 
     @abstractmethod
     def run(self, jobs: Sequence[Path], report: Callable[[str, Progress], None], stop: Callable[[], bool]) -> None:

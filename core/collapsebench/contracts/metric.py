@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Score:
     """The declaration of one number that a metric reports under `metric-id/name`.
 
-    column: whether it may be the column that boards show of its metric, which is the first that may.
+    column: whether boards may show it; of each metric they show the first score that allows it.
     """
 
     name: str
@@ -49,16 +49,17 @@ class Pca:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything a metric may look at: one cell, that is one scan with one seed.
+    """Everything a metric may look at: one cell, that is, one scan with one seed.
 
-    tables: observable id -> frame. Columns: split, temperature, `latent` or `rank` where there is an axis (rank counts
-    from 0 = nothing kept), then the observable's quantities. The table "replicas" is always there: temperature, mark
-    (converged, budget, unstable, diverged), updates, loss, effective_temperature, the objective's scalar state.
+    tables: observable id -> frame. Columns: split, temperature, `latent` or `rank` if there is an axis (rank counts
+    from 0, where nothing is kept), then the observable's quantities. The table "replicas" is always there: temperature,
+    mark (converged, budget, unstable, diverged), updates, loss, effective_temperature, the objective's scalar state.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
-    has_oracle: a linear decoder with the plain objective, for which the exact theory holds.
-    protocol: fresh, up or down. counterpart: the same scan in the opposite direction, where the suite has it.
-    prediction: what the objective foretells for a linear decoder; None where it says nothing or the decoder is another.
-    shape: of a sample, where it is known; `(h, w)` and `(c, h, w)` are images.
+    has_oracle: whether it has a linear decoder and the plain objective, for which the exact theory holds.
+    protocol: fresh, up or down. counterpart: the same scan in the opposite direction, if the suite has it.
+    prediction: what the objective predicts for a linear decoder; None if it predicts nothing or the decoder is
+    nonlinear.
+    shape: the shape of a sample, if it is known; `(h, w)` and `(c, h, w)` are images.
     """
 
     temperatures: Floats
@@ -76,12 +77,12 @@ class Measurement:
 
     @cached_property
     def effective_temperatures(self) -> Floats:
-        """What a nat costs each replica, as a share of V `(t,)`: T itself, unless the objective sets its own price."""
+        """The price of a nat for each replica, as a share of V `(t,)`: T, unless the objective sets its own price."""
         rows = self.tables["replicas"].set_index("temperature").reindex(self.temperatures)
         if "effective_temperature" not in rows:
             return self.temperatures
-        found: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
-        return found
+        temperatures: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
+        return temperatures
 
     def table_of(self, quantity: str, axis: Literal["latent", "rank"] | None = None) -> pd.DataFrame | None:
         """Return the first table that holds a quantity per latent, per rank or per replica; None if none was measured.
@@ -127,11 +128,11 @@ class Evaluation:
 
 
 class Metric(Configured[P]):
-    """A pure function of observables, PCA reference and oracle.
+    """A pure function of the observables, the PCA reference and the oracle.
 
-    requires: ids of the observables that it reads. ranks: whether boards rank by its first score with a direction where
-    a suite does not say what to rank by. claim: how a comparison says that one architecture is better, as in "Agrees
-    more with PCA". curves: the columns of its `modes` that get a figure for each dataset, and a chart on the page.
+    requires: ids of the observables that it reads. ranks: whether boards rank by its first score that has a direction,
+    if a suite does not say what to rank by. claim: how a comparison says that one architecture is better, as in "Agrees
+    more with PCA". curves: the columns of its `modes` that get a figure for each dataset and a chart on the page.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()

@@ -1,8 +1,8 @@
-"""The contract of objectives: what a replica minimises, and what that foretells for a linear decoder.
+"""The contract of objectives: what a replica minimises, and what that predicts for a linear decoder.
 
 Symbols: T temperature, V total variance, lambda_k eigenvalues of the train covariance (descending, their sum is V),
 beta the price of a nat, sigma_dec^2 the variance of the decoder's Gaussian. This module imports neither torch nor NumPy
-at run time, like `components`.
+at run time, like `component`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an objective foretells for a linear decoder on the train split, latents ranked by signal fraction.
+    """What an objective predicts for a linear decoder on the train split, latents ranked by signal fraction.
 
-    signal_fraction `(t, latent)`: M^2, NaN where it is left open; where not `exact`, a lower bound. thresholds
-    `(latent,)`: the temperature of the grid above which each rank is collapsed, NaN where there is none. temperature
-    `(t,)`: the effective temperature that a replica ends with, NaN where the objective leaves it open. any_encoder:
-    False if it holds for a linear encoder only.
+    signal_fraction `(t, latent)`: M^2, NaN where the objective does not determine it; a lower bound unless `exact`.
+    thresholds `(latent,)`: the temperature of the grid above which each rank is collapsed, NaN where there is none.
+    temperature `(t,)`: the effective temperature of a replica at the end, NaN where the objective does not determine
+    it. any_encoder: False if the prediction holds for a linear encoder only.
     """
 
     signal_fraction: Floats
@@ -58,11 +58,12 @@ class Prediction:
 class Objective(Configured[P]):
     """What a replica minimises.
 
-    dial: what is turned along the grid of temperatures: "temperature" if `loss` receives beta = T V / decoder_variance,
-    else the name of what `dials` returns. dial_is_price: whether more of it makes a nat dearer, so that `price_warm_up`
-    may start with less. has_oracle: whether the exact theory of distortion + beta rate holds for it
-    at the temperatures of the grid. batchable: as for encoders. affine: whether `loss` is affine in distortion and
-    rates (which lets a kernel take the gradient in one pass); verified where it is used.
+    dial: the quantity that varies along the grid of temperatures: "temperature" if `loss` receives
+    beta = T V / decoder_variance, else the name of what `dials` returns. dial_is_price: whether a larger dial makes a
+    nat more expensive, so that `price_warm_up` may start with a smaller one. has_oracle: whether the exact theory of
+    distortion + beta rate holds for it at the temperatures of the grid. batchable: as for encoders. affine: whether
+    `loss` is affine in distortion and rates, which lets the kernel compute the gradient in one pass; the kernel
+    verifies it.
     """
 
     batchable: ClassVar[bool] = True
@@ -78,23 +79,23 @@ class Objective(Configured[P]):
 
     @property
     def settles_at(self) -> float:
-        """The progress from which the loss no longer changes with progress; no replica is called converged before."""
+        """The progress from which on the loss no longer depends on progress; no replica is called converged earlier."""
         return 0.0
 
     def dials(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Floats:
-        """Return the dial of each temperature `(t,)`: beta, unless the objective turns something else.
+        """Return the dial for each temperature `(t,)`: beta, unless the objective has another dial.
 
-        Then it is the value at which a linear decoder would end at temperature T, so that all objectives share one
-        grid. eigenvalues: of the train covariance `(d,)`, descending. Raise DataError where there is no such value.
+        Another dial takes the value at which a linear decoder would end at temperature T, so that all objectives share
+        one grid. eigenvalues: those of the train covariance `(d,)`, descending. Raise DataError if no value does that.
         """
         beta: Floats = temperatures * eigenvalues.sum() / self.decoder_variance
         return beta
 
     def init_state(self, features: int, total_variance: float) -> dict[str, torch.Tensor]:
-        """Return the state that each replica owns beside its weights.
+        """Return the state that each replica has besides its weights.
 
-        An `nn.Parameter` follows its gradient like a weight (a learned variance; a multiplier, whose term in the loss
-        carries the sign that makes it rise); any other tensor stays as it is. features: d. total_variance: V.
+        An `nn.Parameter` is trained like a weight (a learned variance, say, or a multiplier whose term in the loss has
+        the sign that makes it rise); any other tensor stays constant. features: d. total_variance: V.
         """
         return {}
 
@@ -121,36 +122,38 @@ class Objective(Configured[P]):
         state: Mapping[str, torch.Tensor],
         progress: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the loss of a batch, a scalar: the mean of `loss`, unless overridden by what is no mean over samples.
+        """Return the loss of a batch, a scalar: the mean of `loss`. Override it if it is not a mean over samples.
 
-        weights: of the samples `(batch,)`, of mean one over the train split; None if they are equal.
+        weights: one per sample `(batch,)`, with mean one over the train split; None if they are equal.
         """
         return weighted_mean(self.loss(distortion, rate, dial, state, progress), weights)
 
     def penalty(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Return what the weights of a replica add to its loss, a scalar in nats, or None for nothing.
+        """Return a penalty on the weights of a replica, a scalar in nats that is added to its loss, or None.
 
-        weights: by name, those of the encoder under `encoder.`, those of the decoder under `decoder.`.
+        weights: by name; those of the encoder start with `encoder.`, those of the decoder with `decoder.`.
         """
         return None
 
     def price(self, dial: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return what a nat costs a replica in units of |x - x_hat|^2 / 2, a scalar: T V at its effective temperature.
+        """Return the price of a nat for a replica in units of |x - x_hat|^2 / 2, a scalar.
 
-        Override it where it is not dial * decoder_variance, that is beta sigma_dec^2.
+        It equals T V at the effective temperature T. Override it unless it is dial * decoder_variance, that is
+        beta sigma_dec^2.
         """
         return dial * self.decoder_variance
 
     def edge(self, price: float) -> float:
-        """Return the largest eigenvalue of the posterior-mean residual that collapsed latents leave alone, as variance.
+        """Return the largest eigenvalue of the posterior-mean residual at which collapsed latents stay collapsed.
 
-        price: as `price` gives it, T V. A mode beyond it makes the collapsed state a saddle; override it where
-        something besides the price, such as a penalty, holds latents at the prior.
+        It is a variance, like price, which is T V as `price` returns it. A mode with a larger eigenvalue makes the
+        collapsed state a saddle. Override it if something besides the price, such as a penalty, holds latents at the
+        prior.
         """
         return price
 
     def prediction(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Prediction | None:
-        """Return what is foretold for a linear decoder, or None; the exact solution where `has_oracle`."""
+        """Return the prediction for a linear decoder, or None; with `has_oracle` it is the exact solution."""
         return Prediction.linear(temperatures, eigenvalues, latent_dim) if self.has_oracle else None
 
 

@@ -37,11 +37,11 @@ class Model(ABC):
 
     @abstractmethod
     def noise(self, chunk: int, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return standard normal noise of a shape, the same for the same chunk number."""
+        """Return standard normal noise of the given shape; the same chunk number gives the same noise."""
 
 
 class Samples(ABC):
-    """A split, standardised, as an observable reads it: in chunks, with weights that sum to one over the split."""
+    """A standardised split, which an observable reads in chunks, with weights that sum to one over the split."""
 
     name: SplitName
     count: int
@@ -49,16 +49,16 @@ class Samples(ABC):
 
     @abstractmethod
     def chunks(self, values_per_sample: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield x `(batch, *shape)` and weights `(batch,)`; ask for smaller chunks with a larger footprint."""
+        """Yield x `(batch, *shape)` and weights `(batch,)`; the more values per sample, the smaller the chunks."""
 
 
 class Observable(Configured[P]):
     """A quantity measured on stored weights and data.
 
-    axis: what the second axis of the returned arrays counts. splits: those on which it is measured.
-    exhaustive: read every row of a split, also where the suite limits the rows of an evaluation.
-    published: whether published folders keep what it measured; wide ones, such as a decoder's directions, should not.
-    curves: the quantities that get a figure for each dataset, and a chart on the page.
+    axis: what the second axis of the returned arrays counts. splits: the splits on which it is measured.
+    exhaustive: whether it reads every row of a split, even if the suite limits the rows of an evaluation.
+    published: whether published folders keep what it measured; leave this off for large tables, such as the directions
+    of a decoder. curves: the quantities that get a figure for each dataset and a chart on the page.
     """
 
     axis: ClassVar[Literal["latent", "rank"] | None] = None

@@ -66,9 +66,9 @@ class Registered:
 
 @dataclass(frozen=True)
 class PluginReport:
-    """The health of one plugin; reason is empty where status is ok. components: "kind id" each.
+    """The health of one plugin; the reason is empty if the status is ok. components: "kind id" for each.
 
-    remarks: what is wrong and yet tolerated, a sentence each: a slow or heavy import, an id that others provide too.
+    remarks: one sentence per tolerated problem: a slow or heavy import, or an id that others provide too.
     """
 
     distribution: str
@@ -83,7 +83,7 @@ class PluginReport:
 class Registry:
     """The components of a set of plugins.
 
-    Plugins are taken in the order of distribution and entry point, whatever order they are given in.
+    Plugins are ordered by distribution and entry point, in whatever order they are given.
     """
 
     def __init__(self, sources: Iterable[Source | tuple[str, str, str, Callable[[], Any]]]) -> None:
@@ -94,7 +94,7 @@ class Registry:
             self._add(source)
 
     def get(self, kind: Kind, id: str) -> Component:
-        """Return the component of a kind called `id`, or `distribution/id` where several provide that id."""
+        """Return the component of a kind called `id`, or `distribution/id` if several distributions provide it."""
         return self.find(kind, id).component
 
     def owner(self, kind: Kind, id: str) -> Owner:
@@ -117,7 +117,7 @@ class Registry:
         raise ComponentError(unknown(kind, id, self._names(kind, qualified=bool(distribution))) + self._failures())
 
     def default(self, kind: Kind) -> str:
-        """Return the component that a suite uses where it names none of a kind, as `distribution/id`."""
+        """Return the component that a suite uses if it names none of a kind, as `distribution/id`."""
         declared = [item for item in self.registered(kind) if item.component.default]
         if len(declared) == 1:
             return f"{declared[0].owner.distribution}/{declared[0].component.id}"
@@ -160,23 +160,23 @@ class Registry:
     def _add(self, source: Source) -> None:
         started, absent = time.perf_counter(), [name for name in HEAVY if name not in sys.modules]
         try:
-            found = _components_of(source)
-            self._refuse_repeated(source, found)
-        except (Exception, SystemExit) as error:  # whatever a plugin does, the others must load
+            components = _components_of(source)
+            self._refuse_repeated(source, components)
+        except (Exception, SystemExit) as error:  # the other plugins must load, whatever this one does
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             self._reports.append(PluginReport(source.distribution, source.version, source.name, "failed", reason))
             return
         owner = Owner(source.distribution, source.version)
-        for kind, component in found:
+        for kind, component in components:
             providers = self._registered.setdefault((kind, component.id), {})
             providers[_plain(source.distribution)] = Registered(kind, component, owner)
-        names = tuple(f"{kind} {component.id}" for kind, component in found)
+        names = tuple(f"{kind} {component.id}" for kind, component in components)
         remarks = _burden(time.perf_counter() - started, [name for name in absent if name in sys.modules])
         self._reports.append(PluginReport(source.distribution, source.version, source.name, "ok", "", names, remarks))
 
-    def _refuse_repeated(self, source: Source, found: list[tuple[Kind, Component]]) -> None:
+    def _refuse_repeated(self, source: Source, components: list[tuple[Kind, Component]]) -> None:
         seen: set[tuple[Kind, str]] = set()
-        for kind, component in found:
+        for kind, component in components:
             key = (kind, component.id)
             if key in seen or _plain(source.distribution) in self._registered.get(key, {}):
                 raise PluginError(
@@ -222,11 +222,11 @@ def _components_of(source: Source) -> list[tuple[Kind, Component]]:
     plugin = source.load()
     implemented = _check_hook_names(manager, plugin)
     manager.register(plugin, source.name)
-    found: list[tuple[Kind, Component]] = []
+    components: list[tuple[Kind, Component]] = []
     for kind, hook in HOOKS.items():
         if hook in implemented:
-            found += [(kind, component) for component in _call(manager, hook)]
-    return found
+            components += [(kind, component) for component in _call(manager, hook)]
+    return components
 
 
 def _check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
@@ -261,8 +261,8 @@ def _call(manager: pluggy.PluginManager, hook: str) -> list[Component]:
     except (Exception, SystemExit) as error:
         raise PluginError(f"hook '{hook}' raised {type(error).__name__}: {error}") from error
     if len(results) != 1 or not isinstance(results[0], list | tuple):
-        found = f"{type(results[0]).__name__}" if results else "None"
-        raise PluginError(f"hook '{hook}' returned {found}, expected a list of collapsebench.Component; return one.")
+        returned = f"{type(results[0]).__name__}" if results else "None"
+        raise PluginError(f"hook '{hook}' returned {returned}, expected a list of collapsebench.Component; return one.")
     for item in results[0]:
         if not isinstance(item, Component):
             raise PluginError(f"hook '{hook}' returned {item!r} in its list, expected a collapsebench.Component.")
@@ -275,7 +275,7 @@ def _call(manager: pluggy.PluginManager, hook: str) -> list[Component]:
 
 
 def _burden(seconds: float, imported: list[str]) -> tuple[str, ...]:
-    """Return what a plugin costs every command, in sentences, where that is too much."""
+    """Return sentences on how a plugin slows down every command, if it does so too much."""
     remarks = []
     if seconds > SLOW_SECONDS:
         remarks.append(f"takes {seconds:.1f} s to import, expected at most {SLOW_SECONDS:g} s.")

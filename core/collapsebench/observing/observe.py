@@ -1,4 +1,4 @@
-"""Measure observables on trained replicas: one frame per observable, from weights and data alone."""
+"""Measure observables on trained replicas, from weights and data alone: one frame per observable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def measure(
     model: Model,
     samples: Sequence[Samples],
 ) -> pd.DataFrame:
-    """Return an observable of every replica: columns replica, split, temperature, its axis and its quantities."""
+    """Return what an observable measures on every replica.
+
+    Columns: replica, split, temperature, the observable's axis if it has one, and its quantities.
+    """
     frames = []
     replicas = len(model.temperatures)
     for part in samples:
