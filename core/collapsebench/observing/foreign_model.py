@@ -25,7 +25,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Encode and decode, and the modules behind them, whose mode and device matter."""
 
     encode: Callable[[Tensor], Any]
@@ -39,7 +39,7 @@ class Pair:
         return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
 
-def pair_of(model: Any) -> Pair:
+def pair_of(model: Any) -> ModelPair:
     """Return encode and decode of a model in any of the forms that `EXPECTED` lists."""
     if isinstance(model, tuple | list):
         parts = list(model)
@@ -51,11 +51,11 @@ def pair_of(model: Any) -> Pair:
         raise ModelError(f"model: found {_named(model)} without a pair of callables. {EXPECTED}.")
     owners = (model, *parts, *(getattr(part, "__self__", None) for part in parts))
     modules = {id(owner): owner for owner in owners if isinstance(owner, nn.Module)}
-    return Pair(parts[0], parts[1], tuple(modules.values()))
+    return ModelPair(parts[0], parts[1], tuple(modules.values()))
 
 
 @contextmanager
-def evaluation_mode(pair: Pair) -> Iterator[None]:
+def evaluation_mode(pair: ModelPair) -> Iterator[None]:
     """Put the modules into evaluation mode without gradients, and restore their mode afterwards."""
     modes = {module: module.training for owner in pair.modules for module in owner.modules()}
     for owner in pair.modules:
@@ -76,7 +76,7 @@ class ExternalModel(Model):
     If the decoder is affine in z, expectations over z are taken in closed form.
     """
 
-    def __init__(self, pair: Pair, rows: Tensor, temperature: float, total_variance: float) -> None:
+    def __init__(self, pair: ModelPair, rows: Tensor, temperature: float, total_variance: float) -> None:
         self._pair, self._shape = pair, tuple(rows.shape[1:])
         self.device, self.dtype = rows.device, rows.dtype
         self.temperatures = np.array([temperature])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from collapsebench.stack.kernel.library import KernelError, Update, load_kernel
+from collapsebench.stack.kernel.library import KernelError, UpdateCall, load_kernel
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
@@ -159,7 +159,7 @@ class Preconditioned(StackOptimiser):
         pointers += [
             self._state.get(f"{names[0]}/{key}") for key in ("m", "v", "left", "left-basis", "right", "right-basis")
         ]
-        call = Update(
+        call = UpdateCall(
             replicas, out, inputs, start, self._updates % self.refresh_every == 0, learning_rate, self.beta1,
             self.beta2, self.decay, 1 - self.beta1**self._updates, 1 - self.beta2**self._updates, _RIDGE, _DAMPING,
             self.epsilon, *(None if part is None else part.data_ptr() for part in pointers),

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from collapsebench.stack.computation import why_not
 from collapsebench.stack.gaussian_head import GaussianHead
 from collapsebench.stack.kernel import library as kernel
-from collapsebench.stack.kernel.chains import Layout, StackedChain, StackedPosterior, with_chains
+from collapsebench.stack.kernel.chains import ChainShape, StackedChain, StackedPosterior, with_chains
 from collapsebench.stack.kernel.library import KernelError, activation_of
 from collapsebench.training.trainer import Controls
 
@@ -124,7 +124,7 @@ def test_activations_at_the_ends_of_the_range_and_within_it_are_those_of_pytorch
     ends = torch.tensor([-1e30, -200.0, -88.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 88.0, 200.0, 1e30])
     values = torch.cat([ends, torch.linspace(-12, 12, 1001)])[:, None]
     activation = ACTIVATIONS[name]()
-    layout = Layout((activation_of(activation),), 1)
+    layout = ChainShape((activation_of(activation),), 1)
     x = values[None].clone().requires_grad_()
     y, _, _ = StackedChain.apply(layout, x, torch.ones(1, 1, 1), torch.zeros(1, 1))
     reference = values.double().requires_grad_()

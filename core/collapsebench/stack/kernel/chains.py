@@ -22,7 +22,7 @@ from collapsebench.stack.gaussian_head import GaussianHead
 from collapsebench.stack.kernel.library import (
     NONE,
     Activation,
-    Chain,
+    ChainCall,
     KernelError,
     activation_of,
     load_kernel,
@@ -96,7 +96,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChainShape:
     """What a chain is apart from its weights.
 
     activations: per layer; none only after the last. split: how many columns of the result the first part has, the
@@ -120,7 +120,7 @@ class StackedChain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(layout: Layout, x: Tensor, *affine: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(layout: ChainShape, x: Tensor, *affine: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Compute both parts of y, and the pre-activations of every layer `(r, ...)`."""
         weights, biases = affine[::2], affine[1::2]
         sizes = _sizes(weights)
@@ -163,7 +163,7 @@ class StackedChain(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], layout: Layout, x: Tensor, *affine: Tensor | None
+        info: Any, in_dims: tuple[int | None, ...], layout: ChainShape, x: Tensor, *affine: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the mapped axis into the replica axis: one call for all."""
         count = info.batch_size
@@ -186,7 +186,7 @@ remember_signature(StackedChain.forward)
 
 
 def _run(
-    layout: Layout,
+    layout: ChainShape,
     x: Tensor,
     weights: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
@@ -204,7 +204,7 @@ def _run(
     longs = [(ctypes.c_long * len(values))(*values) for values in (sizes, layout.kinds)]
     floats = (ctypes.c_float * len(layout.kinds))(*(activation.parameter for activation in layout.activations))
     rows = x.shape[1]
-    chain = Chain(
+    chain = ChainCall(
         len(saved), rows, len(layout.kinds), rows * sizes[0] if len(x) > 1 else 0, saved.shape[1], *longs, floats,
         x.data_ptr(), _addresses(weights), _addresses(biases), saved.data_ptr(), layout.split,
         *map(_address, (y, y_rest, grad_y, grad_y_rest, grad_x)), _addresses(grad_weights), _addresses(grad_biases),
@@ -298,7 +298,7 @@ def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = 
     width = next(part for part in reversed(parts) if part is not None).shape[0]
     split = width if head is None else head.mean.out_features
     stacked = [None if part is None else part.unsqueeze(0) for part in parts]
-    layout, flat = Layout(tuple(activations), split), value.reshape(1, -1, value.shape[-1])
+    layout, flat = ChainShape(tuple(activations), split), value.reshape(1, -1, value.shape[-1])
     results = StackedChain.apply(layout, flat, *stacked)  # type: ignore[no-untyped-call]
     y, rest = (result.reshape(*value.shape[:-1], result.shape[-1]) for result in results[:2])
     return y if head is None else (y, rest)

@@ -32,7 +32,7 @@ class KernelError(Exception):
     """The kernel is not available here; says why."""
 
 
-class Chain(ctypes.Structure):
+class ChainCall(ctypes.Structure):
     """The argument of `chain_run`, field by field as in `kernel.c`."""
 
     _fields_ = [
@@ -48,7 +48,7 @@ class Chain(ctypes.Structure):
     ]
 
 
-class Step(ctypes.Structure):
+class StepCall(ctypes.Structure):
     """A step of a pair, as in `pair.c`."""
 
     _fields_ = [
@@ -60,20 +60,20 @@ class Step(ctypes.Structure):
     ]
 
 
-class Pair(ctypes.Structure):
+class PairCall(ctypes.Structure):
     """The argument of `pair_run`, field by field as in `pair.c`."""
 
     _fields_ = [
         *((name, _Long) for name in ("replicas", "rows", "features", "latents", "encoder_steps", "steps")),
         *((name, _Long) for name in ("slots", "latent_slot")),
-        ("step", ctypes.POINTER(Step)),
+        ("step", ctypes.POINTER(StepCall)),
         ("batch", ctypes.POINTER(_Long)),
         *((name, _Long) for name in ("x_stride", "noise_stride", "weight_stride")),
         *((name, _Pointer) for name in ("x", "noise", "weight", "error_price", "rate_price", "loss")),
     ]
 
 
-class Update(ctypes.Structure):
+class UpdateCall(ctypes.Structure):
     """The argument of `precondition_run`, field by field as in `precondition.c`."""
 
     _fields_ = [
@@ -119,15 +119,15 @@ def _load() -> ctypes.CDLL | str:
         return f"{compiler} failed: {(error.stderr or error.stdout or str(error)).strip().splitlines()[0]}"
     except (OSError, subprocess.TimeoutExpired) as error:
         return " ".join(str(error).split())
-    kernel.chain_run.argtypes = [ctypes.POINTER(Chain)]
+    kernel.chain_run.argtypes = [ctypes.POINTER(ChainCall)]
     kernel.chain_run.restype = ctypes.c_int
     kernel.posterior_forward.argtypes = [_Long, _Long, _Long, *[_Pointer] * 5]
     kernel.posterior_forward.restype = None
     kernel.posterior_backward.argtypes = [_Long, _Long, _Long, *[_Pointer] * 7]
     kernel.posterior_backward.restype = None
-    kernel.pair_run.argtypes = [ctypes.POINTER(Pair)]
+    kernel.pair_run.argtypes = [ctypes.POINTER(PairCall)]
     kernel.pair_run.restype = ctypes.c_int
-    kernel.precondition_run.argtypes = [ctypes.POINTER(Update)]
+    kernel.precondition_run.argtypes = [ctypes.POINTER(UpdateCall)]
     kernel.precondition_run.restype = ctypes.c_int
     kernel.chain_padded.argtypes = [_Long]
     kernel.chain_padded.restype = _Long

@@ -2,7 +2,7 @@
 
 It takes pairs that consist of nothing but affine maps, activations, sums and layer norms, with two affine heads at the
 encoder's end, whoever wrote them, and objectives whose loss is affine in distortion and rates. What a pair computes is
-read from its trace (`steps.py`), and the numbers are tried against those of one model at a time before they are used.
+read from its trace (`program.py`), and the numbers are tried against those of one model at a time before they are used.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from collapsebench.contracts import Objective
-from collapsebench.stack.kernel import program as steps
-from collapsebench.stack.kernel.library import KernelError, Pair, Step, load_kernel
-from collapsebench.stack.kernel.program import read_pair
+from collapsebench.stack.kernel.library import KernelError, PairCall, StepCall, load_kernel
+from collapsebench.stack.kernel.program import OPERATIONS, Step, read_pair
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
@@ -63,13 +62,13 @@ class FusedPair:
         """
         gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
         program = self._program
-        taken = (Step * len(program.steps))(*(self._step(step, parameters, gradients) for step in program.steps))
+        taken = (StepCall * len(program.steps))(*(self._step(step, parameters, gradients) for step in program.steps))
         x, noise = x.flatten(2).contiguous(), noise.contiguous()
         weights = None if weights is None else (weights / weights.shape[-1]).contiguous()
         batch = (ctypes.c_long * len(seeds))(*seeds.tolist())
         losses = torch.empty(len(seeds), dtype=torch.float64)
         error, rate, constant = (price.detach().contiguous() for price in prices)
-        call = Pair(
+        call = PairCall(
             len(seeds), x.shape[1], self._features, noise.shape[2], program.encoder_steps, len(taken), program.slots,
             program.latent_slot, taken, batch,
             _stride(x), _stride(noise), 0 if weights is None else _stride(weights),
@@ -80,7 +79,7 @@ class FusedPair:
             raise MemoryError("no memory for the scratch space of a pair")
         return losses.to(constant.dtype) + constant, gradients
 
-    def _step(self, step: steps.Step, parameters: Tensors, gradients: Tensors) -> Step:
+    def _step(self, step: Step, parameters: Tensors, gradients: Tensors) -> StepCall:
         def addresses(tensors: Tensors, part: str) -> Any:
             found = [tensors.get(f"{name}.{part}") for name in step.names]
             return (_Two)(*(None if tensor is None else tensor.data_ptr() for tensor in found))
@@ -88,8 +87,8 @@ class FusedPair:
         values = [addresses(tensors, part) for tensors in (parameters, gradients) for part in ("weight", "bias")]
         parameter = step.epsilon if step.what == "norm" else step.activation.parameter
         sources, adds = (ctypes.c_long * 2)(*step.sources), (ctypes.c_long * 2)(*step.adds)
-        return Step(
-            steps.WHATS.index(step.what), step.inputs, step.outputs, max(1, len(step.names)), step.activation.kind,
+        return StepCall(
+            OPERATIONS.index(step.what), step.inputs, step.outputs, max(1, len(step.names)), step.activation.kind,
             parameter, sources, adds, step.slot, *values,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from collapsebench.stack.kernel.chains import is_hooked
 from collapsebench.stack.kernel.library import NONE, Activation, KernelError, activation_of
 
 INPUT = -1
-WHATS = ("affine", "activation", "sum", "norm")
+OPERATIONS = ("affine", "activation", "sum", "norm")
 What = Literal["affine", "activation", "sum", "norm"]
 
 
