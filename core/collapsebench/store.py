@@ -175,12 +175,21 @@ class Store:
             raise StoreError(f"{path}: cannot be read ({error}). Remove it and score again.") from error
 
     def write_observable(self, key: str, name: str, frame: pd.DataFrame) -> None:
-        """Write an observable of a cell atomically."""
+        """Write an observable of a cell."""
         path = self.cell_folder(key) / "observables" / f"{name}.parquet"
-        path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            frame.to_parquet(temporary, index=False)
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreError(
+                f"{path}: could not be written ({error}). Free some space or choose another store; the trained cell is "
+                "kept."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a text file of the store atomically."""

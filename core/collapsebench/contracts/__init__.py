@@ -31,7 +31,8 @@ from collapsebench.contracts.registry import (
 )
 
 if TYPE_CHECKING:
-    from collapsebench.contracts.component import Floats, Tensors
+    from collapsebench.contracts.component import Floats as Floats
+    from collapsebench.contracts.component import Tensors as Tensors
 
 __all__ = [
     "HEAVY",
@@ -49,7 +50,6 @@ __all__ = [
     "Encoder",
     "Evaluation",
     "Executor",
-    "Floats",
     "Kind",
     "Measurement",
     "Metric",
@@ -68,7 +68,6 @@ __all__ = [
     "Source",
     "Split",
     "SplitName",
-    "Tensors",
     "WardIdentity",
     "hookimpl",
     "installed_plugins",

@@ -84,7 +84,7 @@ class Measurement:
         temperatures: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
         return temperatures
 
-    def table_of(self, quantity: str, axis: Literal["latent", "rank"] | None = None) -> pd.DataFrame | None:
+    def table_of(self, *quantities: str, axis: Literal["latent", "rank"] | None = None) -> pd.DataFrame | None:
         """Return the first table that holds a quantity per latent, per rank or per replica; None if none was measured.
 
         >>> import numpy as np, pandas as pd
@@ -92,10 +92,10 @@ class Measurement:
         >>> moments = pd.DataFrame({"temperature": [0.1], "latent": [0], "rate": [1.2]})
         >>> pca = Pca(np.ones(1), np.eye(1), {})
         >>> scan = Measurement(np.array([0.1]), 1, 1.0, {"moments": moments}, pca, {}, has_oracle=False)
-        >>> scan.table_of("rate", "latent") is moments, scan.table_of("rate")
+        >>> scan.table_of("rate", axis="latent") is moments, scan.table_of("rate")
         (True, None)
         """
-        return table_of(self.tables, quantity, axis)
+        return table_of(self.tables, *quantities, axis=axis)
 
     @cached_property
     def covariance(self) -> Floats:
@@ -104,12 +104,15 @@ class Measurement:
 
 
 def table_of(
-    tables: Mapping[str, pd.DataFrame], quantity: str, axis: Literal["latent", "rank"] | None = None
+    tables: Mapping[str, pd.DataFrame], *quantities: str, axis: Literal["latent", "rank"] | None = None
 ) -> pd.DataFrame | None:
-    """Return the first table that holds a quantity per latent, per rank or, without an axis, per replica, or None."""
-    for table in tables.values():
-        counted = next((name for name in ("latent", "rank") if name in table), None)
-        if quantity in table and counted == axis:
+    """Return the first table of an observable that holds all of these quantities, or None.
+
+    axis: what they are measured for: each latent, each rank, or, without an axis, each replica.
+    """
+    for name, table in tables.items():
+        counted = next((column for column in ("latent", "rank") if column in table), None)
+        if name != "replicas" and counted == axis and set(quantities) <= set(table):
             return table
     return None
 

@@ -71,7 +71,7 @@ def execute_job(
                 continue
             statuses[cell.key] = _store_cell(store, job, index, ended, about)
         if ended.data is not None:
-            _observe(job, store, ended.data, registry)
+            _observe(job, store, ended.data, registry, stop)
     if ended.status != "timeout":
         store.discard_job(path)
     return statuses
@@ -185,17 +185,32 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _observe(job: Job, store: Store, data: Standardised, registry: Registry) -> None:
+def _observe(job: Job, store: Store, data: Standardised, registry: Registry, stop: Callable[[], bool]) -> None:
     """Measure the job's observables on its finished cells, in the process that has loaded the data.
 
-    Observables that fail are measured again when the suite is scored, and scoring reports the reason.
+    No more replicas are observed together than were trained together, as far as whole cells allow. What fails is
+    measured again when the suite is scored, and scoring reports the reason. Once `stop()` is true, KeyboardInterrupt
+    is raised; the cells are stored by then.
     """
-    records = [record for cell in job.cells if (record := store.read_cell(cell.key)) and record.status in FINISHED]
-    if not records or not job.observables:
-        return
+    records = [record for cell in job.cells if (record := _observable(store, cell.key)) is not None]
+    together = max(1, max(len(piece.replicas) for piece in job.pieces) // len(job.scan.temperatures))
+    for start in range(0, len(records) if job.observables else 0, together):
+        some = records[start : start + together]
+        try:
+            observe_cells(store, some, job.scan, data, job.observables, registry, stop)
+        except StoreError:
+            raise
+        except Exception:  # scoring tries again and reports the reason beside the missing scores
+            continue
+
+
+def _observable(store: Store, key: str) -> CellRecord | None:
+    """The record of a finished cell whose weights are as they were written; scoring reports those that are not."""
+    record = store.read_cell(key)
+    if record is None or record.status not in FINISHED:
+        return None
     try:
-        observe_cells(store, records, job.scan, data, job.observables, registry)
+        store.verified_weights(record)
     except StoreError:
-        raise
-    except Exception:  # scoring tries again and reports the reason beside the missing scores
-        return
+        return None
+    return record

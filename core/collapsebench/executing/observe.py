@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,12 +45,18 @@ def observe_cells(
     data: Standardised,
     observables: Sequence[Reference],
     registry: Registry,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, str]:
-    """Measure observables on stored cells of one scan, all replicas together; return why observables failed, by id."""
+    """Measure observables on stored cells of one scan, all replicas together; return why observables failed, by id.
+
+    KeyboardInterrupt is raised before the next observable once `stop()` is true.
+    """
     model = _model_of(store, records, scan, data, registry)
     evaluation, count = scan.evaluation, len(scan.temperatures)
     failures: dict[str, str] = {}
     for reference in observables:
+        if stop():
+            raise KeyboardInterrupt
         try:
             observable: Observable[Any] = registry.get("observable", reference.qualified).create(reference.parameters)
             samples = [

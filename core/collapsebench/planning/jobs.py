@@ -1,7 +1,6 @@
 """Write the missing cells of a plan into jobs: files that hold everything an executor needs, wherever it runs.
 
-A `ScanSpec` says what is trained and measured; a `Job` adds the cells, the data, the order of training and how the
-stacks are computed. A job file is the JSON of a job and holds the version of its schema.
+A `ScanSpec` says what is trained and measured; a `Job` adds cells, data, order of training and computation.
 
 A scan is trained in waves of temperatures, which are split into pieces that fit into memory. fresh: there is one wave,
 and every temperature starts from an independent initialisation. up: the lowest temperatures come first and each wave
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +22,7 @@ from collapsebench.errors import StoreError, blaming
 from collapsebench.planning.cells import Cell, Plan, ScanName, key_of
 from collapsebench.store import FINISHED, Store
 from collapsebench.suite.resolve import Reference, Suite
-from collapsebench.suite.schema import EvaluationSettings, Protocol, Training
+from collapsebench.suite.schema import ComputationName, EvaluationSettings, Protocol, Training
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,6 @@ def make_pieces(waves: Sequence[Sequence[int]], cells: int, max_replicas: Callab
 
 SCHEMA_VERSION = 2
 """To be raised when the meaning of job files changes; jobs of an earlier version are planned again."""
-
-Notice = Callable[[str], None]
 
 
 class _Spec(BaseModel):
@@ -182,7 +178,7 @@ class Job(_Spec):
     cells: tuple[JobCell, ...]
     pieces: tuple[Piece, ...]
     observables: tuple[Reference, ...] = ()
-    computation: str
+    computation: ComputationName
     why_this_computation: str = ""
     threads: int | None = None
     time_limit: float | None = None
@@ -208,13 +204,13 @@ class Job(_Spec):
                 f"{path}: has job schema {version!r}, expected at most {SCHEMA_VERSION}: a later release wrote it. Run "
                 "that release again, or remove the file."
             )
-        raise OutdatedJobError(path, version)
+        raise OutdatedJobError(path, version, _keys_of(content))
 
     def write(self, path: Path, store: Store) -> None:
         """Write the job file atomically."""
         store.write_text(path, self.model_dump_json(indent=1, by_alias=True))
 
-    @cached_property
+    @property
     def label(self) -> str:
         """The readable name of the scan: dataset/architecture/objective."""
         return "/".join(self.name)
@@ -225,14 +221,14 @@ class Job(_Spec):
         return tuple(cell.seed for cell in self.cells)
 
 
-class OutdatedJobError(Exception):
-    """A job file of an earlier schema version; its cells are planned again."""
+class OutdatedJobError(StoreError):
+    """A job file of an earlier schema version. keys: of the cells that it would have trained."""
 
-    def __init__(self, path: Path, version: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, version: int, keys: frozenset[str]) -> None:
+        self.path, self.version, self.keys = path, version, keys
         super().__init__(
-            f"{path.name}: was planned by an earlier release (job schema {version}, now {SCHEMA_VERSION}). Its cells "
-            "are planned and trained anew, from their first update."
+            f"{path}: was planned by an earlier release (job schema {version}, expected {SCHEMA_VERSION}). "
+            "`collapsebench run` plans its cells anew."
         )
 
 
@@ -244,7 +240,7 @@ class StackChoice:
     peak memory of a stack with a number of replicas; None if it cannot be predicted.
     """
 
-    computation: str
+    computation: ComputationName
     reason: str = ""
     max_replicas: Callable[[int], int] = lambda wanted: wanted
     predicted_bytes: Callable[[int], int] | None = None
@@ -256,17 +252,15 @@ def make_jobs(
     device: str,
     choices: Mapping[ScanName, StackChoice],
     observables: Sequence[Reference] = (),
-    notice: Notice = lambda text: None,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Write job files for the missing cells and return their paths, those of unfinished jobs first.
 
     observables: what each job measures. notice: called with a sentence for every job file that is planned again.
     """
     missing = {cell.key: cell for cell in plan.missing if cell.key}
-    for error in _outdated(store):
-        notice(str(error))
-        store.discard_job(error.path)
-    unfinished, adopted = _unfinished(store, set(missing))
+    _clear(store, missing, notice)
+    unfinished, adopted = _unfinished(store, missing)
     for path, job in unfinished:
         _refreshed(job, plan.suite, device, observables).write(path, store)
     files = [path for path, _ in unfinished]
@@ -279,6 +273,22 @@ def make_jobs(
             files.append(store.job_file(job.id))
             job.write(files[-1], store)
     return files
+
+
+def _clear(store: Store, missing: Mapping[str, Cell], notice: Callable[[str], None]) -> None:
+    """Discard the files of jobs that have ended, or that an earlier release planned; raise for a damaged one."""
+    for path, job in _stored_jobs(store):
+        if isinstance(job, OutdatedJobError):
+            if job.keys & missing.keys() or all(_is_finished(store, key) for key in job.keys):
+                notice(
+                    f"{path.name}: was planned by an earlier release (job schema {job.version}, now {SCHEMA_VERSION}). "
+                    "Its cells are planned and trained anew, from their first update."
+                )
+                store.discard_job(path)
+        elif isinstance(job, StoreError):
+            raise job
+        elif all(_is_finished(store, cell.key) for cell in job.cells):  # killed after its last cell had been stored
+            store.discard_job(path)
 
 
 def _jobs_of(
@@ -320,7 +330,9 @@ def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Refere
     training = suite.training_of(suite.architecture(job.name.architecture))
     return job.model_copy(
         update={
-            "scan": job.scan.model_copy(update={"training": training, "device": device}),
+            "scan": job.scan.model_copy(
+                update={"training": training, "evaluation": suite.evaluation, "device": device}
+            ),
             "threads": suite.compute.threads,
             "time_limit": suite.compute.time_limit,
             "observables": tuple(observables),
@@ -330,59 +342,59 @@ def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Refere
 
 def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
     """Return the waves in which an architecture's scans are trained, as positions in the list of temperatures."""
-    protocol = suite.architecture(architecture).protocol
-    return make_waves(protocol, len(suite.scan.temperatures), suite.scan.wave_size)
+    return make_waves(suite.architecture(architecture).protocol, len(suite.scan.temperatures), suite.scan.wave_size)
 
 
 def frozen_computations(store: Store) -> dict[str, str]:
     """Return the computation of every cell of an interrupted job, by key; files that cannot be read are skipped."""
-    return {cell.key: job.computation for _, job in _readable(store) for cell in job.cells}
+    jobs = [job for _, job in _stored_jobs(store) if isinstance(job, Job)]
+    return {cell.key: job.computation for job in jobs for cell in job.cells}
 
 
 def adopted_keys(plan: Plan, store: Store) -> set[str]:
     """Return the keys of the missing cells that belong to interrupted jobs."""
-    return _unfinished(store, {cell.key for cell in plan.missing if cell.key})[1]
+    return _unfinished(store, {cell.key: cell for cell in plan.missing if cell.key})[1]
 
 
-def _unfinished(store: Store, missing: set[str]) -> tuple[list[tuple[Path, Job]], set[str]]:
-    """Return the interrupted jobs whose missing cells are all planned, and the keys of all of their cells."""
+def _unfinished(store: Store, missing: Mapping[str, Cell]) -> tuple[list[tuple[Path, Job]], set[str]]:
+    """Return interrupted jobs whose unfinished cells are all planned, under the job's own name, with their keys."""
     jobs: list[tuple[Path, Job]] = []
     adopted: set[str] = set()
-    for path in _job_files(store):
-        try:
-            job = Job.read(path)
-        except OutdatedJobError:
+    for path, job in _stored_jobs(store):
+        if isinstance(job, StoreError):
             continue
         keys = {cell.key for cell in job.cells}
-        done = {key for key in keys if (record := store.read_cell(key)) and record.status in FINISHED}
-        if not keys - done:  # the run was killed after the last cell had been stored
-            store.discard_job(path)
-        elif keys - done <= missing and not keys & adopted:
+        left = {key for key in keys if not _is_finished(store, key)}
+        planned = all(key in missing and missing[key].scan == job.name for key in left)
+        if left and planned and not keys & adopted:
             jobs.append((path, job))
             adopted |= keys
     return jobs, adopted
 
 
-def _outdated(store: Store) -> Iterator[OutdatedJobError]:
-    for path in _job_files(store):
-        try:
-            Job.read(path)
-        except OutdatedJobError as error:
-            yield error
+def _is_finished(store: Store, key: str) -> bool:
+    record = store.read_cell(key)
+    return record is not None and record.status in FINISHED
 
 
-def _readable(store: Store) -> Iterator[tuple[Path, Job]]:
-    for path in _job_files(store):
-        try:
-            yield path, Job.read(path)
-        except (OutdatedJobError, StoreError):
-            continue
+def _keys_of(stored: Mapping[str, Any]) -> frozenset[str]:
+    """The keys of the cells in a job file of any schema, as far as they can be told."""
+    cells = stored.get("cells")
+    return frozenset(str(cell["key"]) for cell in cells if "key" in cell) if isinstance(cells, list) else frozenset()
 
 
-def _job_files(store: Store) -> list[Path]:
-    return sorted((store.root / "jobs").glob("*.json"))
+def _stored_jobs(store: Store) -> list[tuple[Path, Job | StoreError]]:
+    """Return every job file of a store with its job, or with the reason why it cannot be read."""
+    return [(path, _job_or_reason(path)) for path in sorted((store.root / "jobs").glob("*.json"))]
+
+
+def _job_or_reason(path: Path) -> Job | StoreError:
+    try:
+        return Job.read(path)
+    except StoreError as error:
+        return error
 
 
 def _first_problem(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
+    detail = error.errors()[0]
     return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}".removeprefix(": ")

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     Reading = Callable[[pd.DataFrame, Floats], Floats]
     Fit = Callable[[Floats, Floats, float], float]
 
-Quantity = tuple[str, Literal["latent", "rank"] | None]
-"""A quantity and what it is measured for; whichever observable provides it is read."""
+Quantity = tuple[tuple[str, ...], Literal["latent", "rank"] | None]
+"""Quantities of one table and what they are measured for; whichever observable provides them is read."""
 
-FRACTIONS: Quantity = ("signal_fraction", "latent")
-TRUNCATED: Quantity = ("normalised_distortion", "rank")
+FRACTIONS: Quantity = (("signal_fraction",), "latent")
+TRUNCATED: Quantity = (("normalised_distortion",), "rank")
 
 MODES = "modes-"
 """How the name of a table begins that holds a metric's rows per rank."""
@@ -118,7 +118,8 @@ class DeclaredCurve:
 
 def ranked_moments(cells: Sequence[CellResult], split: SplitName, quantity: str) -> ScanCurves:
     """Return a quantity of the latents `(run, t, rank)`, ranked by signal fraction at each temperature."""
-    return _over_temperatures(cells, FRACTIONS, lambda table, t: ranked(table, split, t, quantity))
+    both = tuple(dict.fromkeys(("signal_fraction", quantity)))
+    return _over_temperatures(cells, (both, "latent"), lambda table, t: ranked(table, split, t, quantity))
 
 
 def signal_fractions(cells: Sequence[CellResult], split: SplitName) -> ScanCurves:
@@ -274,18 +275,24 @@ def _scan_curves(x: Floats, found: list[Floats], reason: str) -> ScanCurves:
 
 def _measured(cells: Sequence[CellResult], quantity: Quantity | None = None) -> list[Measurement]:
     found = [cell.measurement for cell in cells if cell.measurement is not None]
-    return [one for one in found if quantity is None or one.table_of(*quantity) is not None]
+    return [one for one in found if quantity is None or _found(one, quantity) is not None]
 
 
 def _table(measurement: Measurement, quantity: Quantity) -> pd.DataFrame:
-    table = measurement.table_of(*quantity)
+    table = _found(measurement, quantity)
     assert table is not None
     return table
 
 
+def _found(measurement: Measurement, quantity: Quantity) -> pd.DataFrame | None:
+    names, axis = quantity
+    return measurement.table_of(*names, axis=axis)
+
+
 def _named(quantity: Quantity) -> str:
-    name, axis = quantity
-    return f"{name.replace('_', ' ')} per {axis}" if axis else name.replace("_", " ")
+    names, axis = quantity
+    listed = " and ".join(name.replace("_", " ") for name in names)
+    return f"{listed} per {axis}" if axis else listed
 
 
 def _absent(cells: Sequence[CellResult], quantity: Quantity) -> str:
@@ -324,7 +331,7 @@ def _order(cells: Sequence[CellResult], table: str, curve: Curve) -> Order | Non
 
 
 def _has_fractions(measurement: Measurement, split: SplitName) -> bool:
-    table = measurement.table_of("signal_fraction", "latent")
+    table = measurement.table_of("signal_fraction", axis="latent")
     return table is not None and bool((table["split"] == split).any())
 
 
@@ -349,7 +356,7 @@ def _declared_curve(
 ) -> Floats:
     table, quantity = measurement.tables[declared.table], declared.curve.quantity
     if declared.order == "signal":
-        fractions = measurement.table_of("signal_fraction", "latent")
+        fractions = measurement.table_of("signal_fraction", axis="latent")
         assert fractions is not None
         order = np.argsort(-grid(fractions, split, temperatures, "signal_fraction"), axis=1, kind="stable")
         return np.take_along_axis(grid(table, split, temperatures, quantity), order, axis=1)

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, mod
 from collapsebench.contracts import Curve, Score, SplitName, load_registry
 from collapsebench.errors import CollapsebenchError, StoreError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Format 1 had neither curves nor the column of a score; it is read as well."""
 
 
 class _Entry(BaseModel):
@@ -118,7 +119,7 @@ class CellEntry(_Entry):
 class ResultsFile(_Entry):
     """The whole file. provenance and datasets are facts for readers, under whatever names they came with."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1, 2] = FORMAT
     suite: str
     title: str
     rank_by: list[str]
@@ -153,10 +154,10 @@ class ResultsFile(_Entry):
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read ({error}). Publish the suite again.") from error
         found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT:
+        if found not in (1, FORMAT):
             raise StoreError(
-                f"{path}: has format {found!r}, expected {FORMAT}. Publish the suite again, or read it with the "
-                "release that wrote it."
+                f"{path}: has format {found!r}, expected at most {FORMAT}. Publish the suite again, or read it with "
+                "the release that wrote it."
             )
         try:
             return cls.model_validate(content)

@@ -41,7 +41,6 @@ All but the date: the same plan, path and machine give the same bytes on another
 OVERALL = "(all)"
 """The dataset of the ranks over all datasets together; no id of a dataset looks like it."""
 
-"""The metric and score that say how large a share of the replicas converged, where a suite has them."""
 
 _VERSIONS = ("collapsebench", "git", "python", "torch")
 _HARDWARE = ("cpu", "cores", "device", "precision")

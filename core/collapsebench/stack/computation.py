@@ -17,6 +17,7 @@ from collapsebench.stack.groups import AllAtOnce, Grouping, OnCores, OneByOne
 from collapsebench.stack.kernel.chains import StackedPosterior, with_chains
 from collapsebench.stack.kernel.library import KernelError
 from collapsebench.stack.kernel.pair import FusedPair
+from collapsebench.suite.schema import ComputationName
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
@@ -90,13 +91,13 @@ class KernelPair(KernelChains):
 class Computation:
     """How a stack is computed. name: as suites and results call it. description: as a sentence continues it."""
 
-    name: str
+    name: ComputationName
     engine: Engine
     grouping: Grouping
     description: str
 
 
-COMPUTATIONS = {
+COMPUTATIONS: dict[str, Computation] = {
     computation.name: computation
     for computation in (
         Computation("kernel", KernelPair(), AllAtOnce(), "by the compiled kernel, loss and gradient in one pass"),

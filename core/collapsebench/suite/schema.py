@@ -11,6 +11,7 @@ from collapsebench.contracts import Kind, Registry, load_registry
 from collapsebench.errors import PluginError
 
 Protocol = Literal["fresh", "up", "down"]
+ComputationName = Literal["kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -227,9 +228,7 @@ class ComputeSettings(Section):
         "stacks that need more are split. By default, the memory that is free",
     )
     threads: PositiveInt | None = Field(default=None, description="threads per process; PyTorch chooses if not given")
-    path: Literal[
-        "auto", "kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"
-    ] = Field(
+    path: Literal["auto"] | ComputationName = Field(
         default="auto",
         description="how a stack is computed. kernel: loss and gradient in one pass of the compiled kernel; "
         "kernel-chains: with torch.func, affine maps by the kernel; batched: with torch.func, all replicas at "

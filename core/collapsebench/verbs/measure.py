@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from collapsebench.contracts import SPLITS, Registered, load_registry, table_of
+from collapsebench.contracts import SPLITS, Registry, load_registry, table_of
 from collapsebench.data.samples import SplitSamples
-from collapsebench.errors import UserError, blaming
+from collapsebench.errors import ModelError, UserError, error_text
 from collapsebench.observing.foreign_data import data_as_seen
 from collapsebench.observing.foreign_model import ExternalModel, evaluation_mode, pair_of
 from collapsebench.observing.observe import measure as observe
@@ -56,7 +56,8 @@ class Spectroscopy:
     effective_dimension: min { K : D_K / D_0 <= tolerance }, for the model and for PCA; infinite if not reached.
     losses: distortion, rate and loss in nats, with sampled decoding. equilibrium: one row with the Ward residuals and
     the residual edge, on the train split. crosswalk: how many latents each criterion of the literature calls active;
-    verdicts: which latents these are. observed: observable -> what it measured, of all that are published.
+    verdicts: which latents these are. observed: observable -> what it
+    measured, of all that are published; failures: observable -> why it measured nothing.
     """
 
     dataset: str
@@ -73,6 +74,7 @@ class Spectroscopy:
     crosswalk: pd.DataFrame = field(repr=False)
     verdicts: pd.DataFrame = field(repr=False)
     observed: Mapping[str, pd.DataFrame] = field(repr=False)
+    failures: Mapping[str, str] = field(repr=False)
 
     @property
     def ward_residual(self) -> float:
@@ -218,13 +220,20 @@ def measure(
     with evaluation_mode(pair):
         rows = torch.from_numpy(seen.splits["train"].values[:_FIRST_ROWS]).to(device, dtype)
         adapter = ExternalModel(pair, rows, model_temperature, seen.total_variance)
-        frames = {
-            item.component.id: _observed(item, adapter, seen, max_rows)
-            for item in registry.registered("observable")
-            if item.component.load().published
-        }
-    latents = _latents(_frame(frames, "signal_fraction", "latent"), model_temperature, seen)
-    distortion = _distortion(_frame(frames, "normalised_distortion", "rank"), seen)
+        frames, failures = _observed(registry, adapter, seen, max_rows)
+
+    def frame(*quantities: str, axis: Literal["latent", "rank"] | None = None) -> pd.DataFrame:
+        found = table_of(frames, *quantities, axis=axis)
+        if found is None:
+            reasons = "".join(f" {name}: {reason}" for name, reason in failures.items())
+            raise UserError(
+                f"measure: no installed observable measured {', '.join(quantities)}, expected one that is published."
+                f"{reasons} Install one, or mend it."
+            )
+        return found
+
+    latents = _latents(frame("signal_fraction", "snr", "mean", "variance", axis="latent"), model_temperature, seen)
+    distortion = _distortion(frame("normalised_distortion", axis="rank"), seen)
     return Spectroscopy(
         dataset=seen.dataset,
         temperature=model_temperature,
@@ -235,36 +244,42 @@ def measure(
         latents=latents,
         distortion=distortion,
         effective_dimension=_effective_dimension(distortion, seen),
-        losses=_frame(frames, "loss"),
-        equilibrium=_frame(frames, "ward_residual").drop(columns="split"),
+        losses=frame("distortion", "rate", "loss"),
+        equilibrium=frame("ward_residual", "residual_edge", "spare_latents").drop(columns="split"),
         observed=frames,
+        failures=failures,
         crosswalk=crosswalk(latents),
         verdicts=verdicts(latents),
     )
 
 
-def _observed(item: Registered, model: ExternalModel, seen: Standardised, max_rows: int | None) -> pd.DataFrame:
-    """Measure an observable on every split there is."""
-    observable = item.component.create()
-    samples = [
-        SplitSamples(
-            seen, split, replicas=1, width=4 * model.latent_dim, device=model.device, dtype=model.dtype,
-            max_rows=None if observable.exhaustive else max_rows,
+def _observed(
+    registry: Registry, model: ExternalModel, seen: Standardised, max_rows: int | None
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Measure every published observable that needs no parameters; return the frames, and why others failed, by id."""
+    frames: dict[str, pd.DataFrame] = {}
+    failures: dict[str, str] = {}
+    for item in registry.registered("observable"):
+        name = (
+            item.component.id if item.component.id not in frames else f"{item.owner.distribution}/{item.component.id}"
         )
-        for split in SPLITS if split in seen.splits
-    ]  # fmt: skip
-    with blaming(f"observable '{item.component.id}'"):
-        return observe(item.component.id, observable, model, samples).drop(columns=["replica", "temperature"])
-
-
-def _frame(
-    frames: Mapping[str, pd.DataFrame], quantity: str, axis: Literal["latent", "rank"] | None = None
-) -> pd.DataFrame:
-    """The frame that holds a quantity; without an installed observable of it there is nothing to measure."""
-    frame = table_of(frames, quantity, axis)
-    if frame is None:
-        raise UserError(f"measure: no installed observable that is published measures '{quantity}'. Install one.")
-    return frame
+        try:
+            if not item.component.load().published:
+                continue
+            observable = item.component.create()
+            samples = [
+                SplitSamples(
+                    seen, split, replicas=1, width=4 * model.latent_dim, device=model.device, dtype=model.dtype,
+                    max_rows=None if observable.exhaustive else max_rows,
+                )
+                for split in SPLITS if split in seen.splits
+            ]  # fmt: skip
+            frames[name] = observe(name, observable, model, samples).drop(columns=["replica", "temperature"])
+        except ModelError:
+            raise
+        except Exception as error:
+            failures[name] = error_text(error)
+    return frames, failures
 
 
 def _temperature(

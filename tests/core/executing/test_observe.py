@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from flow import without, write_suite
 
+import collapsebench.executing.observe as observing
 from collapsebench.contracts import load_registry
 from collapsebench.errors import StoreError
 from collapsebench.executing.execute import execute_job
 from collapsebench.executing.observe import observable_name, observe_cells
+from collapsebench.observing.observe import measure
 from collapsebench.planning.cells import Plan, ScanName, make_plan
 from collapsebench.planning.jobs import ScanSpec, StackChoice, make_jobs
 from collapsebench.store import CellRecord, Store
@@ -110,3 +114,59 @@ def test_damaged_weights_are_never_observed(trained: tuple[Store, Plan]) -> None
     with pytest.raises(StoreError, match="SHA-256 differs"):
         observe(store, plan, cells(store), "losses")
     assert frames(store) == {}
+
+
+def test_ctrl_c_while_a_job_observes_stops_the_run_with_the_cells_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measured(name: str, *arguments: Any) -> pd.DataFrame:
+        asked.append(name)
+        return measure(name, *arguments)
+
+    monkeypatch.setattr(observing, "measure", measured)
+    suite, store = write_suite(tmp_path, without("linear")), Store(tmp_path / "store")
+    references = [Reference("observable", name, name, {}, 1, "collapsebench") for name in ("losses", "latent-moments")]
+    (job,) = make_jobs(plan_of(suite, store), store, "cpu", {MLP: StackChoice("batched")}, references)
+    with pytest.raises(KeyboardInterrupt):
+        execute_job(job, stop=lambda: bool(asked))
+    assert asked == ["losses"]
+    assert {record.status for record in store.cells()} == {"ok"}
+    assert make_jobs(plan_of(suite, store), store, "cpu", {MLP: StackChoice("batched")}, references) == []
+    assert not job.exists()
+
+
+def test_a_damaged_cell_of_a_resumed_job_stops_neither_its_other_cells_nor_the_run(
+    trained: tuple[Store, Plan], tmp_path: Path
+) -> None:
+    store, _ = trained
+    first, second = cells(store)
+    references = [Reference("observable", "losses", "losses", {}, 1, "collapsebench")]
+    fresh = Store(tmp_path / "fresh")
+    suite = tmp_path / "tiny.toml"
+    (job,) = make_jobs(plan_of(suite, fresh), fresh, "cpu", {MLP: StackChoice("batched")}, references)
+    shutil.copytree(store.cell_folder(first.key), fresh.cell_folder(first.key))
+    with (fresh.cell_folder(first.key) / "weights.safetensors").open("ab") as file:
+        file.write(b"damage")
+    assert set(execute_job(job).values()) == {"ok"}
+    assert {Path(name).parts[2] for name in frames(fresh)} == {second.key}
+
+
+def test_no_more_replicas_are_observed_together_than_were_trained_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = []
+
+    def measured(name: str, observable: Any, model: Any, samples: Any) -> pd.DataFrame:
+        together.append(len(model.temperatures))
+        return measure(name, observable, model, samples)
+
+    monkeypatch.setattr(observing, "measure", measured)
+    suite, store = write_suite(tmp_path, without("linear")), Store(tmp_path / "store")
+    references = [Reference("observable", "losses", "losses", {}, 1, "collapsebench")]
+    choice = StackChoice("batched", max_replicas=lambda wanted: 3)
+    (job,) = make_jobs(plan_of(suite, store), store, "cpu", {MLP: choice}, references)
+    execute_job(job)
+    assert together == [3, 3]
+    assert len(frames(store)) == 2

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from collapsebench.contracts import load_registry
 from collapsebench.errors import StoreError
 from collapsebench.planning.cells import Cell, Plan, ScanName, key_of, make_plan
-from collapsebench.planning.jobs import SCHEMA_VERSION, Job, StackChoice, make_jobs
+from collapsebench.planning.jobs import SCHEMA_VERSION, Job, StackChoice, adopted_keys, make_jobs
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite.resolve import Reference, Suite, load_suite
+from collapsebench.verbs.run import open_session, prepare_session
 
 CHOICES = {ScanName("gaussian", name, "beta-vae"): StackChoice("batched") for name in ("linear", "mlp")}
 FORMER = Path(__file__).resolve().parents[2] / "data/store-20a43c3"
@@ -72,10 +73,13 @@ def test_an_unfinished_job_is_taken_up_with_the_composition_it_had(suite_file: P
 
 def test_limits_of_this_run_replace_those_of_the_interrupted_one(suite_file: Path, store: Store) -> None:
     make_jobs(planned(suite_file, store, "compute.time_limit=0.1", "compute.threads=2"), store, "cpu", CHOICES)
-    now = planned(suite_file, store, "compute.time_limit=100.0", "training.checkpoint_every_seconds=5.0")
+    now = planned(
+        suite_file, store, "compute.time_limit=100.0", "training.checkpoint_every_seconds=5.0", "evaluation.max_rows=10"
+    )
     for path in make_jobs(now, store, "cpu", CHOICES):
         job = Job.read(path)
         assert (job.time_limit, job.threads, job.scan.training.checkpoint_every_seconds) == (100.0, 1, 5.0)
+        assert job.scan.evaluation.max_rows == 10
 
 
 def test_an_unfinished_job_of_cells_that_are_not_planned_is_left_alone(suite_file: Path, store: Store) -> None:
@@ -126,11 +130,15 @@ def test_a_job_of_a_later_schema_is_refused_and_kept(suite_file: Path, store: St
 
 def test_a_job_of_an_earlier_schema_is_planned_anew_with_a_notice(tmp_path: Path) -> None:
     folder = shutil.copytree(FORMER, tmp_path / "former")
-    store, notices = Store(folder / "store"), []
-    overrides = ('datasets.five.path="' + str(folder / "five.csv") + '"', "seeds=3")
-    plan = make_plan(load_suite(folder / "five.toml", overrides=overrides), store, load_registry())
+    notices: list[str] = []
+    overrides = ('datasets.five.path="' + str(folder / "five.csv") + '"',)
+    session = open_session(folder / "five.toml", overrides=overrides, seeds=3, store=folder / "store")
+    store = session.store
+    assert prepare_session(session, notices.append) == {}
+    notices.clear()
+    plan = make_plan(session.suite, store, session.registry)
     former = sorted((store.root / "jobs").glob("*.json"))
-    assert len(former) == 2
+    assert len(former) == len(plan.missing) == 2
     choices = {cell.scan: StackChoice("batched") for cell in plan.cells}
     jobs = make_jobs(plan, store, "cpu", choices, notice=notices.append)
     assert [notice.split(":")[0] for notice in notices] == [path.name for path in former]
@@ -140,6 +148,43 @@ def test_a_job_of_an_earlier_schema_is_planned_anew_with_a_notice(tmp_path: Path
     assert sorted(cell.key for path in jobs for cell in Job.read(path).cells) == sorted(
         str(cell.key) for cell in plan.missing
     )
+
+
+def test_a_job_of_an_earlier_schema_that_belongs_to_another_suite_is_left_alone(
+    suite_file: Path, store: Store, tmp_path: Path
+) -> None:
+    shutil.copytree(FORMER / "store/jobs", store.root / "jobs")
+    before = stamps(store.root, "jobs/*")
+    notices: list[str] = []
+    make_jobs(planned(suite_file, store), store, "cpu", CHOICES, notice=notices.append)
+    assert notices == []
+    assert before.items() <= stamps(store.root, "jobs/*").items()
+
+
+def test_an_unfinished_job_of_the_same_cells_under_another_name_is_not_taken_up(suite_file: Path, store: Store) -> None:
+    left = make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    renamed = write_suite(suite_file.parent, suite_file.read_text().replace('id = "mlp"', 'id = "other"'), "renamed")
+    choices = {**CHOICES, ScanName("gaussian", "other", "beta-vae"): StackChoice("batched")}
+    jobs = {path: Job.read(path) for path in make_jobs(planned(renamed, store), store, "cpu", choices)}
+    assert sorted(job.name.architecture for job in jobs.values()) == ["linear", "other"]
+    assert len(set(jobs) & set(left)) == 1
+
+
+def test_planning_alone_discards_no_job_file(suite_file: Path, store: Store) -> None:
+    for path in make_jobs(planned(suite_file, store), store, "cpu", CHOICES):
+        path.with_suffix(".safetensors").write_bytes(b"a checkpoint")
+    for cell in planned(suite_file, store).cells:
+        finish(store, cell)
+    before = stamps(store.root, "jobs/*")
+    assert adopted_keys(planned(suite_file, store), store) == set()
+    assert stamps(store.root, "jobs/*") == before
+
+
+def test_a_computation_that_no_release_knows_is_a_damaged_job_file(suite_file: Path, store: Store) -> None:
+    (path, *_) = make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    path.write_text(path.read_text().replace('"batched"', '"by-magic"'))
+    with pytest.raises(StoreError, match=r"is not a readable job file \(computation: Input should be 'kernel'"):
+        Job.read(path)
 
 
 def test_a_store_that_an_earlier_commit_wrote_is_read_and_trains_nothing_anew(tmp_path: Path) -> None:

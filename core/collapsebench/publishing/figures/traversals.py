@@ -130,7 +130,7 @@ def _strip(contender: Contender, split: SplitName) -> Strip | str:
         return "its samples are no images"
     if PICTURES in measured.tables:
         return _kept(contender.architecture, measured) if split == SPLIT else f"published results keep them for {SPLIT}"
-    moments, decoded = measured.table_of("signal_fraction", "latent"), measured.table_of("at_0_0", "latent")
+    moments, decoded = measured.table_of("signal_fraction", axis="latent"), measured.table_of("at_0_0", axis="latent")
     if moments is None or decoded is None:
         return "no metric of the suite asked for traversals"
     fractions = grid(moments, split, measured.temperatures, "signal_fraction")

@@ -196,7 +196,10 @@ def test_a_figure_whose_quantity_was_not_observed_is_left_out_with_the_reason(tm
     tables["latent-moments"] = tables["latent-moments"].drop(columns=["rate", "posterior_scale", "jensen_gap"])
     draw_figures(exact_suite(exact_cell(scan=replace(scan, tables=tables))), tmp_path, kinds=FURTHER)
     assert {path.stem for path in tmp_path.glob("*.png")} == {"moments-data", "rank-distortion-log-data"}
-    assert "has no column rate" in captions(tmp_path)["rate-overlay-data"]
+    assert (
+        "no metric of the suite asked for signal fraction and rate per latent"
+        in captions(tmp_path)["rate-overlay-data"]
+    )
 
 
 @pytest.mark.parametrize(
