@@ -33,8 +33,8 @@ def check_component(
 ) -> list[Finding]:
     """Return a finding for every law of a component's kind, in order.
 
-    cache: the folder that a dataset prepares into. shape: of the samples that an encoder or decoder is built for, if
-    not the component's own example.
+    cache: the folder in which a dataset prepares its files. shape: the shape of the samples that an encoder or decoder
+    is built for; by default the component's example.
     """
     observables_and_metrics.forget_scans()
     subject = Subject(registered, registry, cache, dict(parameters or {}), shape or _example_shape(registered))

@@ -1,6 +1,6 @@
 """What a conformance law is: a sentence about a component, and a check that holds or says why not.
 
-A law that could not be checked, because one that it presupposes is broken, counts as broken.
+A law that could not be checked, because a law that it presupposes is broken, counts as broken.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class BrokenLawError(PluginError):
 class Subject:
     """A component under examination.
 
-    parameters: those it is created with; its defaults for the rest. shape: of the samples that encoders and decoders
-    are built for. cache: the folder that a dataset prepares into.
+    parameters: what it is created with; defaults apply to the rest. shape: the shape of the samples that encoders and
+    decoders are built for. cache: the folder in which a dataset prepares its files.
     """
 
     registered: Registered
@@ -37,7 +37,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The component as messages call it, as in "encoder 'mlp'"."""
+        """The name of the component in messages, as in "encoder 'mlp'"."""
         return f"{self.registered.kind} '{self.registered.component.id}'"
 
     def create(self) -> Any:
@@ -45,7 +45,7 @@ class Subject:
         return self.registered.component.create(self.parameters)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Return what several laws look at: made when it is first asked for, then kept."""
+        """Return something that several laws examine; it is made on the first request and then kept."""
         if name not in self._made:
             self._made[name] = make()
         return cast(T, self._made[name])
@@ -55,7 +55,7 @@ class Subject:
 class Law:
     """A law. check: returns a remark, empty for none; raises if the law is broken.
 
-    presupposed: whether the laws after it mean nothing where it is broken.
+    presupposed: whether the laws after it cannot be checked if it is broken.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one law. reason: why it is broken or was not checked, or a remark where it holds."""
+    """The result for one law. reason: why it is broken or was not checked, or a remark if it holds."""
 
     law: str
     sentence: str
@@ -80,7 +80,7 @@ class Finding:
 
 
 def examine(subject: Subject, laws: Sequence[Law]) -> list[Finding]:
-    """Check every law on a component, in order; whatever the component does, each law has a finding."""
+    """Check every law on a component, in order; each law has a finding, whatever the component does."""
     findings: list[Finding] = []
     broken = ""
     for law in laws:

@@ -41,9 +41,9 @@ print(json.dumps([time.perf_counter() - started, [name for name in HEAVY if name
 
 @cache
 def _probe(path: str, *arguments: str) -> tuple[float, tuple[str, ...]]:
-    """Load a plugin and the parameters of components in a fresh process; return seconds and what is too heavy.
+    """Load a plugin and its components' parameters in a fresh process; return the seconds and the heavy imports.
 
-    Where it is slow it is tried again, so that a busy machine is not mistaken for a slow plugin.
+    A slow plugin is loaded again, so that a busy machine is not mistaken for a slow plugin.
     """
     times, heavy = [], []
     for _ in range(3):
@@ -74,7 +74,7 @@ def _probed(subject: Subject) -> tuple[float, tuple[str, ...]]:
 
 @cache
 def _probed_together(path: str, *arguments: str) -> tuple[float, tuple[str, ...]] | None:
-    """Probe all components of a plugin at once: where they are quick and light together, so is each of them."""
+    """Probe all components of a plugin at once: if they are quick and light together, so is each of them."""
     try:
         seconds, heavy = _probe(path, *arguments)
     except BrokenLawError:

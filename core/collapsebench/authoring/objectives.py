@@ -1,4 +1,4 @@
-"""Laws of objectives: losses, state, dials, prices, and what is foretold for a linear decoder."""
+"""Laws of objectives: losses, state, dials, prices, and the prediction for a linear decoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIANCE = float(_EIGENVALUES.sum())
 
 
 def _state_of(objective: Objective[Any]) -> dict[str, Tensor]:
-    """Return the state of one replica, what is trained in it ready for gradients."""
+    """Return the state of one replica; its trained tensors require gradients."""
     state = objective.init_state(len(_EIGENVALUES), _VARIANCE)
     return {
         name: value.detach().clone().requires_grad_(isinstance(value, nn.Parameter)) for name, value in state.items()
@@ -53,7 +53,7 @@ def _batch_loss(
 
 
 def _terms(batch: int = 16) -> tuple[Tensor, Tensor]:
-    """Distortions `(batch,)` and rates `(batch, latent)` of samples, collapsed latents among them."""
+    """Return distortions `(batch,)` and rates `(batch, latent)` of samples, including those of collapsed latents."""
     generator = torch.Generator().manual_seed(0)
     rate = torch.rand(batch, _LATENTS, generator=generator) * torch.tensor([5.0, 0.1, 0.0])
     return torch.rand(batch, generator=generator) * 10, rate
@@ -194,7 +194,7 @@ OBJECTIVE = (
     Law("gradients", "distortion, rate and trained state have finite gradients", _gradients),
     Law("settles", "the loss no longer changes with progress once it says so", _settles),
     Law("dials", "every temperature has a finite dial, and a nat a positive price", _dials),
-    Law("prediction", "what it foretells has the contract's shapes, between 0 and 1, ranked", _prediction),
+    Law("prediction", "its prediction has the contract's shapes, between 0 and 1, ranked", _prediction),
     Law("oracle", "if it declares the exact theory, its loss is that of the theory", _oracle),
     BATCHABLE,
 )

@@ -1,4 +1,4 @@
-"""Laws of observables and metrics, on a small scan that is solved exactly, on an untrained one, and beside a loss."""
+"""Laws of observables and metrics, checked on small scans: solved exactly, untrained, and with a diverged replica."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOST = 3
 
 
 def forget_scans() -> None:
-    """Make the reference scans anew: what was checked before may have changed them."""
+    """Discard the reference scans, since components that were checked before may have changed them."""
     _scan.cache_clear()
     reference_data.cache_clear()
 

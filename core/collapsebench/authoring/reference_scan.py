@@ -1,6 +1,6 @@
-"""A small scan whose solution is exact, for whatever needs a trained stack or a measurement to look at.
+"""A small scan whose solution is known exactly, for checks that need a trained stack or a measurement.
 
-Linear encoder and decoder on Gaussian data lie at the global optimum of every temperature without any training.
+The linear encoder and decoder are set to the global optimum on Gaussian data at every temperature, without training.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PlainObjective(Objective[Parameters]):
 
 @dataclass(frozen=True)
 class ReferenceScan:
-    """One cell, solved exactly or left as it was initialised. table: one row per replica, as the store keeps it."""
+    """One cell, solved exactly or as initialised. replicas: a table of one row per replica, as the store keeps it."""
 
     data: Standardised
     stack: Stack

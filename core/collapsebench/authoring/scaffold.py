@@ -40,9 +40,9 @@ _USAGE = "`$name.toml` is a suite that uses it:\n\n```bash\ncollapsebench run $n
 
 
 def write_plugin(kind: Kind, name: str, folder: Path) -> list[Path]:
-    """Write the distribution of a new component into a folder that is not there yet; return the files.
+    """Write the distribution of a new component into a new folder; return the files.
 
-    name: the component's id; distribution and package are named after it.
+    name: the component's id, after which distribution and package are named.
     """
     _refuse(kind, name, folder)
     package, words = f"collapsebench_{name.replace('-', '_')}", name.split("-")
@@ -93,7 +93,7 @@ def _suite_parts(kind: Kind, name: str) -> dict[str, str]:
 
 
 def _refuse(kind: Kind, name: str, folder: Path) -> None:
-    """Refuse a name that cannot be an id and a package, and a folder that is there."""
+    """Refuse a name that cannot be an id and a package, and a folder that exists already."""
     if kind not in _COMPONENTS:
         raise UserError(f"kind: found '{kind}', expected one of {', '.join(_COMPONENTS)}.")
     if not _NAME.fullmatch(name):

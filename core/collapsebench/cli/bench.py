@@ -229,7 +229,7 @@ def _spread(spread: Spread) -> str:
 
 
 def _deliver(name: str, title: str, results: dict[str, Any], rows: Rows, *, as_json: bool, out: Path | None) -> None:
-    """Print what was found, and write it into a folder with the hardware and the command."""
+    """Print the results, and write them into a folder together with the hardware and the command."""
     import torch
 
     from collapsebench.planning.provenance import processor
@@ -259,5 +259,5 @@ def _deliver(name: str, title: str, results: dict[str, Any], rows: Rows, *, as_j
 
 
 def _command() -> list[str]:
-    """The arguments as given, but for where data and results lie on this machine."""
+    """Return the arguments as given, with paths of this machine left out."""
     return ["path=..." if argument.startswith("path=") else argument for argument in sys.argv[1:]]

@@ -48,7 +48,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
 
 
 def environment() -> dict[str, Any]:
-    """Return what this environment is, as JSON has it. It imports torch, and compiles the kernel where it is new."""
+    """Describe this environment as JSON values. This imports torch, and compiles the kernel if it is not cached."""
     from collapsebench.contracts import load_registry
     from collapsebench.planning.provenance import git_state
 
@@ -95,7 +95,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _compiler() -> dict[str, Any]:
-    """The C compiler, its own words on its version, and why the kernel is not available, or None where it is."""
+    """Return the path of the C compiler, its version line, and why the kernel is not available (None if it is)."""
     try:
         from collapsebench.stack.kernel.library import KernelError, find_compiler, load_kernel
     except (ImportError, OSError) as error:

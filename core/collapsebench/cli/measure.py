@@ -1,4 +1,4 @@
-"""The verbs that measure your own: measure, a model that is trained already, and scan, a table of data."""
+"""The verbs that measure your own work: `measure` takes a trained model, and `scan` takes a table of data."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ class ProgressLines:
 
 
 def describe(progress: Progress) -> str:
-    """Return a stack's progress in words: replicas settled, updates, speed, time left at most."""
+    """Describe a stack's progress: replicas settled, updates, speed, and at most how much time is left."""
     left = (progress.budget - progress.update) / max(progress.updates_per_second, 1e-9)
     time_left = "" if progress.settled == progress.replicas else f", at most {left:.0f} s left"
     return (

@@ -110,7 +110,7 @@ def unpaired_difference(
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Return adjusted p-values: held to a level, they are all right together with that much doubt and no more.
+    """Return adjusted p-values; the chance of any false rejection at a level is at most that level.
 
     NaN stays NaN and does not count. Source: Holm 1979.
     """
@@ -136,7 +136,7 @@ def _by_t(mean: float, error: float, df: float, n: int, confidence: float, note:
 
 
 def _by_signs(value: float, pairs: Floats, confidence: float, note: str) -> Difference:
-    """Decide by signs: pairs that all have the same one, by chance with probability 2^(1 - n)."""
+    """Decide by signs: by chance, n pairs all have the same sign with probability 2^(1 - n)."""
     same = bool((pairs > 0).all() or (pairs < 0).all())
     p = 2.0 ** (1 - pairs.size) if same else 1.0
     return Difference(value, _NONE, _NONE, int(pairs.size), p, p <= 1 - confidence, note)

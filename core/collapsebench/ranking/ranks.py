@@ -72,8 +72,8 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float
     NaN values are left out. Fewer than two values have no interval (NaN bounds), nor have infinite ones, whose mean is
     infinite; none at all, or infinities of both signs, give NaN. Source: Student 1908.
     """
-    found = np.asarray(values, dtype=np.float64).ravel()
-    known = found[~np.isnan(found)]
+    array = np.asarray(values, dtype=np.float64).ravel()
+    known = array[~np.isnan(array)]
     nothing = float("nan")
     infinite = np.unique(known[np.isinf(known)])
     if not known.size or infinite.size > 1:
@@ -168,8 +168,8 @@ def _decided(
         return lead
     if 2.0 ** (1 - blocks) <= chance:
         weighted = np.concatenate([part / part.shape[1] for part in parts], axis=1)
-        found = np.flatnonzero(lead)
-        lead[found] *= _share_as_large(weighted[found]) <= chance
+        candidates = np.flatnonzero(lead)
+        lead[candidates] *= _share_as_large(weighted[candidates]) <= chance
         return lead
     level = chance / (len(costs) * costs[0].shape[2])
     votes = sum(_votes(cost[second], cost[first], level) for cost in costs)
@@ -199,7 +199,7 @@ def _largest_t(parts: Sequence[Floats], confidence: float) -> float:
 
 
 def _spread(part: Floats) -> list[float]:
-    """Return what sorts datasets whatever the order of the architectures: the spread of every pair, sorted."""
+    """Return a sort key of a dataset that ignores the order of architectures: the spread of every pair, sorted."""
     return sorted((part**2).sum(axis=1).round(_DECIMALS).tolist())
 
 

@@ -40,8 +40,8 @@ class Contender:
 
     def values(self, metric: str, score: str) -> dict[int, float]:
         """Return seed -> value, for the cells that ended ok and have one (infinity included)."""
-        found = {cell.seed: value_of(cell, metric, score) for cell in self.ok}
-        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+        values = {cell.seed: value_of(cell, metric, score) for cell in self.ok}
+        return {seed: value for seed, value in values.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, 
         dataset: {contender.architecture: _why_incomplete(contender, ranking) for contender in contenders}
         for dataset, contenders in boards.items()
     }
-    used = [dataset for dataset, reasons in lacks.items() if not all(reasons.values())]
-    left_out = [dataset for dataset in boards if dataset not in used]
+    ranked_on = [dataset for dataset, reasons in lacks.items() if not all(reasons.values())]
+    left_out = [dataset for dataset in boards if dataset not in ranked_on]
     found = {}
     for name in names:
         places: dict[str, list[str]] = {}
-        for dataset in used or left_out:
+        for dataset in ranked_on or left_out:
             places.setdefault(lacks[dataset].get(name, "it is not planned there"), []).append(dataset)
         reasons = [f"on {', '.join(found_on)}, {reason}" for reason, found_on in places.items() if reason]
         found[name] = Standing(None, "; ".join(reasons))
-    complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in used]
-    return found | _ranked(complete, ranking), used, left_out
+    complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in ranked_on]
+    return found | _ranked(complete, ranking), ranked_on, left_out
 
 
 def _ranked(complete: Sequence[Sequence[Contender]], ranking: Sequence[tuple[str, Score]]) -> dict[str, Standing]:

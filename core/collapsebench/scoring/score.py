@@ -1,4 +1,4 @@
-"""Score what has been trained: measure what metrics ask for and is not there yet, then evaluate. Nothing is trained."""
+"""Score trained cells: measure the observables that metrics need and that are missing, then evaluate; train nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from collapsebench.training.choose import on_threads
 
 
 def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> SuiteResults:
-    """Return every planned cell of a plan with its scores; cells that are not there are rows all the same."""
+    """Return every planned cell with its scores; cells that are not trained are included."""
     suite = plan.suite
     metrics, observables = open_metrics(suite, registry)
     with on_threads(suite.compute.threads):
@@ -205,7 +205,7 @@ def _read_tables(
     observables: Sequence[Reference],
     failures: Mapping[tuple[str, str], str],
 ) -> tuple[dict[str, pd.DataFrame], Mapping[tuple[str, str], str]]:
-    """Return what is stored of a cell, and the failures with those that this met."""
+    """Return the stored tables of a cell, and the failures together with those of reading them."""
     tables = {"replicas": pd.DataFrame(list(record.replicas))}
     for reference in observables:
         try:
@@ -238,7 +238,7 @@ def _why_absent(plan: Plan, cell: Cell) -> str:
 def measurement_of(
     suite: Suite, cell: Cell, data: Standardised, tables: Mapping[str, pd.DataFrame], registry: Registry
 ) -> Measurement:
-    """Return what metrics see of a cell."""
+    """Return the measurement of a cell that metrics evaluate."""
     architecture = suite.architecture(cell.architecture)
     objective_reference = suite.objective(cell.objective)
     decoder = create(registry, architecture.decoder)
@@ -266,7 +266,7 @@ def measurement_of(
 
 
 def checked(id: str, metric: Metric[Any], evaluation: Evaluation) -> Evaluation:
-    """Hold a metric to its declaration: no undeclared score, none missing without a reason, none out of bounds."""
+    """Check that scores are declared, within their bounds, and missing only with a reason; return the evaluation."""
     declared = {score.name: score for score in metric.scores}
     undeclared = sorted({*evaluation.values, *evaluation.reasons} - declared.keys())
     if undeclared:

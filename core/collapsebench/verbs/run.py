@@ -218,7 +218,7 @@ def publish(source: str | Path, folder: str | Path, **options: Any) -> Outcome:
 
 
 def prepare_session(session: Session, say: Say) -> dict[str, tuple[str, str]]:
-    """Prepare every dataset that is not; return dataset -> the status of its cells, and why it failed."""
+    """Prepare every dataset that is not ready; return failed dataset -> the status of its cells, and the reason."""
     failures = {}
     for reference in session.suite.datasets:
         try:
@@ -237,7 +237,7 @@ def prepare_session(session: Session, say: Say) -> dict[str, tuple[str, str]]:
 
 
 def run_session(session: Session, report: Callable[[str, Progress], None], say: Say) -> Outcome:
-    """Do what `run` does, telling what happens."""
+    """Do what `run` does, and report progress."""
     from collapsebench.scoring.score import open_metrics
 
     suite, store, registry = session.suite, session.store, session.registry
@@ -261,10 +261,10 @@ def plan_jobs(
     say: Say = lambda text: None,
     observables: Sequence[Reference] | None = None,
 ) -> list[Path]:
-    """Freeze what is missing into job files, and say how what the kernel does not cover is computed, and why.
+    """Write the missing cells into job files; say how stacks are computed that the kernel does not support, and why.
 
-    observables: what is measured in each job; by default what the suite's metrics require. An interrupted job keeps its
-    computation, which is not measured again.
+    observables: what each job measures; by default what the suite's metrics require. An interrupted job keeps the
+    computation that was chosen for it, which is not timed again.
     """
     from collapsebench.scoring.score import open_metrics
     from collapsebench.training.choose import plan_stacks
@@ -287,7 +287,7 @@ def score_session(
     say: Say = lambda text: None,
     current: Plan | None = None,
 ) -> Outcome:
-    """Score what is there, and write board, tables and figures into the store. current: the plan, if there is one."""
+    """Score the trained cells; write board, tables and figures into the store. current: the plan, if already made."""
     from collapsebench.scoring.score import score_plan
 
     current = current or make_plan(session.suite, session.store, session.registry)
@@ -308,7 +308,7 @@ def written(results: SuiteResults, folder: Path) -> Outcome:
 
 
 def score_only(session: Session) -> SuiteResults:
-    """Score what is there, and write no board, table or figure."""
+    """Score the trained cells without writing a board, table or figure."""
     from collapsebench.scoring.score import score_plan
 
     current = make_plan(session.suite, session.store, session.registry)
@@ -316,7 +316,7 @@ def score_only(session: Session) -> SuiteResults:
 
 
 def explain(session: Session, cell: Cell) -> str:
-    """Say why a cell is what it is: done, interrupted, failed, or new, and then in which fields it differs."""
+    """Explain the state of a cell: done, interrupted, failed or new; if new, say how it differs from stored cells."""
     if cell.key is None:
         return f"{cell.name}: its dataset is not prepared, so it has no key yet. Run `collapsebench prepare` first."
     if cell.is_finished:
@@ -339,7 +339,7 @@ def _again(status: str) -> str:
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a question, whether to stop: true after the first Ctrl-C; a second one interrupts at once."""
+    """Yield a function that is true after the first Ctrl-C; a second Ctrl-C interrupts at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
