@@ -1,4 +1,4 @@
-"""What a board shows to its reader, as a report, and the board written in any format and read back."""
+"""The board as a report for people; it can be written in any format and read back."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def json_text(frame: pd.DataFrame) -> str:
 def read_board(text: str) -> pd.DataFrame:
     """Return the long table of a board from its CSV, with the columns' types as `complete_board` gives them."""
     # Read as text first: pandas's own reader of numbers may be off by the last bit, and takes some names for missing.
-    found = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
-    types = {column: kind for column, kind in (COLUMNS | RANKS | FOOTER).items() if column in found}
+    frame = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
+    types = {column: kind for column, kind in (COLUMNS | RANKS | FOOTER).items() if column in frame}
     numbers = {column: {"": "nan"} for column, kind in types.items() if kind == "float64"}
-    whole = {column: found[column].replace({"": pd.NA}) for column, kind in types.items() if kind == "Int64"}
-    return found.replace(numbers).assign(**whole).astype(types)
+    whole = {column: frame[column].replace({"": pd.NA}) for column, kind in types.items() if kind == "Int64"}
+    return frame.replace(numbers).assign(**whole).astype(types)
 
 
 def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> Table:
@@ -99,19 +99,19 @@ def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> 
 
 def _overall(results: SuiteResults, objective: str) -> Table:
     """Return the table over all datasets with one objective: the mean rank, and the rank on each of them."""
-    found, used, left_out = overall_standings(results, objective)
+    found, ranked_on, left_out = overall_standings(results, objective)
     boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
     names = sorted(found, key=lambda name: _place(found[name]))
     contenders = [[g for together in boards.values() for g in together if g.architecture == name] for name in names]
     columns = []
     for dataset, compared in boards.items():
-        own = standings(results, compared)
-        cells = tuple(_rank(own[name]) if name in own else NOTHING for name in names)
+        ranked = standings(results, compared)
+        cells = tuple(_rank(ranked[name]) if name in ranked else NOTHING for name in names)
         columns.append(TableColumn((dataset, "rank ↓"), cells))
     notes = [
         f"{name} is not ranked: {_sentence(standing.reason)}" for name, standing in found.items() if standing.reason
     ]
-    if left_out and used:
+    if left_out and ranked_on:
         notes.append(f"Left out of the overall rank, since nothing is complete there: {', '.join(left_out)}.")
     return Table(
         f"All {len(boards)} datasets together, {objective}",
@@ -219,9 +219,9 @@ def _footer(results: SuiteResults) -> list[str]:
         f"{100 * CONFIDENCE:g} % confidence (differences in mean rank, paired by dataset and seed, over all pairs "
         "together)."
     )
-    found = origin(results)
-    facts = [f"suite {results.suite} {found['suite_hash']}".rstrip(), found["versions"], found["hardware"]]
-    date = [f"date {found['date']}"] if found["date"] else []
+    source = origin(results)
+    facts = [f"suite {results.suite} {source['suite_hash']}".rstrip(), source["versions"], source["hardware"]]
+    date = [f"date {source['date']}"] if source["date"] else []
     commands = results.provenance.get("commands")
     return [
         ranked if names else "Nothing is ranked.",

@@ -131,7 +131,7 @@ class _Tables:
 
 
 class _Spectra:
-    """The PCA references of the cells, each once."""
+    """The PCA references of the cells, without repetition."""
 
     def __init__(self) -> None:
         self.entries: list[SpectrumEntry] = []

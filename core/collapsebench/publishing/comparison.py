@@ -31,7 +31,7 @@ DIFFERS = "differs"
 NO_VALUE = "no value"
 NEITHER = "not reached"
 ABSENT = "not in"
-"""How the note of a row begins that only one of two folders has."""
+"""The start of the note on a row that only one of two folders has."""
 _ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 
@@ -94,14 +94,14 @@ def compare_architectures(results: SuiteResults, first: str, second: str) -> Com
                 f"suite '{results.suite}': has no architecture '{name}'. Its architectures: {', '.join(known)}."
             )
         if not any(cell.architecture == name and cell.status == "ok" for cell in results.cells):
-            found = sorted({cell.status for cell in results.cells if cell.architecture == name})
-            if found == [SKIPPED]:
+            ended = sorted({cell.status for cell in results.cells if cell.architecture == name})
+            if ended == [SKIPPED]:
                 raise UserError(
                     f"suite '{results.suite}': '{name}' is not meant for any of its datasets, so nothing can be "
                     "compared. Compare other architectures, or add a dataset that it is meant for."
                 )
             raise UserError(
-                f"suite '{results.suite}': no run of '{name}' ended ok (found: {', '.join(found)}), so nothing can be "
+                f"suite '{results.suite}': no run of '{name}' ended ok (found: {', '.join(ended)}), so nothing can be "
                 f"compared. Run `collapsebench run {results.suite}` with the same options first."
             )
     if first == second:
@@ -156,7 +156,7 @@ def difference_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def _judged(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows are a judgement of their own: a direction, and a dataset rather than the mean of several."""
+    """Return which rows count as a judgement: a direction, and one dataset, not the mean of several."""
     return (frame["direction"] != "none") & (frame["dataset"] != OVERALL)
 
 
@@ -176,17 +176,17 @@ def _contenders_of_both(
     results: SuiteResults, first: str, second: str
 ) -> dict[str, dict[str, tuple[Contender, Contender]]]:
     """Return objective -> dataset -> the cells of both architectures."""
-    found: dict[str, dict[str, tuple[Contender, Contender]]] = {}
+    both: dict[str, dict[str, tuple[Contender, Contender]]] = {}
     for (dataset, objective), contenders in comparisons(results).items():
         known = {contender.architecture: contender for contender in contenders}
         if first in known and second in known:
-            found.setdefault(objective, {})[dataset] = (known[first], known[second])
-    return found
+            both.setdefault(objective, {})[dataset] = (known[first], known[second])
+    return both
 
 
 @dataclass(frozen=True)
 class _SharedValues:
-    """The values of two architectures on one dataset, for the seeds that have both. limit: what infinity counts as."""
+    """The values of two architectures on one dataset, for the seeds that both have. limit: what infinity counts as."""
 
     ours: list[float]
     theirs: list[float]
@@ -244,14 +244,14 @@ def _claims_first(names: Iterable[str], metrics: Mapping[str, type[Metric[Any]]]
 
 
 def _installed_metrics() -> dict[str, type[Metric[Any]]]:
-    """The installed metrics by id, as far as they can be loaded: they declare what being better by them means."""
-    found = {}
+    """Return the installed metrics that can be loaded, by id; they declare what being better means."""
+    metrics = {}
     for item in load_registry().registered("metric"):
         try:
-            found[item.component.id] = item.component.load()
+            metrics[item.component.id] = item.component.load()
         except Exception:  # its plugin is broken, which `plugins list` reports
             continue
-    return found
+    return metrics
 
 
 def _where(rows: pd.DataFrame, comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""A published folder: write a suite's results as files that people read, and read back what two can be compared by."""
+"""A published folder: write a suite's results as files for people, and read back what a comparison needs."""
 
 from __future__ import annotations
 
@@ -164,13 +164,13 @@ def rows(published: Published) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def values(published: Published) -> dict[tuple[str, ...], dict[int, float]]:
-    """Return the same keys -> seed -> value; nothing where the folder has no values per seed."""
-    found: dict[tuple[str, ...], dict[int, float]] = {}
+    """Return the same keys -> seed -> value; empty if the folder has no values per seed."""
+    by_row: dict[tuple[str, ...], dict[int, float]] = {}
     if published.scores is not None:
         known = published.scores.dropna(subset="value")
         for row in known.to_dict("records"):
-            found.setdefault(tuple(row[name] for name in _ROW), {})[int(row["seed"])] = float(row["value"])
-    return found
+            by_row.setdefault(tuple(row[name] for name in _ROW), {})[int(row["seed"])] = float(row["value"])
+    return by_row
 
 
 def _listed(folder: Path) -> set[str]:
@@ -202,9 +202,9 @@ def _text(folder: Path, name: str, hashes: Mapping[str, Any]) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error}). Publish the suite again.") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: holds {type(found).__name__}, expected an object. Publish the suite again.")
-    return found
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds {type(content).__name__}, expected an object. Publish the suite again.")
+    return content

@@ -1,4 +1,4 @@
-"""The rank that each tolerated distortion requires: PCA, every architecture and the best of them, side by side."""
+"""The rank that each tolerated distortion requires, for PCA, every architecture and the best of them."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def required_ranks(results: SuiteResults, split: SplitName = "test") -> pd.DataF
         pca = next(
             (curve for contender in contenders if (curve := pca_curve(contender.cells, split)) is not None), None
         )
-        for place, tolerance in enumerate(TOLERANCES):
+        for index, tolerance in enumerate(TOLERANCES):
             here = (dataset, objective, split, tolerance)
             if pca is not None:
                 needed = effective_dimension(pca, tolerance / 100)
                 rows.append((*here, PCA, "", needed, math.nan, math.nan, int(math.isfinite(needed)), 1))
-            found = {name: _summary(values[:, place]) for name, values in ranks.items()}
+            found = {name: _summary(values[:, index]) for name, values in ranks.items()}
             rows += [(*here, name, name, *summary) for name, summary in found.items()]
             measured = [name for name, summary in found.items() if not math.isnan(summary[0])]
             if measured:
@@ -106,8 +106,8 @@ def required_rank_cells(ranks: pd.DataFrame) -> tuple[list[str], list[list[str]]
 def _ranks(contender: Contender, split: SplitName) -> Floats:
     """Return the required ranks `(run, tolerance)` of the runs that ended ok."""
     curves = rank_distortions(contender.ok, split).y
-    found = [[effective_dimension(curve, tolerance / 100) for tolerance in TOLERANCES] for curve in curves]
-    return np.array(found, dtype=np.float64).reshape(len(found), len(TOLERANCES))
+    ranks = [[effective_dimension(curve, tolerance / 100) for tolerance in TOLERANCES] for curve in curves]
+    return np.array(ranks, dtype=np.float64).reshape(len(ranks), len(TOLERANCES))
 
 
 def _summary(values: Floats) -> tuple[float, float, float, int, int]:

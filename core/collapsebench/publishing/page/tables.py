@@ -166,9 +166,9 @@ def equilibrium_report(results: SuiteResults, curves: CurvesOfCells) -> dict[str
 
 
 def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
-    """Return what did not end ok and which score has no value, with the reason; equal reasons of seeds together.
+    """Return the runs that did not end ok and the scores without a value, with reasons; seeds with equal ones together.
 
-    What was skipped, since the architecture is not meant for the data, did not fail: see `unsuited`.
+    Runs that were skipped because the architecture is not meant for the data did not fail: see `unsuited`.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for row in statuses(results).to_dict("records"):
@@ -190,10 +190,12 @@ def failure_rows(results: SuiteResults) -> list[dict[str, str]]:
 
 def unsuited(results: SuiteResults) -> list[str]:
     """Return a sentence for each dataset and architecture that is not meant for it."""
-    found = {(cell.dataset, cell.architecture): cell.reason for cell in results.cells if cell.status == SKIPPED}
+    reasons_by_scan = {
+        (cell.dataset, cell.architecture): cell.reason for cell in results.cells if cell.status == SKIPPED
+    }
     return [
         f"{dataset}, {architecture}: not meant for these data{': ' * bool(reason)}{reason.rstrip('.')}."
-        for (dataset, architecture), reason in found.items()
+        for (dataset, architecture), reason in reasons_by_scan.items()
     ]
 
 
@@ -332,13 +334,13 @@ def _equilibrium_row(contender: Contender, curves: Sequence[CellCurves], several
 def _statistic(values: Any, statistic: Any) -> TableEntry:
     if not values.size:
         return TableEntry("-", "")
-    found = float(statistic(values))
-    return TableEntry(f"{found:.2g}", found)
+    result = float(statistic(values))
+    return TableEntry(f"{result:.2g}", result)
 
 
 def _marks(curves: CellCurves, temperatures: Sequence[float]) -> list[dict[str, str]]:
     at = {float(t): place for place, t in enumerate(curves.temperatures)}
-    found = []
+    replicas = []
     for t in temperatures:
         place = at.get(float(t))
         kind = "missing" if place is None else curves.marks[place]
@@ -348,10 +350,10 @@ def _marks(curves: CellCurves, temperatures: Sequence[float]) -> list[dict[str, 
             facts = {"Ward residual": curves.ward_residual[place], "edge / T": curves.edge[place]}
             title += "".join(f", {name} {value:.3g}" for name, value in facts.items() if np.isfinite(value))
             title += f", {curves.updates[place]} updates"
-        found.append(
+        replicas.append(
             {"kind": "missing-replica" if kind == "missing" else kind, "sign": sign, "text": text, "title": title}
         )
-    return found
+    return replicas
 
 
 def _several_objectives(results: SuiteResults) -> bool:
