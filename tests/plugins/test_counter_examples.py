@@ -160,7 +160,10 @@ def test_an_injective_decoder_with_more_latents_than_features_is_refused(compone
 
 @pytest.mark.parametrize(
     ("decoder", "updates", "broken"),
-    [("first-order", 6000, {"mean", "orthogonality"}), ("injective", 1500, {"scale", "orthogonality"})],
+    [
+        pytest.param("first-order", 6000, {"mean", "orthogonality"}, marks=pytest.mark.slow),
+        ("injective", 1500, {"scale", "orthogonality"}),
+    ],
 )
 def test_trained_to_rest_each_obeys_the_identities_that_it_declares_and_no_other(
     make_trainer, decoder, updates, broken

@@ -224,7 +224,7 @@ class Lost(OneScore):
 DATASETS = {
     "unprepared-data": ("failed", "OSError: the server is away"),
     "garbled-data": ("failed", "ValueError: the file is garbled"),
-    "changing-data": ("failed", "dataset 'changing-data': loaded with fingerprint"),
+    "changing-data": ("failed", "dataset 'changing-data': found data with fingerprint"),
     "undefined-data": ("failed", "dataset 'undefined-data', split train: row 3"),
     "unconstructed-data": ("failed", "RuntimeError: no licence key"),
     "absent-data": ("not-installed", "No module named 'bad_absent'"),

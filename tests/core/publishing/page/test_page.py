@@ -63,7 +63,7 @@ def test_the_citation_is_bibtex_with_its_signs_escaped(results):
     assert text.count("{") == text.count("}")
 
 
-def test_the_index_lists_what_is_published_and_names_what_is_broken(results, tmp_path):
+def test_the_index_lists_what_is_published_and_names_what_is_broken(results, tmp_path, no_figures):
     write_everything(results, tmp_path / "one")
     write_everything(replace(results, title="Another"), tmp_path / "two")
     (tmp_path / "two/data/results.json").write_text("{}")
