@@ -1,4 +1,4 @@
-"""Settings of the running process that change its speed and never its numbers."""
+"""Settings of the running process that affect its speed and memory but not its results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MIB, _GIB = 1 << 20, 1 << 30
 def keep_freed_memory() -> bool:
     """Ask the GNU C library not to hand large freed blocks back to the system; return whether it agreed.
 
-    By default each activation of a stack is mapped and unmapped anew, page by page, at every update. Elsewhere than
-    on Linux with glibc nothing happens. Source: mallopt(3).
+    By default, the activations of a stack are mapped and unmapped, page by page, at every update. On systems without
+    glibc, this does nothing. Source: mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -28,10 +28,10 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def returned_memory() -> Iterator[None]:
-    """Within this context every large block is mapped, and handed back when freed, as are those freed before.
+    """Return freed memory to the system: at the start and the end of this context, and large blocks within it.
 
-    A phase that allocates otherwise than the one before cannot reuse the blocks that `keep_freed_memory` has kept.
-    Elsewhere than on Linux with glibc nothing happens. Source: malloc_trim(3), mallopt(3).
+    A phase with other block sizes cannot reuse the blocks that `keep_freed_memory` has kept from the phase before. On
+    systems without glibc, this does nothing. Source: malloc_trim(3), mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
         yield
@@ -48,9 +48,9 @@ def returned_memory() -> Iterator[None]:
 
 
 def share_cores() -> None:
-    """Let threads that wait for one another yield early; to be called before torch is imported.
+    """Let waiting threads yield their core early. Call this before torch is imported.
 
-    GNU OpenMP spins by default, which slows an update many times as soon as another process wants one of the cores.
-    What the environment says already is kept. Source: GCC manual, GOMP_SPINCOUNT.
+    By default, waiting threads of GNU OpenMP spin, which makes updates many times slower when another process needs one
+    of the cores. A value set in the environment is kept. Source: GCC manual, GOMP_SPINCOUNT.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,4 +1,4 @@
-"""Build what a job describes: pairs of networks, stacks of them, and their trainers."""
+"""Build what a job describes: pairs of encoder and decoder, stacks of pairs, and their trainers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def build_pair(
     seed: int,
     names: tuple[str, str] = ("encoder", "decoder"),
 ) -> nn.ModuleDict:
-    """Build one encoder and one decoder with the initial weights that belong to a seed, and check what they return.
+    """Build an encoder and a decoder with the initial weights of a seed, and check what they return.
 
-    names: what errors call the two.
+    names: the names of the two in error messages.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(use="encoder", seed=seed))
@@ -51,9 +51,9 @@ def _check_outputs(
     x, z = torch.randn(3, *shape, generator=generator), torch.randn(3, latent_dim, generator=generator)
     with blaming(names[0]):
         encoded = pair["encoder"](x)
-    found = [tuple(part.shape) for part in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
-    if found != [(3, latent_dim)] * 2:
-        raise PluginError(f"{names[0]}: returned {found}, expected (mean, log_variance), each {(3, latent_dim)}.")
+    shapes = [tuple(part.shape) for part in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
+    if shapes != [(3, latent_dim)] * 2:
+        raise PluginError(f"{names[0]}: returned {shapes}, expected (mean, log_variance), each {(3, latent_dim)}.")
     with blaming(names[1]):
         decoded = pair["decoder"](z)
     given = f"shape {tuple(decoded.shape)}" if isinstance(decoded, Tensor) else type(decoded).__name__
@@ -80,9 +80,9 @@ def build_stack(
     registry: Registry,
     replicas: Sequence[int] | None = None,
 ) -> Stack:
-    """Build the stack of a scan with fresh weights: seed after seed, temperatures in their order within each.
+    """Build the stack of a scan with initial weights. Replicas are ordered by seed, then by temperature.
 
-    replicas: only these, by their number in that order.
+    replicas: the replicas to include, as indices in this order; None for all of them.
     """
     encoder, decoder, objective = (
         scan.encoder.create("encoder", registry),
@@ -118,10 +118,10 @@ def make_trainer(
     data: Standardised,
     registry: Registry,
 ) -> Trainer:
-    """Return a trainer of a piece of a job, freshly initialised."""
+    """Return a newly initialised trainer for a piece of a job."""
     count = len(scan.temperatures)
     needed = sorted({replica // count for replica in piece.replicas})
-    # A start from an equilibrium must not be lost to a price below the one it was found at.
+    # A price below that of the parents would lose the equilibrium from which a replica starts.
     training = scan.training.model_copy(update={"price_warm_up": 0.0}) if piece.parents else scan.training
     return Trainer(
         build_stack(scan, seeds, computation, data, registry, piece.replicas),
@@ -135,5 +135,5 @@ def make_trainer(
 
 
 def trainer_of(scan: ScanSpec, computation: Computation, data: Standardised, registry: Registry) -> Trainer:
-    """Return a trainer of a whole scan with seed 0."""
+    """Return a trainer for a whole scan with seed 0."""
     return make_trainer(scan, (0,), Piece(0, tuple(range(len(scan.temperatures)))), computation, data, registry)

@@ -1,7 +1,8 @@
-"""How much memory training a stack takes, found out on two small ones, and how many replicas fit.
+"""Predict the memory that training a stack needs from two small stacks, and how many replicas fit.
 
-Everything a stack holds grows linearly with its replicas, so two stacks of two and three replicas tell what one of a
-hundred takes: weights, gradients, optimiser and activations on the path that will be used, whoever wrote the modules.
+Memory grows linearly with the number of replicas, so stacks of two and of three replicas predict a stack of a hundred.
+They are trained with the computation that will be used, so weights, gradients, optimiser state and activations are all
+counted, whatever the modules are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collapsebench.training.trainer import Trainer
 
 _SMALL, _ROWS = (2, 3), 512
 _SHARE = 0.8
-_HEAP = 1.25  # of what updates hold at once, on the CPU: freed blocks that do not fit again; found 1.15 to 1.35
+_HEAP = 1.25  # on the CPU, relative to the live memory of updates, due to fragmentation; measured 1.15 to 1.35
 MakeTrainer = Callable[[int, Standardised, Mapping[str, Any]], Trainer]
 
 
@@ -38,16 +39,17 @@ class Phase:
     shared: float
 
     def bytes(self, replicas: int, rows: int) -> float:
-        """Return the peak of a stack that sees so many rows at once."""
+        """Return the peak, in bytes, of a stack of this many replicas that processes this many rows at once."""
         return self.fixed + replicas * (self.each + rows * self.a_row) + rows * self.shared
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """The memory of a stack apart from what the process holds anyway. rows: of a batch; all_rows: of the train split.
+    """The memory that a stack adds to that of the process.
 
-    width: what `SplitSamples` limits its chunks by. data: bytes of the data, which a job loads once more. heap: what
-    the process takes of the machine for each byte that updates hold.
+    rows: number of rows in a batch. all_rows: number of rows in the train split. width: the values per row from which
+    `SplitSamples` derives the size of its chunks. data: bytes of the data, which each job loads again. heap: bytes that
+    the process takes from the machine for each live byte of an update.
     """
 
     update: Phase
@@ -60,7 +62,7 @@ class Footprint:
     heap: float
 
     def bytes(self, replicas: int) -> int:
-        """Return the predicted peak of a stack: of its updates, its checks, and of saving and repacking it."""
+        """Return the predicted peak of a stack in bytes, over its updates, its checks, and saving and repacking it."""
         chunk = min(self.all_rows, rows_at_once(replicas * self.width * 4))
         peaks = (
             self.heap * self.update.bytes(replicas, self.rows),
@@ -70,17 +72,17 @@ class Footprint:
         return self.data + int(max(peaks))
 
     def on_cores(self, count: int) -> Footprint:
-        """Return it with what a replica after the other shares, its activations, held once on each core instead."""
+        """Return the footprint when each core holds its own activations, instead of all replicas sharing one set."""
         return replace(self, update=replace(self.update, shared=count * self.update.shared))
 
     def max_replicas(self, available: float, wanted: int) -> int:
-        """Return how many of the wanted replicas fit into so many bytes, one at least."""
+        """Return how many of the wanted replicas fit into the available bytes, but at least one."""
         fit = range(1, wanted + 1)
         return max((replicas for replicas in fit if self.bytes(replicas) <= available), default=1)
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of every storage that operators return while it is alive. peak: the most at any time."""
+    """Counts the bytes of all live storages that operators have returned. peak: the maximum of this count."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -88,7 +90,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and look at what it returned."""
+        """Run an operator and count the storages of the tensors it returns."""
         results = func(*args, **(kwargs or {}))
         for result in tree_leaves(results):
             if isinstance(result, Tensor) and result.device.type != "meta":
@@ -108,23 +110,26 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live -= size
 
     def restart(self) -> None:
-        """Forget the peak so far."""
+        """Restart the peak at the current count."""
         self.peak = self.live
 
 
 def footprint(make: MakeTrainer, data: Standardised, batch_size: int | str, width: int, device: str) -> Footprint:
-    """Measure small stacks. make: gives a trainer of so many replicas on some data with changed training settings."""
+    """Measure small stacks and return the footprint fitted to them.
+
+    make: returns a trainer, given a number of replicas, the data, and changes to the training settings.
+    """
     all_rows = len(data.splits["train"].values)
     rows = all_rows if isinstance(batch_size, str) else min(batch_size, all_rows)
     sizes = [min(rows, _ROWS), max(1, min(rows, _ROWS) // 2)]
-    found = {(r, n): _peaks(make, data, width, r, n) for r in _SMALL for n in sizes}
-    update, check, keep = (_fitted({key: peaks[phase] for key, peaks in found.items()}) for phase in range(3))
+    measured = {(r, n): _peaks(make, data, width, r, n) for r in _SMALL for n in sizes}
+    update, check, keep = (_fitted({key: peaks[phase] for key, peaks in measured.items()}) for phase in range(3))
     held = sum(split.values.nbytes for split in data.splits.values())
     return Footprint(update, check, keep, rows, all_rows, width, held, _HEAP if device == "cpu" else 1.0)
 
 
 def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, rows: int) -> tuple[float, float, float]:
-    """Return the peaks of updates, of a check, and of what saving and repacking copy, in bytes."""
+    """Return three peaks in bytes: of updates, of a check, and of the copies made by saving and repacking."""
     few, twice = (
         replace(data, splits={**data.splits, "train": data.splits["train"].first(count)}) for count in (rows, 2 * rows)
     )
@@ -135,9 +140,9 @@ def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, row
             trainer.advance()
         update = memory.peak
         memory.restart()
-        trainer.data = twice  # two chunks: the first is still there while the second is computed
+        trainer.data = twice  # two chunks: the first is still in memory while the second is computed
         trainer.values_at_once = rows * replicas * width * 4
-        # Two pairs of draws a row: a third takes no more memory, and the suite may ask for hundreds.
+        # Two pairs of draws per row: more take no more memory, and the suite may ask for hundreds.
         draws = min(trainer.evaluation.samples, 4 * len(twice.splits["train"].values))
         trainer.evaluation = trainer.evaluation.model_copy(update={"samples": draws})
         trainer.measure(everything=True)
@@ -162,7 +167,10 @@ def _fitted(peaks: Mapping[tuple[int, int], float]) -> Phase:
 
 
 def memory_available(device: str, limit: int | None) -> float:
-    """Return the bytes that a stack may take: the limit, less what the process holds; else a share of what is left."""
+    """Return the bytes that a stack may take.
+
+    With a limit, it is what the process has left of it, but no more than is free; otherwise, a share of what is free.
+    """
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info()
         held = torch.cuda.memory_allocated()
@@ -172,12 +180,12 @@ def memory_available(device: str, limit: int | None) -> float:
 
 
 def resident_bytes() -> int:
-    """Return how much of the machine's memory this process holds now."""
+    """Return the bytes of physical memory that this process occupies now."""
     return int(psutil.Process().memory_info().rss)
 
 
 def available_bytes() -> int:
-    """Return how much memory this process may still take: of the machine, its control group and its own limits."""
+    """Return the bytes that this process may still take, given the machine, its control group and its own limits."""
     limits = [_left_in_control_group(), _left_of_own_limits()]
     known = [int(psutil.virtual_memory().available), *(amount for amount in limits if amount is not None)]
     return max(0, min(known))
@@ -192,7 +200,7 @@ def _left_in_control_group() -> int | None:
 
 
 def _left_of_own_limits() -> int | None:
-    """The address space and the data segment that are left under this process's limits, where the system has them."""
+    """Return the bytes left of this process's limits on address space and data segment, or None if it has none."""
     process = psutil.Process()
     if not hasattr(process, "rlimit"):
         return None
