@@ -1,6 +1,6 @@
-"""How a stack is computed, along two axes: how one replica is (`Engine`), and how many replicas at once (`Grouping`).
+"""How a stack is computed: how each replica is (`Engine`), and how many replicas are at once (`Grouping`).
 
-All computations give numbers that agree within rounding; `why_not` tries one against one replica after the other.
+The results of all computations agree within rounding; `why_not` compares one of them with one replica after the other.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class Engine(ABC):
-    """How the loss and the gradient of a replica are computed. Raises KernelError, with the reason, where it cannot."""
+    """How the loss and the gradient of a replica are computed. Raises KernelError with the reason if it cannot."""
 
     by_kernel: ClassVar[bool] = False
 
     @abstractmethod
     def modules(self, plain: nn.ModuleDict, device: torch.device, dtype: torch.dtype) -> nn.ModuleDict:
-        """Return the modules that compute what a plain pair does, with parameters of the same names."""
+        """Return modules that compute the same as a plain pair and have the same parameter names."""
 
     @abstractmethod
     def sample(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ class Engine(ABC):
     def one_pass(
         self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
     ) -> FusedPair | None:
-        """Return what computes loss and gradient of a whole stack in one call, or None if nothing does."""
+        """Return an object that computes loss and gradient of a whole stack in one call, or None without one."""
         return None
 
 
@@ -58,12 +58,12 @@ class TorchFunc(Engine):
 
 
 class KernelChains(Engine):
-    """The modules, with affine maps, their activations and the sampling computed by the compiled kernel."""
+    """The modules mapped by torch.func; the compiled kernel does affine maps, their activations and the sampling."""
 
     by_kernel = True
 
     def modules(self, plain: nn.ModuleDict, device: torch.device, dtype: torch.dtype) -> nn.ModuleDict:
-        """Return the pair with its chains of affine maps replaced."""
+        """Return a copy of the pair whose chains of affine maps are computed by the kernel."""
         if device.type != "cpu" or dtype != torch.float32:
             raise KernelError(f"the kernel computes float32 on the CPU, not {dtype} on {device}")
         return with_chains(plain)
@@ -89,7 +89,7 @@ class KernelPair(KernelChains):
 
 @dataclass(frozen=True)
 class Computation:
-    """How a stack is computed. name: as suites and results call it. description: as a sentence continues it."""
+    """How a stack is computed. name: in suites and results. description: the end of a sentence 'it is computed ...'."""
 
     name: ComputationName
     engine: Engine
@@ -110,15 +110,15 @@ COMPUTATIONS: dict[str, Computation] = {
         Computation("one-by-one", TorchFunc(), OneByOne(), "one replica after the other"),
     )
 }
-"""Every way to compute a stack, by name; those of the kernel first, as they are tried."""
+"""Every computation by its name, in the order in which they are tried: those of the kernel come first."""
 
 _FORMER_NAMES = {"grouped": "groups-on-cores", "side-by-side": "replicas-on-cores"}
 
 
 def observing_computation(trained: set[str]) -> Computation:
-    """Return how stacks are observed that were trained by computations of these names.
+    """Return the computation for observing stacks that were trained with computations of these names.
 
-    A module that was not computed all at once need not fit, or work, all at once when it is observed.
+    A module that was not trained with all replicas at once may not fit into memory, or not work, if it is observed so.
     """
     names = {_FORMER_NAMES.get(name, name) for name in trained}
     apart = (name for name in ("one-by-one", "replicas-on-cores", "groups-on-cores") if name in names)
@@ -126,13 +126,13 @@ def observing_computation(trained: set[str]) -> Computation:
 
 
 def why_not(stack: Stack, latent_dim: int) -> str | None:
-    """Return why a stack cannot be computed as it is meant to be, or None if it can: tried, against one by one."""
+    """Return why a stack cannot use its computation, or None if it can: its results are compared with one-by-one."""
     generator = torch.Generator().manual_seed(0)
     seeds = int(stack.seeds.max()) + 1
     x = torch.randn(seeds, 4, *stack.shape, generator=generator).to(stack.device, stack.dtype)
     noise = torch.randn(seeds, 4, latent_dim, generator=generator).to(stack.device, stack.dtype)
     results = []
-    # What fails one by one fails for a reason of its own.
+    # A failure of one-by-one is an error of the modules themselves, so it is raised.
     for computed in (stack.computed(COMPUTATIONS["one-by-one"]), stack):
         before = stack.weights()
         try:

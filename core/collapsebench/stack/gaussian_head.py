@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class GaussianHead(nn.Module):
     """Two affine maps from features to the mean and the log-variance of a diagonal Gaussian posterior.
 
-    Free affine heads are what the Ward identities of an equilibrium presuppose. log_variance_bias: where the
-    log-variance starts.
+    The Ward identities of an equilibrium assume heads that are affine and unconstrained. log_variance_bias: initial
+    bias of the log-variance.
 
     >>> import torch
     >>> mean, log_variance = GaussianHead(16, latent_dim=4, log_variance_bias=-4.0)(torch.zeros(8, 16))

@@ -1,9 +1,9 @@
 """How many replicas of a stack are computed at once: all of them, some on each core, or one after the other.
 
-Batching pays by sharing the cost of a call. Where calls are long, as convolutions on a CPU are, it only drives
-activations out of the caches; then each core takes a group of its own, and threads need not wait for each other within
-an operation. A group of one runs its module as a plain loop does: the parameters of its copy are views of the stack's,
-their gradients views of the stack's gradients.
+Batching replicas saves overhead per call. If calls are long, such as convolutions on a CPU, this gains little, and the
+activations no longer fit into the caches. It is then faster to give each core a separate group, so that threads do not
+wait for each other within an operation. A group of one runs its module as in an ordinary training loop: the parameters
+of its copy are views of the stack's parameters, and their gradients are views of the stack's gradients.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class Grouping(ABC):
     """How many replicas are computed at once."""
 
     as_a_whole: ClassVar[bool] = False
-    """Whether all replicas are computed in the same operations, so that a larger stack shares more."""
+    """Whether each operation computes all replicas, so that a larger stack saves more overhead."""
 
     @abstractmethod
     def map(
         self, function: Callable[..., Any], state: Tensors, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
     ) -> Any:
-        """Return what a function of one replica's state and arguments returns, stacked over replicas.
+        """Apply a function of one replica's state and arguments to every replica, and stack the results.
 
-        state: `(r, ...)`. axes: where each argument carries the replica axis, or None where all replicas share it.
+        state: `(r, ...)`. axes: the replica axis of each argument, or None if all replicas share the argument.
         """
 
     @abstractmethod
     def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
-        """Return the losses `(r,)` of a stack on a batch, and their gradients `(r, ...)` until the next call."""
+        """Return the losses `(r,)` of a stack on a batch, and their gradients `(r, ...)`, valid until the next call."""
 
 
 class AllAtOnce(Grouping):
-    """Every operation is done for all replicas at once."""
+    """Each operation computes all replicas at once."""
 
     as_a_whole = True
 
@@ -63,7 +63,7 @@ class AllAtOnce(Grouping):
         return vmap(function, in_dims=(0, *axes))(state, *arguments)
 
     def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
-        """Differentiate the sum of the losses, which is that of independent replicas."""
+        """Differentiate the sum of the losses; replicas are independent, so each gets the gradient of its own loss."""
         losses = stack.mapped_losses(batch, dials, progress)
         parameters = stack.parameters
         gradients = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
@@ -75,18 +75,18 @@ class AllAtOnce(Grouping):
 
 @dataclass(frozen=True)
 class OnCores(Grouping):
-    """Groups of neighbouring replicas, one group on each core. size: replicas of a group."""
+    """Groups of consecutive replicas, one group on each core. size: number of replicas in a group."""
 
     size: int
 
     def map(
         self, function: Callable[..., Any], state: Tensors, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
     ) -> Any:
-        """Map the function over the replica axis with torch.func, so many replicas at a time."""
+        """Map the function over the replica axis with torch.func, `size` replicas at a time."""
         return vmap(function, in_dims=(0, *axes), chunk_size=self.size)(state, *arguments)
 
     def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
-        """Let each core compute a group after the other."""
+        """Distribute the groups over the cores; each core computes one group at a time."""
         return stack.groups(self.size).gradients(dials, stack.seeds, progress, batch, on_each_core=True)
 
 
@@ -113,14 +113,14 @@ class OneByOne(Grouping):
         return torch.stack(results)
 
     def gradients(self, stack: Stack, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
-        """Let each replica's own module compute its loss and gradient in turn."""
+        """Compute the loss and gradient of each replica in turn, with a separate copy of the modules."""
         return stack.groups(1).gradients(dials, stack.seeds, progress, batch, on_each_core=False)
 
 
 class ReplicaGroup:
-    """Neighbouring replicas of a stack, with a copy of its modules that is their own.
+    """Consecutive replicas of a stack, with their own copy of its modules.
 
-    loss_of: a pair of modules -> the loss of a state `(state, dial, progress, x, noise, weights) -> ()`.
+    loss_of: returns the loss function of a pair of modules, `(state, dial, progress, x, noise, weights) -> ()`.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ReplicaGroup:
             self._hand_over(pair)
 
     def _hand_over(self, pair: nn.ModuleDict) -> None:
-        """Make the views the modules' own state, so that what is left belongs to the objective."""
+        """Make the views the parameters and buffers of the modules, and keep only the state of the objective here."""
         for name, parameter in pair.named_parameters():
             view = self._state[name]
             parameter.data, parameter.grad = view.data, view.grad
@@ -154,9 +154,9 @@ class ReplicaGroup:
         self._state = {name: value for name, value in self._state.items() if name.startswith("objective.")}
 
     def run(self, dials: Tensor, seeds: Tensor, progress: Tensor, batch: Batch, axes: tuple[int, ...]) -> Tensor:
-        """Add the gradients of the replicas' losses to the stack's and return the losses `(g,)`.
+        """Add the gradients of the group's losses to those of the stack, and return the losses `(g,)`.
 
-        axes: how many axes each part of the batch has without a leading seed axis.
+        axes: number of axes of each part of the batch without a leading seed axis.
         """
         arguments, differs = [], []
         for value, plain_axes in zip(batch, axes, strict=True):
@@ -177,9 +177,9 @@ class ReplicaGroup:
 
 
 class GroupedGradients:
-    """All groups of a stack, for as long as it keeps its replicas.
+    """All groups of a stack, valid as long as no replica leaves it.
 
-    size: replicas of a group. axes: how many axes x, noise and weights have without a leading seed axis.
+    size: number of replicas in a group. axes: numbers of axes of x, noise and weights without a leading seed axis.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class GroupedGradients:
         ]
 
     def serves(self, size: int, parameters: Mapping[str, Tensor]) -> bool:
-        """Return whether these are the tensors that the groups are views of, in groups of this size."""
+        """Return whether the groups have this size and are views of these tensors."""
         return size == self._size and all(self._parameters[name] is value for name, value in parameters.items())
 
     def gradients(
@@ -224,15 +224,15 @@ class GroupedGradients:
 
 @cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads whose own operations are not split further. process: its id; a forked one inherits no threads."""
+    """Return threads that each run PyTorch single-threaded. process: its id, since a fork inherits no threads."""
     pool, started = ThreadPoolExecutor(workers, "replicas"), Barrier(workers)
 
     def alone() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # a thread takes over the process's number on its first question: let it be this one
+        torch.get_num_threads()  # the first call in a thread adopts the number of the process; make it here
         started.wait()
 
     for waiting in [pool.submit(alone) for _ in range(workers)]:
         waiting.result()
-    torch.set_num_threads(workers)  # new threads elsewhere would inherit the workers' one
+    torch.set_num_threads(workers)  # otherwise other new threads would inherit the 1 of the workers
     return pool

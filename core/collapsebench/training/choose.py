@@ -1,7 +1,8 @@
 """Choose each stack's computation and predict its memory and time from small trial stacks.
 
-The kernel comes first where it computes every map, then torch.func; each is tried against one replica after the other.
-On a CPU, what the kernel does not compute alone is timed in every way, in a few interleaved updates.
+The compiled kernel is tried first, then torch.func; the numbers of each are compared with those of one replica after
+the other. On a CPU, stacks that the kernel does not compute entirely are timed with every computation, in a few
+interleaved updates.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ _BATCHED, _ONE_BY_ONE = COMPUTATIONS["batched"], COMPUTATIONS["one-by-one"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStack(StackChoice):
-    """How the stacks of a scan are computed, and what they need.
+    """How the stacks of a scan are computed, and the memory they need.
 
-    replicas_wanted: of its largest wave. memory_available: the bytes that a stack may take.
+    replicas_wanted: number of replicas in the largest wave. memory_available: the bytes that a stack may take.
     """
 
     name: ScanName
@@ -52,12 +53,12 @@ class PlannedStack(StackChoice):
 
     @property
     def label(self) -> str:
-        """The scan, as people say it: dataset/architecture/objective."""
+        """The name of the scan as text: dataset/architecture/objective."""
         return "/".join(self.name)
 
     @property
     def replicas(self) -> int:
-        """How many replicas a stack has at most."""
+        """The maximum number of replicas in a stack."""
         return self.max_replicas(self.replicas_wanted)
 
     @property
@@ -70,7 +71,7 @@ class PlannedStack(StackChoice):
         """Predicted and permitted memory, as text."""
         if self.predicted_bytes is None:
             return "its memory cannot be predicted"
-        limit = "" if math.isinf(self.memory_available) else f", of {_as_text(self.memory_available)} that it may take"
+        limit = "" if math.isinf(self.memory_available) else f", {_as_text(self.memory_available)} available"
         return f"{_as_text(self.predicted_bytes(self.replicas))} predicted{limit}"
 
 
@@ -79,9 +80,9 @@ def _as_text(amount: float) -> str:
 
 
 def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> dict[ScanName, PlannedStack]:
-    """Return how the stacks of every scan with a cell to train would be computed; nothing is written.
+    """Return how the stacks of every scan with a missing cell would be computed, without writing anything.
 
-    The scans of interrupted jobs are left out: they go on as they were planned.
+    Cells of interrupted jobs are left out, because these jobs continue as they were planned.
     """
     compute = plan.suite.compute
     missing = [cell.scan for cell in _new_cells(plan, store)]
@@ -112,7 +113,7 @@ def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> di
 def seconds_at_most(
     plan: Plan, store: Store, stacks: Mapping[ScanName, PlannedStack], device: str, registry: Registry
 ) -> float | None:
-    """Return the seconds that training takes if every new replica needs its whole budget; None if none can be timed."""
+    """Return the seconds that training takes if every new replica uses its whole budget; None if none can be timed."""
     missing = [cell.scan for cell in _new_cells(plan, store)]
     updates = len(plan.suite.scan.temperatures) * plan.suite.training.rounds[-1]
     total = 0.0
@@ -124,13 +125,13 @@ def seconds_at_most(
 
 
 def _new_cells(plan: Plan, store: Store) -> list[Cell]:
-    """The missing cells that no interrupted job holds."""
+    """Return the missing cells that belong to no interrupted job."""
     adopted = adopted_keys(plan, store)
     return [cell for cell in plan.missing if cell.key not in adopted]
 
 
 def scan_of_all_seeds(plan: Plan, name: ScanName, device: str) -> ScanSpec:
-    """Return a scan with its temperatures once for each seed: a trial for the stack of all of them."""
+    """Return a scan whose temperatures are repeated for each seed, as a trial for a stack of all seeds."""
     scan = ScanSpec.of(plan.suite, name, device)
     return scan.at(list(scan.temperatures) * len(plan.suite.seeds))
 
@@ -138,9 +139,9 @@ def scan_of_all_seeds(plan: Plan, name: ScanName, device: str) -> ScanSpec:
 def choose_computation(
     scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings
 ) -> tuple[Computation, str]:
-    """Return how the stacks of a scan are computed, and why: what stood against another way, or what was measured.
+    """Return the computation for the stacks of a scan, and why: what ruled out the others, or the measured times.
 
-    What cannot even be computed one by one is left to fail so, with the plugin's own error.
+    Where even one-by-one fails, it is returned all the same, so that the job reports the plugin's error.
     """
     automatic = compute.path == "auto"
     by_kernel = automatic and scan.device == "cpu" and scan.precision == "float32"
@@ -154,13 +155,13 @@ def choose_computation(
             return computation, ""
         try:
             if by_kernel and computation.name == "kernel" and scan.decoder.create("decoder", registry).linear:
-                continue  # its expectation over z has a closed form, so nothing needs explaining
+                continue  # its expectation over z has a closed form, so there is no failure to report
             stack = build_stack(trial, (0,), computation, data, registry)
             reason = why_not(stack, scan.latent_dim)
         except KernelError as error:
             reason = f"{computation.name}: {error}"
         except Exception:
-            return _ONE_BY_ONE, ""  # it will fail, or be skipped, and the row of each run will say why
+            return _ONE_BY_ONE, ""  # the run will fail or be skipped, and its row will say why
         if reason is None:
             if automatic and scan.device == "cpu" and not _is_all_by_kernel(stack):
                 computation, reason = _fastest(scan, data, registry, compute, computation)
@@ -176,14 +177,17 @@ def _is_all_by_kernel(stack: Stack) -> bool:
 
 
 def _few(scan: ScanSpec, replicas: int) -> ScanSpec:
-    """The scan with so many replicas, at its first two temperatures."""
+    """Return the scan with this many replicas, which alternate between its first two temperatures."""
     return scan.at((list(scan.temperatures)[:2] * replicas)[:replicas])
 
 
 def _fastest(
     scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings, whole: Computation
 ) -> tuple[Computation, str]:
-    """Time every computation on batches of a scan, with as many replicas as timing needs and memory allows."""
+    """Time every computation on a batch of a scan, with up to `TIMED_REPLICAS` replicas, if memory allows.
+
+    whole: the computation that passed the trial. Returns the fastest, and the measurement as a sentence.
+    """
     plain = (name for name, computation in COMPUTATIONS.items() if not computation.engine.by_kernel)
     names = dict.fromkeys([whole.name, *plain])
     wanted = min(TIMED_REPLICAS, len(scan.temperatures), compute.max_replicas_per_stack)
@@ -210,13 +214,13 @@ def _fastest(
 def time_computations(stacks: Mapping[str, Stack], x: Tensor, noise: Tensor | None) -> dict[str, float]:
     """Return the shortest time of an update of every stack, in milliseconds per replica.
 
-    stacks: by the name of their computation, alike in all else. x `(b, *shape)`, noise `(b, k)`. After the first round,
-    those far behind the best are not run again.
+    stacks: by the name of their computation; they differ in nothing else. x: `(b, *shape)`, noise: `(b, k)`. After the
+    first timed round, computations that are much slower than the best are dropped.
     """
     keep_freed_memory()
     best: dict[str, float] = {}
     started = time.perf_counter()
-    for turn in range(_ROUNDS + 1):  # the first is a warm-up: caches, and code that is compiled on first use
+    for turn in range(_ROUNDS + 1):  # the first turn is a warm-up: it fills caches and compiles code
         for name, stack in stacks.items():
             if turn > 1 and best[name] > _HOPELESS * min(best.values()):
                 continue
@@ -231,9 +235,9 @@ def time_computations(stacks: Mapping[str, Stack], x: Tensor, noise: Tensor | No
 
 
 def fastest(times: Mapping[str, float]) -> str:
-    """Return the computation to use: the fastest, but all replicas at once only if that is faster by a tenth or more.
+    """Return the fastest computation, except that computing all replicas at once must be faster by a tenth.
 
-    Larger stacks than the measured one fill memory only where all replicas are computed at once.
+    Only then do stacks larger than the measured one hold more activations in memory.
 
     >>> fastest({"batched": 1.0, "groups-on-cores": 1.05})
     'groups-on-cores'
@@ -242,14 +246,14 @@ def fastest(times: Mapping[str, float]) -> str:
 
 
 def report(times: Mapping[str, float], replicas: int) -> str:
-    """Return the measurement as a sentence, the fastest first."""
+    """Return the measured times as a sentence, fastest first."""
     listed = ", ".join(f"{name} {times[name]:.3g}" for name in sorted(times, key=lambda name: times[name]))
     return f"measured with {replicas} replicas on {torch.get_num_threads()} threads, ms per replica-update: {listed}"
 
 
 @contextmanager
 def on_threads(count: int | None) -> Iterator[None]:
-    """Compute on a number of threads, if one is given, for a while."""
+    """Set the number of threads of PyTorch within this context, if one is given."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -261,7 +265,7 @@ def on_threads(count: int | None) -> Iterator[None]:
 def _that_fit(
     scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings, wanted: int, stacks: int
 ) -> int:
-    """Return how many of the wanted replicas each of several stacks may have so that they fit into memory at once."""
+    """Return how many of the wanted replicas each of several stacks may have if all stacks are in memory at once."""
     need = predict_memory(scan, data, registry, _BATCHED)
     available = memory_available(scan.device, compute.memory_limit)
     return wanted if need is None else need.max_replicas(available / stacks, wanted)
@@ -270,9 +274,9 @@ def _that_fit(
 def predict_seconds(
     plan: Plan, name: ScanName, device: str, computation: Computation, registry: Registry, replicas: int
 ) -> float | None:
-    """Return the seconds of an update of one replica, timed on a few of a stack of so many; checks are not counted.
+    """Return the seconds that an update takes per replica, or None if a stack cannot be trained.
 
-    None where not even that can be trained.
+    They are measured in a few updates of a stack of this many replicas; checks are not included.
     """
     scan = _few(scan_of_all_seeds(plan, name, device), replicas)
     try:
@@ -284,7 +288,7 @@ def predict_seconds(
             for _ in range(_TIMED_UPDATES):
                 trainer.advance()
             _wait_for(device)
-    except Exception:  # what cannot be trained has its error reported by the job
+    except Exception:  # the job will report this error
         return None
     return (time.perf_counter() - started) / (_TIMED_UPDATES * replicas)
 
@@ -297,7 +301,7 @@ def _wait_for(device: str) -> None:
 def predict_memory(
     scan: ScanSpec, data: Standardised, registry: Registry, computation: Computation
 ) -> Footprint | None:
-    """Return what the stacks of a scan need, or None where not even a small one can be trained."""
+    """Return the memory that the stacks of a scan need, or None if not even a small stack can be trained."""
 
     def make(replicas: int, data: Standardised, changes: Mapping[str, Any]) -> Trainer:
         every = {"refresh_every": 1} if hasattr(scan.training.optimiser, "refresh_every") else {}
@@ -309,9 +313,9 @@ def predict_memory(
     width, workers = max(4 * scan.latent_dim, math.prod(data.shape)), torch.get_num_threads()
     on_cores = computation.name == "replicas-on-cores"
     try:
-        # What runs on other threads cannot be followed, so the replicas run one after the other in this one.
+        # Memory of other threads cannot be measured, so the replicas run one after the other in this thread.
         with on_threads(1 if on_cores else None):
             need = footprint(make, data, scan.training.batch_size, width, scan.device)
-    except Exception:  # what cannot be trained has its error reported by the job
+    except Exception:  # the job will report this error
         return None
     return need.on_cores(workers) if on_cores else need

@@ -129,7 +129,7 @@ class PieceRun:
         return self.path.with_suffix(f".{prefix}{piece.name}.safetensors")
 
     def results(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
-        """Return mark, updates, loss and effective temperature of replicas."""
+        """Return the mark, updates, loss and effective temperature of each given replica."""
         results = {
             replica: row
             for ended in self.finished
@@ -148,7 +148,7 @@ class PieceRun:
         ]
 
     def weights(self, replicas: Sequence[int]) -> Tensors:
-        """Return the final weights of replicas, `(r, ...)`, on the CPU."""
+        """Return the final weights of the given replicas, `(r, ...)`, on the CPU."""
         wanted = set(replicas)
         rows: dict[int, dict[str, Tensor]] = {}
         for ended in self.finished:

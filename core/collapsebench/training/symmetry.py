@@ -1,10 +1,10 @@
-"""The exact symmetries of a latent, and the best point along them.
+"""The exact symmetries of a latent, and the point along them with the lowest rate.
 
-Scaling and shifting a latent, z -> c (z - a), changes nothing of the reconstruction if the affine maps before and
-after it absorb the change: mean and log-variance head, and the first affine map of the decoder. Only the rate changes,
-and it is least where E mu = 0 and E mu^2 + E sigma^2 = 1. Gradients along these directions are T times smaller than
-others and drown in their noise; going straight to the minimum is a step of coordinate descent, exact and free. It
-lowers the objective or leaves it, and moves no stationary point.
+Scaling and shifting a latent, z -> c (z - a), leaves the reconstruction unchanged if the adjacent affine maps absorb
+it: the mean and log-variance heads, and the first affine map of the decoder. Only the rate changes, and its minimum is
+where E mu = 0 and E mu^2 + E sigma^2 = 1. Gradients along these directions are T times smaller than others and are lost
+in noise. Moving straight to the minimum is an exact step of coordinate descent at no cost: it never raises the
+objective and moves no stationary point.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Where a pair's latents can be scaled and shifted: the names of three affine maps, each with weight and bias."""
+    """The names of the three affine maps, each with weight and bias, that absorb a scaling and shift of the latents."""
 
     mean: str
     log_variance: str
@@ -48,7 +48,7 @@ class Symmetry:
         weight.div_(factor[..., None, :])
 
     def settle(self, parameters: Tensors, mean: Floats, scale: Floats) -> None:
-        """Bring every latent to E mu = 0 and E mu^2 + E sigma^2 = 1, given both as measured `(r, k)`."""
+        """Bring every latent to E mu = 0 and E mu^2 + E sigma^2 = 1. mean, scale: both as measured, `(r, k)`."""
         like = parameters[f"{self.mean}.bias"]
         spread = np.maximum(scale - mean**2, 1e-12)
         shift, factor = (torch.from_numpy(part).to(like.device, like.dtype) for part in (mean, spread**-0.5))
@@ -56,7 +56,7 @@ class Symmetry:
 
 
 def find_symmetry(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int) -> Symmetry | None:
-    """Return where the latents of an encoder and decoder can be scaled and shifted, found by trying, or None."""
+    """Return the symmetry of a pair's latents, or None: each candidate is tested on random inputs."""
     device = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, *shape, generator=generator).to(device)
@@ -65,9 +65,7 @@ def find_symmetry(pair: nn.ModuleDict, shape: tuple[int, ...], latent_dim: int) 
     was_training = pair.training
     pair.eval()
     try:
-        return next(
-            (found for found in _candidates(pair, latent_dim) if _holds(pair, found, x, z, shift, factor)), None
-        )
+        return next((each for each in _candidates(pair, latent_dim) if _holds(pair, each, x, z, shift, factor)), None)
     finally:
         pair.train(was_training)
 
@@ -94,33 +92,33 @@ def _holds(pair: nn.ModuleDict, symmetry: Symmetry, x: Tensor, z: Tensor, shift:
     stacked = {name: value[None].clone() for name, value in before.items()}
     symmetry.move(stacked, shift, factor)
     moved = {name: value[0] for name, value in stacked.items()}
-    found = (*_call(pair, "encoder", moved, x), _call(pair, "decoder", moved, factor * (z - shift)))
+    actual = (*_call(pair, "encoder", moved, x), _call(pair, "decoder", moved, factor * (z - shift)))
     return all(
         torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(1 + theirs.abs().max()))
-        for ours, theirs in zip(found, expected, strict=True)
+        for ours, theirs in zip(actual, expected, strict=True)
     )
 
 
 def _call(pair: nn.ModuleDict, part: str, state: Tensors, value: Tensor) -> Any:
-    own = {name.removeprefix(f"{part}."): tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
-    return functional_call(pair[part], own, (value,))
+    weights = {name.removeprefix(f"{part}."): tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
+    return functional_call(pair[part], weights, (value,))
 
 
 def less_penalty(found: Equilibrium, stack: Stack, symmetry: Symmetry) -> Equilibrium:
-    """Return what was measured without the terms of a penalty on weights, so that all identities read as without it.
+    """Return the measurement less the contribution of a penalty on weights, so that the usual Ward identities apply.
 
-    Where a term P is added to the loss, what moves a latent or what is decoded without moving anything else also moves
-    P, and the Ward identities of `theory/equilibrium` become
+    If a penalty P is added to the loss, moving a latent or the decoder's output also changes P, and the Ward identities
+    of `theory/equilibrium` become
 
         beta E mu_k = dP/da_k
         beta (E mu_k^2 + E sigma_k^2 - 1) = -dP/dlog c_k
         E x_hat . (x - x_hat) = dP/dlog s
 
     for z_k -> c_k (z_k - a_k), absorbed by the affine maps before and after the latents, and for x_hat -> s x_hat. The
-    fourth, E (x - x_hat) = 0, still holds where output biases are not punished. Distortions and dP are in nats, beta is
-    the price of one, and sigma_dec^2 = 1 in the last identity, which is
-    corrected where the decoder is linear, whose first affine map is its output. Elsewhere it is left as it is, and a
-    replica for which it then fails is not called converged.
+    fourth, E (x - x_hat) = 0, still holds if output biases are not penalised. Distortions and dP are in nats, beta is
+    the price of a nat of rate, and sigma_dec^2 = 1 in the last identity. That identity is corrected only if the decoder
+    is linear, because then its first affine map is its output. Otherwise it is left uncorrected, and a replica that
+    violates it is not marked as converged.
     """
     weights: Tensors = {name: value.detach() for name, value in {**stack.parameters, **stack.buffers}.items()}
     slopes: Tensors = vmap(grad(stack.objective.penalty))(weights)

@@ -1,7 +1,7 @@
-"""Train a stack to equilibrium: draw, step, check, retire, checkpoint.
+"""Train a stack to equilibrium: draw a batch, update, check, retire, checkpoint.
 
-Every update is a pure function of (weights, optimiser state, update number), so a run continues from a checkpoint with
-the numbers it would have had. A replica leaves the stack when it has converged or is no longer finite.
+Every update is a pure function of (weights, optimiser state, update number), so a run resumed from a checkpoint gives
+the same numbers as an uninterrupted one. A replica leaves the stack when it has converged or is no longer finite.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class OutOfTimeError(Exception):
 
 @dataclass
 class Trained:
-    """What training leaves: weights `(r, ...)` on the CPU, and per replica its mark, updates, normalised loss and
-    effective temperature.
+    """The result of training: weights `(r, ...)` on the CPU, and for each replica its mark, updates, normalised loss
+    and effective temperature.
 
-    losses: the mean over the updates between the last two checks, of the weights as they were then, not averaged.
+    losses: the mean over the updates between the last two checks, at the weights of each update, without averaging.
     """
 
     weights: Tensors
@@ -60,7 +60,7 @@ class Trained:
 
 @dataclass
 class Controls:
-    """How a run is watched and stopped; `stop` is asked after every update."""
+    """How a run reports its progress and is stopped; `stop` is called after every update."""
 
     checkpoint: Path | None = None
     report: Callable[[Progress], None] = lambda _: None
@@ -70,7 +70,7 @@ class Controls:
 
 @dataclass
 class _Track:
-    """What is remembered of each replica of the original stack."""
+    """What is recorded for each replica of the original stack."""
 
     marks: list[Mark]
     updates: list[int]
@@ -92,7 +92,7 @@ class _Track:
 
 
 class Trainer:
-    """One stack on its way to equilibrium. temperatures: of each replica `(r,)`. seeds: the training seeds by index."""
+    """The training of one stack. temperatures: of each replica, `(r,)`. seeds: the training seeds by index."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Trainer:
         self._loss_count = 0
 
     def run(self, controls: Controls) -> Trained:
-        """Train until every replica has settled or the budget is spent, and return what is left."""
+        """Train until every replica has settled or the budget is spent, and return the result."""
         if controls.checkpoint is not None and controls.checkpoint.exists():
             self.restore(controls.checkpoint)
         rounds = self.training.rounds
@@ -177,11 +177,11 @@ class Trainer:
             self.average.add(self.stack.parameters, self.update)
 
     def prices(self, update: int) -> Floats:
-        """Return the share of its dial that each replica in the stack pays at an update: below one while it rises.
+        """Return the fraction of its dial that each replica in the stack pays at an update: below one during a warm-up.
 
-        It rises at the start, and once more at the start of an extension for a replica that was unstable: a mode that
-        pays but that no latent has taken is found while it is cheap. A dial that is no price is never turned down: less
-        of a capacity would cost more, not less.
+        The warm-up is at the start, and again at the start of an extension for a replica that was unstable. While the
+        price is low, a latent can take a mode worth its rate that no latent has taken yet. A dial that is not a price
+        is never reduced: a lower capacity, for example, would cost more.
         """
         start, end = self.training.round_of(update)
         rise = self.training.price_warm_up * (end - start) if self.stack.objective.dial_is_price else 0.0
@@ -194,7 +194,7 @@ class Trainer:
     def learning_rate(self, update: int) -> float:
         """Return the learning rate of an update: a linear warm-up, then the schedule, to zero at the end of the round.
 
-        Every extension starts at half of the learning rate, without a warm-up.
+        Every extension starts at half the learning rate, without a warm-up.
         """
         training = self.training
         start, end = training.round_of(update)
@@ -203,32 +203,32 @@ class Trainer:
         return float(training.optimiser.learning_rate) * rise * (fall if training.schedule == "cosine" else 1.0)
 
     def check(self, *, final: bool) -> None:
-        """Judge every replica in the stack; retire those that have settled, all of them at the end of the budget.
+        """Check every replica in the stack for convergence, and retire those that have settled; if `final`, retire all.
 
-        What is judged, and left behind, are the averaged weights where there is an average.
+        If weights are averaged, the averaged weights are checked and stored.
         """
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
         rising = ((self.prices(self.update - 1) < 1.0) | settling) & (not final)
         judged = self.judged()
-        found = self.measure(everything=final, stack=judged)
-        stable = self._is_stable(found, judged)
-        calm = self._is_calm(found, losses, ~rising)
+        measured = self.measure(everything=final, stack=judged)
+        stable = self._is_stable(measured, judged)
+        calm = self._is_calm(measured, losses, ~rising)
         slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
         tolerance = self.training.convergence.ward_residual
-        candidate = stable & calm & (found.ward_residual <= tolerance + slack)
-        finite = np.isfinite(losses) & np.isfinite(found.ward_residual)
+        candidate = stable & calm & (measured.ward_residual <= tolerance + slack)
+        finite = np.isfinite(losses) & np.isfinite(measured.ward_residual)
         if slack and candidate.any():
             candidate = self._confirm(candidate, judged)
-        self._record(found, losses, judged)
+        self._record(measured, losses, judged)
         leaving = candidate | ~finite | final
-        for place in np.flatnonzero(leaving):
-            mark: Mark = "budget" if stable[place] else "unstable"
-            if candidate[place]:
+        for index in np.flatnonzero(leaving):
+            mark: Mark = "budget" if stable[index] else "unstable"
+            if candidate[index]:
                 mark = "converged"
-            if not finite[place]:
+            if not finite[index]:
                 mark = "diverged"
-            self.track.marks[self.alive[place]] = mark
+            self.track.marks[self.alive[index]] = mark
         if self.update in self.training.rounds:
             for number, firm in zip(self.alive, stable, strict=True):
                 self.track.unstable[number] = not firm
@@ -236,27 +236,27 @@ class Trainer:
             self._retire(leaving, judged)
         settles = self.training.settle_latents and not (settling or self.penalised)
         if self.symmetry is not None and settles and self._rows(final) is None and len(self.alive):
-            self.settle(self.symmetry, found.mean[~leaving], found.scale[~leaving])
+            self.settle(self.symmetry, measured.mean[~leaving], measured.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
 
     def judged(self) -> Stack:
-        """Return the stack as it is judged: with averaged weights, where there is an average."""
+        """Return the stack that is checked for convergence: with averaged weights, if weights are averaged."""
         return self.stack if self.average is None else self.stack.with_parameters(self.average.weights)
 
     def settle(self, symmetry: Symmetry, mean: Floats, scale: Floats) -> None:
-        """Bring the latents to E mu = 0 and E mu^2 + E sigma^2 = 1, given both as judged `(r, k)`.
+        """Bring the latents to E mu = 0 and E mu^2 + E sigma^2 = 1. mean, scale: both as measured, `(r, k)`.
 
-        The average moves with the weights that it averages, by the same symmetry.
+        The averaged weights are moved in the same way.
         """
         symmetry.settle(self.stack.parameters, mean, scale)
         if self.average is not None:
             symmetry.settle(self.average.weights, mean, scale)
 
     def measure(self, *, everything: bool, stack: Stack | None = None) -> Equilibrium:
-        """Measure both conditions of equilibrium: on every row, or on a sample where that would outlast training.
+        """Measure both conditions of equilibrium: on every row, or on a sample if that would take longer than training.
 
-        Under a penalty on weights, which shifts the Ward identities, what it shifts them by is taken off.
+        A penalty on weights shifts the Ward identities; its contribution is subtracted.
         """
         stack = stack or self.stack
         samples = SplitSamples(
@@ -265,78 +265,80 @@ class Trainer:
         )  # fmt: skip
         model = StackModel(stack, self.temperatures[self.alive][: len(stack)], self.latent_dim)
         try:
-            found = measure_equilibrium(model, samples, self.evaluation.samples)
+            measured = measure_equilibrium(model, samples, self.evaluation.samples)
         finally:
             stack.template.train()
-        return less_penalty(found, stack, self.symmetry) if self.penalised and self.symmetry is not None else found
+        if self.penalised and self.symmetry is not None:
+            return less_penalty(measured, stack, self.symmetry)
+        return measured
 
     def _rows(self, everything: bool) -> int | None:
         rows, trained = len(self.data.splits["train"].values), self.batches.size * self._check_every
         return None if everything or rows <= max(4 * _SCREEN_ROWS, trained) else _SCREEN_ROWS
 
-    def _is_stable(self, found: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
+    def _is_stable(self, measured: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
         prices = stack.effective_temperatures() * stack.total_variance / stack.decoder.collapse_limit
         edges = np.array([stack.objective.edge(float(price)) for price in prices])
-        return found.is_stable(edges / stack.total_variance, self.training.convergence.edge_tolerance)
+        return measured.is_stable(edges / stack.total_variance, self.training.convergence.edge_tolerance)
 
-    def _is_calm(self, found: Equilibrium, losses: Floats, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether the signal fractions have stopped drifting and the loss has stopped falling, of those at `places`."""
+    def _is_calm(self, measured: Equilibrium, losses: Floats, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return where the signal fractions have stopped drifting and the loss has stopped falling, within `mask`."""
         settings = self.training.convergence
         patience = settings.patience * self.training.max_updates
         calm = np.zeros(len(self.alive), dtype=bool)
-        for place in np.flatnonzero(places):
-            replica = int(self.alive[place])
+        for index in np.flatnonzero(mask):
+            replica = int(self.alive[index])
             history = self.track.fractions[replica]
-            now = found.signal_fraction[place]
+            now = measured.signal_fraction[index]
             history.append((self.update, [float(value) for value in now]))
             drift = signal_drift(history)
             if drift is not None:
                 waited = self.update - self.track.best_update[replica] >= patience
-                calm[place] = drift <= settings.drift and waited
+                calm[index] = drift <= settings.drift and waited
             best = self.track.best[replica]
-            if len(history) == 1 or losses[place] < best - settings.relative_tolerance * abs(best):
-                self.track.best[replica], self.track.best_update[replica] = float(losses[place]), self.update
+            if len(history) == 1 or losses[index] < best - settings.relative_tolerance * abs(best):
+                self.track.best[replica], self.track.best_update[replica] = float(losses[index]), self.update
         return calm
 
     def _confirm(self, candidate: NDArray[np.bool_], judged: Stack) -> NDArray[np.bool_]:
         """Measure the candidates on every row of the train split."""
-        places = torch.from_numpy(np.flatnonzero(candidate)).to(self.stack.device)
-        alone = judged.select(places)
+        indices = torch.from_numpy(np.flatnonzero(candidate)).to(self.stack.device)
+        alone = judged.select(indices)
         alive, self.alive = self.alive, self.alive[candidate]
         try:
-            found = self.measure(everything=True, stack=alone)
-            good = self._is_stable(found, alone)
+            measured = self.measure(everything=True, stack=alone)
+            good = self._is_stable(measured, alone)
         finally:
             self.alive = alive
         confirmed = candidate.copy()
-        confirmed[candidate] = good & (found.ward_residual <= self.training.convergence.ward_residual)
+        confirmed[candidate] = good & (measured.ward_residual <= self.training.convergence.ward_residual)
         return confirmed
 
-    def _record(self, found: Equilibrium, losses: Floats, judged: Stack) -> None:
+    def _record(self, measured: Equilibrium, losses: Floats, judged: Stack) -> None:
         effective, prices = judged.effective_temperatures(), self.prices(self.update - 1)
-        for place, replica in enumerate(self.alive):
+        for index, replica in enumerate(self.alive):
             self.track.updates[replica] = self.update
-            self.track.losses[replica] = float(losses[place])
-            self.track.effective_temperatures[replica] = float(effective[place])
+            self.track.losses[replica] = float(losses[index])
+            self.track.effective_temperatures[replica] = float(effective[index])
             self.track.log.append(
                 {
                     "replica": int(replica),
                     "update": self.update,
-                    "loss": float(losses[place]),
-                    "effective_temperature": float(effective[place]),
-                    "ward_residual": float(found.ward_residual[place]),
-                    "residual_edge": float(found.residual_edge[place]),
-                    "price": float(prices[place]),
-                    "active": int((found.signal_fraction[place] > self.evaluation.active_threshold).sum()),
+                    "loss": float(losses[index]),
+                    "effective_temperature": float(effective[index]),
+                    "ward_residual": float(measured.ward_residual[index]),
+                    "residual_edge": float(measured.residual_edge[index]),
+                    "price": float(prices[index]),
+                    "active": int((measured.signal_fraction[index] > self.evaluation.active_threshold).sum()),
                 }
             )
 
     def _retire(self, leaving: NDArray[np.bool_], judged: Stack) -> None:
-        """Move replicas out of the stack and close the ranks."""
-        places = np.flatnonzero(leaving)
-        targets = torch.from_numpy(self.alive[places])
+        """Store the weights of the leaving replicas, and remove them from the stack."""
+        indices = np.flatnonzero(leaving)
+        targets = torch.from_numpy(self.alive[indices])
         for name, value in judged.weights().items():
-            self.finished[name][targets] = value[torch.from_numpy(places).to(value.device)].cpu()
+            self.finished[name][targets] = value[torch.from_numpy(indices).to(value.device)].cpu()
         staying = torch.from_numpy(np.flatnonzero(~leaving)).to(self.stack.device)
         self.alive = self.alive[~leaving]
         if len(self.alive):
@@ -379,7 +381,7 @@ class Trainer:
 
 
 OPTIMISERS: dict[str, type[Adam | Preconditioned]] = {"adam": Adam, "preconditioned": Preconditioned}
-"""The optimisers by the name that suites use; each takes the settings of its name, save the learning rate."""
+"""The optimisers by their name in suites; each takes its settings there, except the learning rate."""
 
 
 def make_optimiser(training: Training) -> StackOptimiser:
