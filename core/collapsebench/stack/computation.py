@@ -40,7 +40,7 @@ class Engine(ABC):
     def one_pass(
         self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
     ) -> FusedPair | None:
-        """Return an object that computes loss and gradient of a whole stack in one call, or None without one."""
+        """Return what computes the loss and gradient of a whole stack in one call, or None if the engine cannot."""
         return None
 
 
@@ -58,7 +58,7 @@ class TorchFunc(Engine):
 
 
 class KernelChains(Engine):
-    """The modules mapped by torch.func; the compiled kernel does affine maps, their activations and the sampling."""
+    """The modules, with affine maps, their activations and the sampling computed by the compiled kernel."""
 
     by_kernel = True
 

@@ -1,6 +1,6 @@
-"""Optimisers of a stack: every replica is updated as if it were alone.
+"""Optimisers of a stack: every replica is updated as if it were trained alone.
 
-Shapes: every parameter and gradient carries the replica axis first. Neither optimiser decays weights, so the
+Shapes: the first axis of every parameter and gradient is the replica axis. No optimiser applies weight decay, so the
 stationary points are those of the objective.
 """
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 _RIDGE, _DAMPING = 1e-3, 1e-6
-_WIDEST = 256  # beyond it PyTorch's products, blocked for large matrices, are faster
+_WIDEST = 256  # for larger matrices, PyTorch's blocked matrix products are faster
 
 
 class StackOptimiser(ABC):
-    """What the training loop needs of an optimiser; its state is tensors by name, so that it can be stored."""
+    """The optimiser that the training loop expects. Its state is a dict of tensors, so that it can be stored."""
 
     @abstractmethod
     def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
@@ -38,7 +38,7 @@ class StackOptimiser(ABC):
 
     @abstractmethod
     def state(self) -> Tensors:
-        """Return the whole state; `load` with it continues as if nothing had happened."""
+        """Return the whole state; training continues from it unchanged after `load`."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -46,7 +46,7 @@ class StackOptimiser(ABC):
 
 
 class Adam(StackOptimiser):
-    """Adam (Kingma and Ba 2015) over stacked parameters, through PyTorch's fused kernel where there is one."""
+    """Adam (Kingma and Ba 2015) over stacked parameters, with PyTorch's fused kernel where the device has one."""
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
         self._settings = {"betas": (beta1, beta2), "eps": epsilon}
@@ -98,18 +98,18 @@ class Adam(StackOptimiser):
 
 
 class Preconditioned(StackOptimiser):
-    """Adam in the eigenbasis of each affine map's two gradient covariances, with one basis per replica.
+    """Adam in the eigenbases of the two gradient covariances of each affine map, separately for each replica.
 
-    For an affine map with gradient G `(out, in + 1)`, bias appended as a column:
+    For an affine map with gradient G `(out, in + 1)`, where the bias is the last column:
 
         L <- a L + (1 - a) G G^T        Q_L <- orthonormalise((L + r I) Q_L) every `refresh_every` updates, from I
         update = Q_L [ m / (sqrt(v) + e max sqrt(v)) ] Q_R^T,    m, v: running means of Q_L^T G Q_R and of its square
 
-    and likewise R, Q_R. The ridge r, 0.1 % of the mean eigenvalue, turns no eigenvector; with e = 1e-6 it keeps
-    rounding errors from choosing directions where there is no gradient, so that a replica hardly depends on what it is
-    stacked with; more of either holds back the weakest modes.
-    A side longer than `max_dimension` keeps the identity as its basis; a vector that belongs to no map gets plain
-    Adam. Source: the idea of Vyas et al. 2024 (SOAP), here without weight decay.
+    and likewise for R and Q_R. The ridge r, 0.1 % of the mean eigenvalue, leaves the eigenvectors unchanged. Together
+    with e = 1e-6, it prevents rounding errors from selecting directions without gradient, so that a replica hardly
+    depends on the others in its stack. Larger values of either slow down the weakest modes.
+    A side longer than `max_dimension` keeps the identity as its basis; a vector that belongs to no affine map is
+    updated by plain Adam. Source: based on Vyas et al. 2024 (SOAP), here without weight decay.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Preconditioned(StackOptimiser):
     def _step_by_kernel(
         self, names: tuple[str, ...], parameters: Tensors, gradients: Tensors, learning_rate: float
     ) -> bool:
-        """Update one affine map in one pass of the compiled kernel, where it applies; the same state, the same step."""
+        """Update one affine map in one pass of the compiled kernel; return False, without a change, if it cannot."""
         parts = [tensors[name] for tensors in (parameters, gradients) for name in names]
         weight, bias = parameters[names[0]], parameters[names[1]] if len(names) > 1 else None
         if weight.dim() != 3 or not all(_suits_kernel(part) for part in parts) or (kernel := _kernel()) is None:
@@ -169,7 +169,7 @@ class Preconditioned(StackOptimiser):
         return True
 
     def _layout(self, name: str, out: int, columns: int) -> dict[str, tuple[int, int]]:
-        """The state of one affine map: where it is kept, and its shape per replica."""
+        """Return the names of the state tensors of one affine map, with their shapes per replica."""
         layout = {f"{name}/m": (out, columns), f"{name}/v": (out, columns)}
         for side, size in (("left", out), ("right", columns)):
             if size > 1:
@@ -201,7 +201,7 @@ class Preconditioned(StackOptimiser):
         elif self._updates % self.refresh_every == 0:
             before = self._state[key]
             self._state[key] = after = torch.linalg.qr(covariance @ before + ridge * before)[0].contiguous()
-            # The momentum lives in the basis and turns with it.
+            # The momentum is expressed in the basis, so it is rotated with it.
             turn = after.mT @ before
             momentum = self._state[f"{name}/m"]
             self._state[f"{name}/m"] = turn @ momentum if side == "left" else momentum @ turn.mT
@@ -217,7 +217,7 @@ class Preconditioned(StackOptimiser):
         self._state = {key: value[replicas] for key, value in self._state.items()}
 
     def state(self) -> Tensors:
-        """Return the whole state, with the number of updates done."""
+        """Return the whole state, including the number of updates done."""
         return {"updates": torch.tensor(self._updates), **self._state}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -239,7 +239,7 @@ def _suits_kernel(part: Tensor) -> bool:
 
 
 def affine_maps(parameters: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
-    """Group stacked parameters into affine maps: a weight with the bias of the same module that has one entry a row."""
+    """Group stacked parameters into affine maps: each weight with the bias of its module, if it has one entry per row."""
     partner = {}
     for name, value in parameters.items():
         bias = f"{name.removesuffix('weight')}bias"
@@ -273,11 +273,11 @@ def _inverse(basis: Tensor | None) -> Tensor | None:
 
 
 class Average:
-    """A running mean of stacked parameters `(r, ...)` over the last share of the updates, exponentially weighted.
+    """An exponentially weighted mean of stacked parameters `(r, ...)` over about the last `share` of the updates.
 
-    What batches and noise do to single updates cancels. Averaging moves no stationary point; at the same learning rate
-    it comes closer to one. Source: Polyak and Juditsky 1992, with a horizon that grows with the number of updates, so
-    that what lies far behind is forgotten.
+    Averaging cancels fluctuations due to batches and noise. It moves no stationary point, and comes closer to one at
+    the same learning rate. Source: Polyak and Juditsky 1992, with a horizon that grows with the number of updates, so
+    that early updates are forgotten.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], share: float) -> None:
@@ -286,7 +286,7 @@ class Average:
 
     @torch.no_grad()
     def add(self, parameters: Mapping[str, Tensor], update: int) -> None:
-        """Take in the parameters as they are after an update, counted from one."""
+        """Include the parameters after an update, where updates are counted from one."""
         newest = 1 / (1 + self.share * (update - 1))
         for name, value in self.weights.items():
             value.lerp_(parameters[name].detach(), newest)

@@ -1,7 +1,8 @@
 """A stack: R replicas of one encoder and decoder, trained or observed as one batched computation.
 
-Any `torch.nn.Module` written for one model works here: `torch.func` maps it over parameters that carry the replica
-axis first. What cannot be mapped (data-dependent control flow, batch statistics) runs one by one, with equal results.
+Any `torch.nn.Module` written for one model works here: `torch.func` maps it over parameters whose first axis is the
+replica axis. Modules that cannot be mapped (data-dependent control flow, batch statistics) run one replica at a time,
+with the same results.
 
 Axis letters: r replica, s seed, b batch, k latent, d feature.
 """
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 class Stack:
     """R replicas that share their architecture, objective and data, and differ in temperature and seed.
 
-    dials: what the objective receives per replica `(r,)`: beta for a temperature. seeds: per replica, the index of
-    its seed `(r,)`. total_variance: V. Losses are divided by V / (2 decoder_variance), the distortion of total
-    collapse, so that equal temperatures give equal gradients whatever beta and decoder_variance are.
-    computation: how it is computed, with numbers that agree within rounding.
+    dials: the value that the objective receives for each replica, `(r,)`; for a temperature, beta. seeds: index of
+    the seed of each replica, `(r,)`. total_variance: V. Losses are divided by V / (2 decoder_variance), the distortion
+    of total collapse, so that gradients depend on beta and decoder_variance only through the temperature.
+    computation: how the stack is computed; all computations agree within rounding.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Stack:
         )
 
     def computed(self, computation: Computation) -> Stack:
-        """Return a stack of the same tensors that is computed in another way; this one is unchanged."""
+        """Return a stack of the same tensors with another computation; this one is unchanged."""
         other = copy.copy(self)
         other.parameters, other.buffers = dict(self.parameters), dict(self.buffers)
         other._compute(computation)
@@ -116,29 +117,29 @@ class Stack:
     ) -> Tensor:
         """Return each replica's normalised loss `(r,)` on a batch.
 
-        x: `(b, *shape)`, noise `(b, k)`, weights `(b,)`; each may carry a leading seed axis if seeds differ in it.
-        price: the share of its dial that every replica pays, or that each does `(r,)`.
+        x: `(b, *shape)`, noise: `(b, k)`, weights: `(b,)`; each may have a leading seed axis if it differs between seeds.
+        price: the fraction of its dial that a replica pays, one for all or one for each `(r,)`.
         """
         return self.mapped_losses((x, noise, weights), self.dials * price, self._number(progress))
 
     def mapped_losses(self, batch: Batch, dials: Tensor, progress: Tensor) -> Tensor:
-        """Return each replica's normalised loss `(r,)` at dials `(r,)`, computed by mapping over replicas."""
+        """Return each replica's normalised loss `(r,)` at given dials `(r,)`, by mapping over replicas."""
         arguments, axes = [], []
         for value, plain_axes in zip(batch, self._batch_axes, strict=True):
             if value is not None and value.dim() > plain_axes and len(value) == 1:
-                value = value[0]  # one seed: all replicas share it, and the first layer is a single product
+                value = value[0]  # one seed: all replicas share it, so the first layer is a single matrix product
             differs = value is not None and value.dim() > plain_axes
             arguments.append(value[self.seeds] if value is not None and differs else value)
             axes.append(0 if differs else None)
         losses: Tensor = self._map(
-            lambda state, dial, *own: self._loss(state, dial, progress, *own), (dials, *arguments), (0, *axes)
+            lambda state, dial, *parts: self._loss(state, dial, progress, *parts), (dials, *arguments), (0, *axes)
         )
         return losses
 
     def gradients(
         self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensors]:
-        """Return what `losses` does and the gradients of their sum `(r, ...)`, by parameter, until the next call."""
+        """Return the `losses`, and the gradients of their sum `(r, ...)` by parameter, valid until the next call."""
         batch, dials, done = (x, noise, weights), self.dials * price, self._number(progress)
         if self._one_pass is not None and noise is not None:
             return self._gradients_in_one_pass(self._one_pass, batch, dials, done)
@@ -146,14 +147,14 @@ class Stack:
 
     @property
     def _batch_axes(self) -> tuple[int, int, int]:
-        """How many axes x, noise and weights have without a leading seed axis."""
+        """The numbers of axes of x, noise and weights without a leading seed axis."""
         return 1 + len(self.shape), 2, 1
 
     def _number(self, value: float) -> Tensor:
         return torch.as_tensor(value, device=self.device, dtype=self.dtype)
 
     def groups(self, size: int) -> GroupedGradients:
-        """Return what computes gradients in groups of so many replicas; kept while the parameters are the same."""
+        """Return the groups of `size` replicas that compute gradients; cached until the parameters are replaced."""
         if self._groups is None or not self._groups.serves(size, self.parameters):
 
             def loss_of(pair: nn.ModuleDict) -> Callable[..., Tensor]:
@@ -216,13 +217,13 @@ class Stack:
 
     @torch.no_grad()
     def effective_temperatures(self) -> Floats:
-        """Return the price of a nat in normalised distortion `(r,)`: T, unless the objective sets its own price."""
+        """Return the price of a nat in normalised distortion, `(r,)`: T, unless the objective sets its own price."""
 
         def price(state: Tensors, dial: Tensor) -> Tensor:
             return self.objective.price(dial, _part(state, "objective."))
 
-        found: Tensor = self._map(price, (self.dials,), (0,))
-        return np.asarray(found.double().cpu().numpy()) / self.total_variance
+        prices: Tensor = self._map(price, (self.dials,), (0,))
+        return np.asarray(prices.double().cpu().numpy()) / self.total_variance
 
     @torch.no_grad()
     def keep(self, replicas: Tensor) -> None:
@@ -233,7 +234,7 @@ class Stack:
 
     @torch.no_grad()
     def select(self, replicas: Tensor) -> Stack:
-        """Return a stack of copies of some replicas; this one is unchanged."""
+        """Return a stack of copies of the listed replicas; this one is unchanged."""
         other = copy.copy(self)
         other.keep(replicas)
         return other
@@ -246,12 +247,12 @@ class Stack:
 
     @torch.no_grad()
     def weights(self) -> Tensors:
-        """Return everything that was or may have been changed by training, `(r, ...)` each."""
+        """Return copies of everything that training may change: parameters and buffers, each `(r, ...)`."""
         return {name: value.detach().clone() for name, value in {**self.parameters, **self.buffers}.items()}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace all weights by what `weights` returned."""
+        """Replace all parameters and buffers by those that `weights` returned."""
         for name in self.parameters:
             self.parameters[name] = weights[name].to(self.device, self.dtype).requires_grad_()
         for name in self.buffers:
@@ -259,7 +260,7 @@ class Stack:
 
 
 class StackModel(Model):
-    """A stack as observables see it: evaluation mode, no gradients."""
+    """The view of a stack that observables receive: in evaluation mode and without gradients."""
 
     def __init__(self, stack: Stack, temperatures: Sequence[float] | Floats, latent_dim: int) -> None:
         stack.template.eval()
@@ -278,16 +279,16 @@ class StackModel(Model):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Map z `(r, b, k)` to x_hat `(r, b, *shape)`, in the stack's own precision."""
+        """Map z `(r, b, k)` to x_hat `(r, b, *shape)`, in the precision of the stack."""
         return self._stack.decode(z.to(self._stack.device, self._stack.dtype))
 
     def noise(self, chunk: int, shape: tuple[int, ...]) -> Tensor:
-        """Return standard normal noise of a shape, the same for the same chunk number."""
+        """Return standard normal noise of the given shape; it is always the same for the same chunk number."""
         return observation_noise(chunk, shape).to(self._stack.device, self._stack.dtype)
 
 
 def observation_noise(chunk: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the standard normal noise that belongs to a chunk number, whatever model is observed with it."""
+    """Return the standard normal noise of a chunk number, which is the same for every model."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(use="observe", chunk=chunk)))
 
 
@@ -296,5 +297,5 @@ def _part(state: Tensors, prefix: str) -> Tensors:
 
 
 def _call(module: nn.Module, state: Tensors, value: Tensor) -> Any:
-    """Call a module with a state in place of its own, where there is one."""
+    """Call a module with the given state, or with its own if the given one is empty."""
     return functional_call(module, state, (value,)) if state else module(value)

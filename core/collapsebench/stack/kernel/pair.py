@@ -1,8 +1,8 @@
-"""The loss of a whole encoder and decoder and its gradient in one pass of the compiled kernel.
+"""The loss and the gradient of an encoder and decoder in one pass of the compiled kernel.
 
-It takes pairs that consist of nothing but affine maps, activations, sums and layer norms, with two affine heads at the
-encoder's end, whoever wrote them, and objectives whose loss is affine in distortion and rates. What a pair computes is
-read from its trace (`program.py`), and the numbers are tried against those of one model at a time before they are used.
+A pair may consist of affine maps, activations, sums and layer norms only, with two affine heads at the end of the
+encoder; the loss must be affine in distortion and rates. What a pair computes is read from its trace (`program.py`), so
+it need not be written for this kernel. Before use, the results are compared with those of one model at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TIMES = (0.0, 0.1, 0.35, 0.7, 1.0)
 
 
 class FusedPair:
-    """The loss and gradient of a stack of plain pairs. Raises KernelError, with the reason, for any other pair."""
+    """The loss and gradient of a stack of pairs. Raises KernelError with the reason if the kernel cannot compute them."""
 
     def __init__(
         self, pair: nn.ModuleDict, objective: Objective[Any], parameters: Mapping[str, Tensor], features: int
@@ -56,9 +56,9 @@ class FusedPair:
     ) -> tuple[Tensor, Tensors]:
         """Return the losses `(r,)` and the gradient of each parameter `(r, ...)`.
 
-        x: `(s, b, *shape)`, noise `(s, b, k)`, weights `(s, b)` of mean one; s is 1 where all replicas share them.
-        seeds: per replica the index of its seed `(r,)`. prices: of squared errors `(r,)`, of rates `(r, k)`, of nothing
-        `(r,)`, as `prices_of` returns them.
+        x: `(s, b, *shape)`, noise: `(s, b, k)`, weights: `(s, b)` with mean one; s is 1 if all replicas share them.
+        seeds: index of the seed of each replica, `(r,)`. prices: of squared errors `(r,)` and of rates `(r, k)`, and a
+        constant `(r,)`.
         """
         gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
         program = self._program
@@ -104,21 +104,21 @@ def _stride(batches: Tensor) -> int:
 def prices_of(
     objective: Objective[Any], state: Tensors, dials: Tensor, latent_dim: int, progress: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what an affine objective charges for distortion `(r,)`, for the rate of each latent `(r, k)`, and always.
+    """Return the coefficients of an affine loss: of distortion `(r,)`, of each latent's rate `(r, k)`, and the constant.
 
-    state: what each replica owns `(r, ...)`. dials: `(r,)`.
+    The constant is `(r,)`. state: the state of the objective, `(r, ...)`. dials: `(r,)`.
     """
     distortion = torch.zeros(2 + latent_dim, dtype=dials.dtype)
     distortion[1] = 1.0
     rate = torch.zeros(2 + latent_dim, latent_dim, dtype=dials.dtype)
     rate[2:] = torch.eye(latent_dim, dtype=dials.dtype)
-    found = vmap(lambda own, dial: objective.loss(distortion, rate, dial, own, progress))(state, dials)
-    constant = found[:, 0]
-    return found[:, 1] - constant, found[:, 2:] - constant[:, None], constant
+    losses = vmap(lambda each, dial: objective.loss(distortion, rate, dial, each, progress))(state, dials)
+    constant = losses[:, 0]
+    return losses[:, 1] - constant, losses[:, 2:] - constant[:, None], constant
 
 
 def check_affine(objective: Objective[Any], parameters: Mapping[str, Tensor], latent_dim: int = 3) -> None:
-    """Raise KernelError unless an objective's loss is affine in distortion and rates, sample by sample, as declared."""
+    """Raise KernelError unless the loss of each sample is affine in distortion and rates, and is declared so."""
     if not objective.affine:
         raise KernelError("the objective does not declare its loss affine in distortion and rates")
     kind = type(objective)
@@ -133,10 +133,10 @@ def check_affine(objective: Objective[Any], parameters: Mapping[str, Tensor], la
         progress, dial = torch.tensor(time), torch.tensor([0.3])
         try:
             paid, nats, constant = prices_of(objective, state, dial, latent_dim, progress)
-            found = vmap(lambda own, one, at=progress: objective.loss(distortion, rate, one, own, at))(state, dial)
+            losses = vmap(lambda each, one, at=progress: objective.loss(distortion, rate, one, each, at))(state, dial)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise KernelError(f"torch.func cannot map the objective's loss: {reason}") from error
         expected = paid[:, None] * distortion + nats @ rate.T + constant[:, None]
-        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-9):
+        if not torch.allclose(losses, expected, rtol=1e-4, atol=1e-9):
             raise KernelError("the objective declares its loss affine in distortion and rates, and it is not")
