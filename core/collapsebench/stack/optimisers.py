@@ -140,7 +140,7 @@ class Preconditioned(StackOptimiser):
     def _step_by_kernel(
         self, names: tuple[str, ...], parameters: Tensors, gradients: Tensors, learning_rate: float
     ) -> bool:
-        """Update one affine map in one pass of the compiled kernel; return False, without a change, if it cannot."""
+        """Make the same update of one affine map in one pass of the compiled kernel; return False if it cannot."""
         parts = [tensors[name] for tensors in (parameters, gradients) for name in names]
         weight, bias = parameters[names[0]], parameters[names[1]] if len(names) > 1 else None
         if weight.dim() != 3 or not all(_suits_kernel(part) for part in parts) or (kernel := _kernel()) is None:
@@ -239,7 +239,7 @@ def _suits_kernel(part: Tensor) -> bool:
 
 
 def affine_maps(parameters: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
-    """Group stacked parameters into affine maps: each weight with the bias of its module, if it has one entry per row."""
+    """Group stacked parameters into affine maps: each weight with its module's bias, if that has one entry per row."""
     partner = {}
     for name, value in parameters.items():
         bias = f"{name.removesuffix('weight')}bias"

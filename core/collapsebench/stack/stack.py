@@ -117,7 +117,7 @@ class Stack:
     ) -> Tensor:
         """Return each replica's normalised loss `(r,)` on a batch.
 
-        x: `(b, *shape)`, noise: `(b, k)`, weights: `(b,)`; each may have a leading seed axis if it differs between seeds.
+        x: `(b, *shape)`, noise: `(b, k)`, weights: `(b,)`; with a leading seed axis where seeds differ.
         price: the fraction of its dial that a replica pays, one for all or one for each `(r,)`.
         """
         return self.mapped_losses((x, noise, weights), self.dials * price, self._number(progress))

@@ -1,9 +1,9 @@
-"""Affine maps and activations in a row, computed for a whole stack by one compiled kernel.
+"""Chains of affine maps and activations, computed for a whole stack by the compiled kernel.
 
-`with_chains` prepares an ordinary module: within its `nn.Sequential`s, `nn.Linear`s and the activations between them
-become chains; everything else stays as it is, whoever wrote it. Under `torch.func.vmap` over stacked parameters a chain
-is one call of the kernel; its numbers are those of PyTorch within float32 rounding, and a replica's do not depend on
-what it is stacked with.
+`with_chains` prepares an ordinary module: within each `nn.Sequential`, every `nn.Linear` and the activations between
+them become chains; everything else is unchanged. Under `torch.func.vmap` over stacked parameters, a chain is one call
+of the kernel. Its results agree with those of PyTorch within float32 rounding, and those of a replica do not depend on
+the other replicas in its stack.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from collapsebench.stack.kernel.library import (
 class StackedPosterior(torch.autograd.Function):
     """z = mu + sigma noise and rate = 1/2 (mu^2 + sigma^2 - 1 - log sigma^2), float32 on the CPU.
 
-    mean, log_variance: `(r, ...)`. noise: `(r, ...)`, or `(1, ...)` shared by all. Returns z and rate `(r, ...)`.
+    mean, log_variance: `(r, ...)`. noise: `(r, ...)`, or `(1, ...)` if all replicas share it. Returns z and rate,
+    each `(r, ...)`.
     """
 
     @staticmethod
     def forward(mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute both."""
+        """Compute z and the rate."""
         mean, log_variance, noise = mean.contiguous(), log_variance.contiguous(), noise.contiguous()
         z, rate = torch.empty_like(mean), torch.empty_like(mean)
         load_kernel().posterior_forward(
@@ -48,13 +49,13 @@ class StackedPosterior(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep the inputs."""
+        """Save the inputs for the backward pass."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_z: Tensor, grad_rate: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of mean and log_variance; noise has none."""
+        """Return the gradients with respect to mean and log_variance; noise has none."""
         mean, log_variance, noise, grad_z, grad_rate = (
             part.contiguous() for part in (*ctx.saved_tensors, grad_z, grad_rate)
         )
@@ -67,7 +68,7 @@ class StackedPosterior(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], mean: Tensor, log_variance: Tensor, noise: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        """Fold the mapped axis into the replica axis: one call for all."""
+        """Merge the mapped axis into the replica axis, so that one call computes everything."""
         count, inner = info.batch_size, mean.shape[0 if in_dims[0] is None else int(in_dims[0] == 0)]
 
         def folded(part: Tensor, axis: int | None) -> Tensor:
@@ -97,10 +98,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class ChainShape:
-    """What a chain is apart from its weights.
+    """The structure of a chain without its weights.
 
-    activations: per layer; none only after the last. split: how many columns of the result the first part has, the
-    second having the others.
+    activations: one for each layer; only the last layer may have none. split: number of columns in the first part of
+    the result; the second part has the others.
     """
 
     activations: tuple[Activation, ...]
@@ -108,15 +109,16 @@ class ChainShape:
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """Per layer the activation's number."""
+        """The number of the activation of each layer."""
         return tuple(activation.kind for activation in self.activations)
 
 
 class StackedChain(torch.autograd.Function):
     """y = f_n(W_n ... f_1(W_1 x + b_1) ... + b_n) per replica, float32 on the CPU.
 
-    x: `(r, b, in)` or `(1, b, in)`, shared by all. Then weight `(r, out, in)` and bias `(r, out)`, or None, layer by
-    layer. Returns the two parts of y, `(r, b, split)` and `(r, b, out - split)`, and what the backward pass needs.
+    x: `(r, b, in)`, or `(1, b, in)` if all replicas share it. affine: for each layer the weight `(r, out, in)` and the
+    bias `(r, out)` or None. Returns the two parts of y, `(r, b, split)` and `(r, b, out - split)`, and the values that
+    the backward pass needs.
     """
 
     @staticmethod
@@ -134,7 +136,7 @@ class StackedChain(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Keep what the backward pass needs."""
+        """Save what the backward pass needs."""
         ctx.layout, x, *affine = inputs
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
@@ -143,7 +145,7 @@ class StackedChain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_rest: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x (None where it needs none), weights and biases, in their own layout."""
+        """Return the gradients in the order of the inputs: x (or None if not needed), then weights and biases."""
         if grad_y is None and grad_rest is None:
             return (None,) * len(ctx.needs_input_grad)
         x, saved, *affine = ctx.saved_tensors
@@ -165,7 +167,7 @@ class StackedChain(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], layout: ChainShape, x: Tensor, *affine: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Fold the mapped axis into the replica axis: one call for all."""
+        """Merge the mapped axis into the replica axis, so that one call computes everything."""
         count = info.batch_size
         parts = [
             None if part is None else part.unsqueeze(0) if axis is None else part.movedim(axis, 0)
@@ -235,7 +237,7 @@ def _replicas(weights: Sequence[Tensor | None]) -> int:
 
 
 class _ChainedSequential(nn.Sequential):
-    """A Sequential whose affine maps are taken with the activations that follow them, as far as they reach."""
+    """A Sequential that computes the longest possible runs of affine maps and activations as chains."""
 
     def forward(self, value: Any) -> Any:
         run: list[nn.Module] = []
@@ -279,16 +281,16 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def _continues(module: nn.Module, run: Sequence[nn.Module]) -> bool:
-    """Whether a module extends a run: an affine map after nothing or an activation, an activation after a map."""
+    """Whether a module extends a run: an affine map first or after an activation, an activation after a map."""
     if run and _is_affine(run[-1]):
         return activation_of(module) is not None and not is_hooked(module)
     return _is_affine(module)
 
 
 def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = None) -> Any:
-    """Return what a run of modules makes of a value; with a head at its end, mean and log-variance."""
+    """Apply a run of modules to a value. If it ends in a head, return mean and log-variance."""
     affine = [module for module in run if isinstance(module, nn.Linear)]
-    activations = [found for module in run if (found := activation_of(module))]
+    activations = [each for module in run if (each := activation_of(module))]
     parts: list[Tensor | None] = [part for module in affine for part in (module.weight, module.bias)]
     if head is not None:
         both = (head.mean, head.log_variance)
@@ -305,9 +307,9 @@ def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = 
 
 
 def with_chains(module: _Module) -> _Module:
-    """Return a copy of a module that computes its chains with the kernel, parameters under their own names.
+    """Return a copy of a module, with the same parameter names, whose chains are computed by the kernel.
 
-    Raises KernelError where there is no kernel or nothing to chain.
+    Raises KernelError if there is no kernel or the module has nothing to chain.
     """
     load_kernel()
     chained = copy.deepcopy(module)
@@ -324,7 +326,7 @@ def with_chains(module: _Module) -> _Module:
 
 
 def covers(module: nn.Module) -> bool:
-    """Return whether every parameter of a module belongs to a map that the kernel computes."""
+    """Return whether every parameter of a module belongs to an affine map that the kernel computes."""
     parts = [part for part in module.modules() if _is_affine(part) or _is_head(part)]
-    ours = {id(parameter) for part in parts for parameter in part.parameters()}
-    return all(id(parameter) in ours for parameter in module.parameters())
+    computed = {id(parameter) for part in parts for parameter in part.parameters()}
+    return all(id(parameter) in computed for parameter in module.parameters())

@@ -1,7 +1,7 @@
-"""Compile and load the kernel, `kernel.c`, `pair.c` and `precondition.c`, once per machine.
+"""Compile the kernel from `kernel.c`, `pair.c` and `precondition.c` once per machine, and load it.
 
-Everything that can go wrong (no compiler, no OpenMP in this build of PyTorch, a folder that cannot be written) is a
-`KernelError` with its reason: whoever asks goes on without the kernel and says why.
+Any failure (no compiler, no OpenMP in this build of PyTorch, a folder that cannot be written) raises `KernelError` with
+the reason. Callers continue without the kernel and report the reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Long, _Pointer = ctypes.c_long, ctypes.c_void_p
 
 
 class KernelError(Exception):
-    """The kernel is not available here; says why."""
+    """The kernel is not available, or cannot compute what was asked; the message is the reason."""
 
 
 class ChainCall(ctypes.Structure):
@@ -89,17 +89,17 @@ class UpdateCall(ctypes.Structure):
 
 
 def find_compiler() -> str | None:
-    """Return the path of the C compiler: what CC names if it is there, else `cc`, else `gcc`; None without any."""
+    """Return the path of the C compiler: that of CC if it exists, else `cc`, else `gcc`; None if there is none."""
     return shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
 
 
 @cache
 def load_kernel() -> ctypes.CDLL:
-    """Return the compiled kernel; raises KernelError where there is none."""
-    found = _load()
-    if isinstance(found, str):
-        raise KernelError(found)
-    return found
+    """Return the compiled kernel. Raises KernelError with the reason if there is none."""
+    kernel = _load()
+    if isinstance(kernel, str):
+        raise KernelError(kernel)
+    return kernel
 
 
 @cache
@@ -113,7 +113,7 @@ def _load() -> ctypes.CDLL | str:
         return "no C compiler (cc) on the path"
     try:
         library = _compiled(compiler)
-        # OpenMP's symbols are looked up, all at once, in what PyTorch has loaded: one pool of threads for both.
+        # OpenMP is resolved immediately from the library that PyTorch has loaded, so both share one thread pool.
         kernel = ctypes.CDLL(str(library), mode=os.RTLD_NOW)
     except subprocess.CalledProcessError as error:
         return f"{compiler} failed: {(error.stderr or error.stdout or str(error)).strip().splitlines()[0]}"
@@ -135,12 +135,12 @@ def _load() -> ctypes.CDLL | str:
 
 
 def remember_signature(function: Callable[..., object]) -> None:
-    """Keep a function's signature with it: torch.autograd.Function looks it up, slowly, at every call."""
+    """Cache a function's signature on it, because torch.autograd.Function inspects it, slowly, at every call."""
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
 
 
 def _compiled(compiler: str) -> Path:
-    """Compile the kernel, unless this compiler has done so for this source and processor before."""
+    """Return the library; compile it only if this compiler has not done so for this source and processor."""
     target = subprocess.run(
         [compiler, *_FLAGS, "-dM", "-E", "-x", "c", os.devnull],
         check=True, capture_output=True, text=True, timeout=_SECONDS,
@@ -164,7 +164,7 @@ def _compiled(compiler: str) -> Path:
 
 
 def _folder() -> Path:
-    """Return the user's own folder for compiled kernels, or a temporary one where there is none to write to."""
+    """Return the user's cache folder for compiled kernels, or a temporary folder if it cannot be written to."""
     home = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = (Path(home) if home else Path.home() / ".cache") / "collapsebench"
@@ -178,7 +178,7 @@ def _folder() -> Path:
 
 @dataclass(frozen=True)
 class Activation:
-    """kind: its number in the kernel, 0 for none. parameter: alpha of ELU, the slope of a leaky ReLU."""
+    """An activation. kind: its number in the kernel, 0 for none. parameter: alpha of ELU, slope of a leaky ReLU."""
 
     kind: int = 0
     parameter: float = 0.0
@@ -187,11 +187,11 @@ class Activation:
 NONE = Activation()
 _PLAIN: dict[type[nn.Module] | type[None], int] = {nn.SiLU: 1, nn.ReLU: 2, nn.Tanh: 3, nn.Sigmoid: 9}
 _GELU = {"none": 4, "tanh": 5}
-_TORCH_THRESHOLD = 20.0  # beyond it PyTorch's Softplus is the identity, which it is there within float32 anyway
+_TORCH_THRESHOLD = 20.0  # above it PyTorch's Softplus is the identity, which is exact within float32 rounding
 
 
 def activation_of(module: nn.Module | None) -> Activation | None:
-    """Return the kernel's activation for a module, or None if it has none.
+    """Return the activation of the kernel that a module computes, or None if the kernel has none for it.
 
     >>> from torch import nn
     >>> from collapsebench.stack.kernel.library import activation_of

@@ -28,7 +28,7 @@ _TIMES = (0.0, 0.1, 0.35, 0.7, 1.0)
 
 
 class FusedPair:
-    """The loss and gradient of a stack of pairs. Raises KernelError with the reason if the kernel cannot compute them."""
+    """The loss and gradient of a stack of pairs. Raises KernelError with the reason if it cannot compute them."""
 
     def __init__(
         self, pair: nn.ModuleDict, objective: Objective[Any], parameters: Mapping[str, Tensor], features: int
@@ -104,9 +104,9 @@ def _stride(batches: Tensor) -> int:
 def prices_of(
     objective: Objective[Any], state: Tensors, dials: Tensor, latent_dim: int, progress: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the coefficients of an affine loss: of distortion `(r,)`, of each latent's rate `(r, k)`, and the constant.
+    """Return the coefficients of an affine loss: of distortion `(r,)`, of each rate `(r, k)`, and the constant `(r,)`.
 
-    The constant is `(r,)`. state: the state of the objective, `(r, ...)`. dials: `(r,)`.
+    state: the state of the objective, `(r, ...)`. dials: `(r,)`.
     """
     distortion = torch.zeros(2 + latent_dim, dtype=dials.dtype)
     distortion[1] = 1.0

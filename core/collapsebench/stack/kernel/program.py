@@ -1,6 +1,6 @@
-"""Read what a pair of networks computes from its traces (`torch.fx`), as a sequence of steps for the compiled kernel.
+"""Translate an encoder and decoder from their traces (`torch.fx`) to a sequence of steps for the compiled kernel.
 
-A step computes one value from those of earlier steps or from the input of its network. It is an affine map with the
+A step computes one value from values of earlier steps or from the input of its network. It is an affine map with the
 activation that follows it, an activation by itself, a sum of two values, or a layer norm.
 """
 
@@ -27,9 +27,9 @@ What = Literal["affine", "activation", "sum", "norm"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step. sources: the numbers of the steps whose values it takes, INPUT for the input of its network.
+    """One step. sources: the numbers of the steps whose values it takes; INPUT for the network's input.
 
-    names: of its modules; two if it consists of two affine maps side by side. epsilon: of a layer norm. slot: the
+    names: names of its modules; two if two affine maps are concatenated. epsilon: of a layer norm. slot: the
     buffer in which the gradient of its value is accumulated. adds: for each source, how its gradient is passed on: 0
     written to its slot, 1 added to its slot, 2 left where it is, because both share a slot.
     """
@@ -206,11 +206,11 @@ _OPERATIONS: dict[Any, Callable[[_Reader, _Value, _Arguments, _Named], Any]] = {
     **dict.fromkeys((torch.chunk, "chunk"), _halves),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _Reader._sum),
 }
-"""What becomes of a value by each operation of a trace, given its other arguments."""
+"""For each operation of a trace, the function that translates it, given its operand and other arguments."""
 
 
 def read_pair(pair: nn.ModuleDict, features: int) -> Program:
-    """Return the program of a pair; raise KernelError with the reason if the kernel cannot compute the pair."""
+    """Return the program of a pair. Raises KernelError with the reason if the kernel cannot compute the pair."""
     encoder = _Reader(pair["encoder"], "encoder", features)
     first = _with_heads(encoder)
     latents = first[-1].outputs // (1 if len(first[-1].names) > 1 else 2)
@@ -227,7 +227,7 @@ def read_pair(pair: nn.ModuleDict, features: int) -> Program:
 
 
 def _with_heads(encoder: _Reader) -> list[Step]:
-    """Return the encoder's steps, the last of which gives mean and log-variance side by side."""
+    """Return the encoder's steps, the last of which gives mean and log-variance, concatenated."""
     problem = KernelError("the encoder does not end in two affine heads")
     if len(encoder.ends) != 2 or not all(isinstance(end, _Value) and end.step >= 0 for end in encoder.ends):
         raise problem
@@ -288,7 +288,7 @@ class _Slots:
         self.of_value[value] = self._free.pop()
 
     def release(self, slot: int) -> None:
-        """Let another value use a buffer."""
+        """Mark a buffer as free."""
         self._free.append(slot)
 
 
