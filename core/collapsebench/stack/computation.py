@@ -1,4 +1,4 @@
-"""How a stack is computed: how each replica is (`Engine`), and how many replicas are at once (`Grouping`).
+"""How a stack is computed: by which `Engine`, and with which `Grouping`, that is, how many replicas at once.
 
 The results of all computations agree within rounding; `why_not` compares one of them with one replica after the other.
 """

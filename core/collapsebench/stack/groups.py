@@ -234,5 +234,5 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
 
     for waiting in [pool.submit(alone) for _ in range(workers)]:
         waiting.result()
-    torch.set_num_threads(workers)  # otherwise other new threads would inherit the 1 of the workers
+    torch.set_num_threads(workers)  # new threads elsewhere would otherwise be limited to one as well
     return pool

@@ -145,7 +145,7 @@ class StackedChain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_rest: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        """Return the gradients in the order of the inputs: x (or None if not needed), then weights and biases."""
+        """Return the gradients in the order of the inputs: x (None if unused), then weight and bias of each layer."""
         if grad_y is None and grad_rest is None:
             return (None,) * len(ctx.needs_input_grad)
         x, saved, *affine = ctx.saved_tensors
@@ -290,7 +290,7 @@ def _continues(module: nn.Module, run: Sequence[nn.Module]) -> bool:
 def _chain(value: Tensor, run: Sequence[nn.Module], head: GaussianHead | None = None) -> Any:
     """Apply a run of modules to a value. If it ends in a head, return mean and log-variance."""
     affine = [module for module in run if isinstance(module, nn.Linear)]
-    activations = [each for module in run if (each := activation_of(module))]
+    activations = [activation for module in run if (activation := activation_of(module))]
     parts: list[Tensor | None] = [part for module in affine for part in (module.weight, module.bias)]
     if head is not None:
         both = (head.mean, head.log_variance)
