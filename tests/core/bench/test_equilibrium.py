@@ -49,6 +49,7 @@ def test_the_linear_benchmark_reaches_the_oracle_and_states_its_search() -> None
     assert len(said) == 1 + len(found.search) + 2
 
 
+@pytest.mark.slow
 def test_the_mlp_benchmark_races_every_rate_of_adam_and_the_best_of_them() -> None:
     found = bench_mlp_equilibrium(budgets=(40,), temperatures=2, updates=40, rates=(1e-3, 1e-2), rows=512)
     assert [race.against for race in found.races] == ["0.001", "0.01", "best of these"]

@@ -126,6 +126,7 @@ def test_settling_meets_the_identities_of_the_latents_and_never_raises_the_loss(
 UNSETTLED = {"settle_latents": False, "max_updates": 100}
 
 
+@pytest.mark.slow
 def test_settling_moves_no_equilibrium(gaussian, make_trainer):
     """Two runs of the linear pair, with and without: the same signal fractions."""
     fractions = []
