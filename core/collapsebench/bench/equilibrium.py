@@ -20,10 +20,10 @@ from collapsebench.bench.timing import Spread
 from collapsebench.contracts import Data, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.planning.jobs import ScanSpec
+from collapsebench.process import keep_freed_memory
 from collapsebench.stack.computation import Computation
 from collapsebench.suite.schema import ComputeSettings, Training
 from collapsebench.theory.oracle import oracle
-from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import trainer_of
 from collapsebench.training.choose import choose_computation
 from collapsebench.training.trainer import Trainer

@@ -19,10 +19,10 @@ from collapsebench.bench.timing import MatrixPeak, Spread, Turns, milliseconds, 
 from collapsebench.contracts import Data, Registry, Split, load_registry
 from collapsebench.data.standardise import Standardised, standardise
 from collapsebench.planning.jobs import ComponentSpec, ScanSpec
+from collapsebench.process import keep_freed_memory
 from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.suite.resolve import load_suite
 from collapsebench.suite.schema import ComputeSettings, EvaluationSettings, Training
-from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import build_pair, build_stack, trainer_of
 from collapsebench.training.choose import TIMED_REPLICAS, choose_computation, fastest, report, time_computations
 from collapsebench.training.trainer import Trainer

@@ -20,7 +20,7 @@ import click
 
 from collapsebench import __version__
 from collapsebench.errors import CollapsebenchError, UserError
-from collapsebench.training.allocator import share_cores
+from collapsebench.process import share_cores
 
 _DISTRIBUTION = "collapsebench"
 _SECONDS = 10

@@ -19,10 +19,10 @@ from collapsebench.errors import DataError, StoreError, classify, error_text
 from collapsebench.executing.observe import observe_cells
 from collapsebench.planning.jobs import Job
 from collapsebench.planning.provenance import provenance
+from collapsebench.process import keep_freed_memory
 from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.stack.kernel.library import KernelError, load_kernel
 from collapsebench.store import FINISHED, CellRecord, Store
-from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import make_trainer
 from collapsebench.training.choose import on_threads
 from collapsebench.training.pieces import PieceRun

@@ -23,13 +23,13 @@ from collapsebench.data.standardise import Standardised
 from collapsebench.errors import error_text
 from collapsebench.planning.cells import Cell, Plan, ScanName
 from collapsebench.planning.jobs import ScanSpec, StackChoice, adopted_keys, waves_of
+from collapsebench.process import keep_freed_memory
 from collapsebench.stack.computation import COMPUTATIONS, Computation, why_not
 from collapsebench.stack.kernel.chains import covers
 from collapsebench.stack.kernel.library import KernelError
 from collapsebench.stack.stack import Stack
 from collapsebench.store import Store
 from collapsebench.suite.schema import ComputeSettings
-from collapsebench.training.allocator import keep_freed_memory
 from collapsebench.training.build import build_stack, trainer_of
 from collapsebench.training.memory import Footprint, footprint, memory_available
 from collapsebench.training.trainer import Trainer

@@ -22,12 +22,12 @@ from collapsebench.contracts import Objective, Progress
 from collapsebench.data.batches import Batches
 from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
 from collapsebench.data.standardise import Standardised
+from collapsebench.process import returned_memory
 from collapsebench.stack.optimisers import Adam, Average, Preconditioned, StackOptimiser
 from collapsebench.stack.stack import Stack, StackModel
 from collapsebench.store import read_checkpoint, write_checkpoint
 from collapsebench.suite.schema import EvaluationSettings, Training
 from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
-from collapsebench.training.allocator import returned_memory
 from collapsebench.training.symmetry import Symmetry, find_symmetry, less_penalty
 
 if TYPE_CHECKING:
