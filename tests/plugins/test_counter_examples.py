@@ -179,7 +179,7 @@ def test_trained_to_rest_each_obeys_the_identities_that_it_declares_and_no_other
     trainer = make_trainer(data, [0.05], decoder=(decoder, {}), latent_dim=2, training=training)
     while trainer.update < updates:
         trainer.advance()
-    found = trainer.measure(everything=True, stack=trainer.judged())
+    found = trainer.measure(trainer.judged())
     residuals = {identity: replace(found, identities=(identity,)).ward_residual[0] for identity in WARD_IDENTITIES}
     assert set(found.identities) == set(WARD_IDENTITIES) - broken
     assert max(residuals[identity] for identity in found.identities) == found.ward_residual[0] < 0.01

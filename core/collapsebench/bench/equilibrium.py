@@ -212,7 +212,7 @@ def _run_linear(data: Standardised, contest: Contest, target: Floats, setting: S
     every, seconds, error = max(1, setting.budget // (4 * _LOOKS)), 0.0, math.inf
     while trainer.update < setting.budget and seconds < limit:
         seconds += _advance(trainer, min(every, setting.budget - trainer.update))
-        fractions = -np.sort(-trainer.measure(everything=True).signal_fraction, axis=1)
+        fractions = -np.sort(-trainer.measure().signal_fraction, axis=1)
         error = float(np.abs(fractions - target).mean())
         if error < TOLERANCE:
             return Run(setting, seconds, trainer.update, error, True)
@@ -292,7 +292,7 @@ def _race(
 
 def _objective(trainer: Trainer) -> Floats:
     """Return L over V / 2 of every replica, on the train split."""
-    found = trainer.measure(everything=True, stack=trainer.judged())
+    found = trainer.measure(trainer.judged())
     total = trainer.data.total_variance
     return np.asarray((found.distortion + trainer.temperatures * total * found.rate) / (total / 2))
 

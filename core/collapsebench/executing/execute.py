@@ -27,6 +27,7 @@ from collapsebench.training.build import make_trainer
 from collapsebench.training.choose import on_threads
 from collapsebench.training.pieces import PieceRun
 from collapsebench.training.trainer import Controls, OutOfTimeError
+from collapsebench.training.verdict import Record
 
 Report = Callable[[str, Progress], None]
 
@@ -143,7 +144,7 @@ def _store_cell(store: Store, job: Job, index: int, ended: _Ended, about: Mappin
     count = len(job.scan.temperatures)
     numbers = range(index * count, (index + 1) * count)
     weights = trained.weights(numbers)
-    replicas = _replica_rows(job.scan.temperatures, trained.results(numbers), weights)
+    replicas = _replica_rows(job.scan.temperatures, trained.records(numbers), weights)
     diverged = [replica["temperature"] for replica in replicas if replica["mark"] == "diverged"]
     status, reason = ended.status, ended.reason
     if diverged:
@@ -154,25 +155,20 @@ def _store_cell(store: Store, job: Job, index: int, ended: _Ended, about: Mappin
 
 
 def _replica_rows(
-    temperatures: Sequence[float], results: Sequence[tuple[str, int, float, float]], weights: Mapping[str, Tensor]
+    temperatures: Sequence[float], records: Sequence[Record], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], ...]:
-    """Return what the record of a cell says of each replica.
-
-    results: mark, updates, loss and effective temperature per replica.
-    """
+    """Return what the record of a cell says of each replica."""
     states = {name.replace(".", "_"): value for name, value in weights.items() if _is_scalar_state(name, value)}
     return tuple(
         {
             "temperature": temperature,
-            "mark": mark,
-            "updates": updates,
-            "loss": _finite(loss),
-            "effective_temperature": _finite(effective_temperature),
+            "mark": record.mark,
+            "updates": record.updates,
+            "loss": _finite(record.loss),
+            "effective_temperature": _finite(record.effective_temperature),
             **{name: _finite(float(value[index])) for name, value in states.items()},
         }
-        for index, (temperature, (mark, updates, loss, effective_temperature)) in enumerate(
-            zip(temperatures, results, strict=True)
-        )
+        for index, (temperature, record) in enumerate(zip(temperatures, records, strict=True))
     )
 
 

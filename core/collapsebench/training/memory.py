@@ -140,12 +140,13 @@ def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, row
             trainer.advance()
         update = memory.peak
         memory.restart()
-        trainer.data = twice  # two chunks: the first is still in memory while the second is computed
-        trainer.values_at_once = rows * replicas * width * 4
+        judge = trainer.judge
+        judge.data = twice  # two chunks: the first is still in memory while the second is computed
+        judge.values_at_once = rows * replicas * width * 4
         # Two pairs of draws per row: more take no more memory, and the suite may ask for hundreds.
-        draws = min(trainer.evaluation.samples, 4 * len(twice.splits["train"].values))
-        trainer.evaluation = trainer.evaluation.model_copy(update={"samples": draws})
-        trainer.measure(everything=True)
+        draws = min(judge.evaluation.samples, 4 * len(twice.splits["train"].values))
+        judge.evaluation = judge.evaluation.model_copy(update={"samples": draws})
+        trainer.measure()
         check = memory.peak
     state = sum(
         value.nbytes

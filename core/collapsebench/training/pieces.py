@@ -21,6 +21,7 @@ from collapsebench.errors import is_out_of_memory
 from collapsebench.planning.jobs import Job, Piece
 from collapsebench.store import Store, read_checkpoint, write_checkpoint
 from collapsebench.training.trainer import Controls, OutOfTimeError, Trained, Trainer
+from collapsebench.training.verdict import Record
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
@@ -128,14 +129,14 @@ class PieceRun:
     def _file(self, piece: Piece, prefix: str = "") -> Path:
         return self.path.with_suffix(f".{prefix}{piece.name}.safetensors")
 
-    def results(self, replicas: Sequence[int]) -> list[tuple[str, int, float, float]]:
-        """Return the mark, updates, loss and effective temperature of each given replica."""
-        results = {
-            replica: row
+    def records(self, replicas: Sequence[int]) -> list[Record]:
+        """Return the record of each given replica."""
+        records = {
+            replica: record
             for ended in self.finished
-            for replica, *row in zip(ended.piece.replicas, *_columns(ended.trained), strict=True)
+            for replica, record in zip(ended.piece.replicas, ended.trained.records, strict=True)
         }
-        return [tuple(results[replica]) for replica in replicas]
+        return [records[replica] for replica in replicas]
 
     def log(self, replicas: Sequence[int]) -> list[dict[str, Any]]:
         """Return the log of the given replicas, in which they are numbered from zero."""
@@ -161,17 +162,13 @@ class PieceRun:
         return {name: torch.stack([rows[replica][name] for replica in replicas]) for name in rows[replicas[0]]}
 
 
-def _columns(trained: Trained) -> tuple[Sequence[Any], ...]:
-    return trained.marks, trained.updates, trained.losses, trained.effective_temperatures
-
-
 def _write(path: Path, trained: Trained) -> None:
-    about = {name: value for name, value in vars(trained).items() if name != "weights"}
-    write_checkpoint(path, trained.weights, about)
+    write_checkpoint(path, trained.weights, {"records": [vars(each) for each in trained.records], "log": trained.log})
 
 
 def _read(path: Path) -> Trained:
-    return Trained(weights={}, **read_checkpoint(path, _CPU)[1])
+    about = read_checkpoint(path, _CPU)[1]
+    return Trained({}, [Record(**each) for each in about["records"]], about["log"])
 
 
 def _release_memory() -> None:

@@ -9,32 +9,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from collapsebench.contracts import Objective, Progress
 from collapsebench.data.batches import Batches
-from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
 from collapsebench.data.standardise import Standardised
 from collapsebench.process import returned_memory
 from collapsebench.stack.optimisers import Adam, Average, Preconditioned, StackOptimiser
-from collapsebench.stack.stack import Stack, StackModel
+from collapsebench.stack.stack import Stack
 from collapsebench.store import read_checkpoint, write_checkpoint
 from collapsebench.suite.schema import EvaluationSettings, Training
-from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
-from collapsebench.training.symmetry import Symmetry, find_symmetry, less_penalty
+from collapsebench.theory.equilibrium import Equilibrium
+from collapsebench.training.symmetry import Symmetry, find_symmetry
+from collapsebench.training.verdict import Flags, Judge, Mark, Record
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats, Tensors
 
-Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
-_SCREEN_ROWS = 4096
 _FIRST_PRICE = 0.1
 
 
@@ -44,18 +41,31 @@ class OutOfTimeError(Exception):
 
 @dataclass
 class Trained:
-    """The result of training: weights `(r, ...)` on the CPU, and for each replica its mark, updates, normalised loss
-    and effective temperature.
-
-    losses: the mean over the updates between the last two checks, at the weights of each update, without averaging.
-    """
+    """The result of training: weights `(r, ...)` on the CPU, the record of each replica, and the log of all checks."""
 
     weights: Tensors
-    marks: list[Mark]
-    updates: list[int]
-    losses: list[float]
-    effective_temperatures: list[float]
+    records: list[Record]
     log: list[dict[str, Any]]
+
+    @property
+    def marks(self) -> list[Mark]:
+        """The mark of each replica."""
+        return [record.mark for record in self.records]
+
+    @property
+    def updates(self) -> list[int]:
+        """The updates that each replica was trained for."""
+        return [record.updates for record in self.records]
+
+    @property
+    def losses(self) -> list[float]:
+        """The normalised loss of each replica over its last updates."""
+        return [record.loss for record in self.records]
+
+    @property
+    def effective_temperatures(self) -> list[float]:
+        """The price of a nat of each replica, as a share of V."""
+        return [record.effective_temperature for record in self.records]
 
 
 @dataclass
@@ -66,29 +76,6 @@ class Controls:
     report: Callable[[Progress], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
     deadline: float = math.inf
-
-
-@dataclass
-class _Track:
-    """What is recorded for each replica of the original stack."""
-
-    marks: list[Mark]
-    updates: list[int]
-    losses: list[float]
-    effective_temperatures: list[float]
-    best: list[float]
-    best_update: list[int]
-    fractions: list[list[tuple[int, list[float]]]]
-    unstable: list[bool]
-    log: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, replicas: int) -> _Track:
-        infinite = [math.inf] * replicas
-        return cls(
-            ["running"] * replicas, [0] * replicas, infinite[:], infinite[:], infinite[:], [0] * replicas,
-            [[] for _ in range(replicas)], [False] * replicas,
-        )  # fmt: skip
 
 
 class Trainer:
@@ -104,7 +91,7 @@ class Trainer:
         training: Training,
         evaluation: EvaluationSettings,
     ) -> None:
-        self.stack, self.data, self.training, self.evaluation = stack, data, training, evaluation
+        self.stack, self.data, self.training = stack, data, training
         self.temperatures, self.latent_dim = np.asarray(temperatures), latent_dim
         self.batches = Batches(
             data,
@@ -123,11 +110,13 @@ class Trainer:
         self.finished: Tensors = {
             name: torch.zeros_like(value, device="cpu") for name, value in stack.weights().items()
         }
-        self.track = _Track.of(len(stack))
+        self.records = [Record() for _ in range(len(stack))]
+        self.log: list[dict[str, Any]] = []
         self.average = Average(stack.parameters, training.average) if training.average else None
         self.update = 0
         self._check_every = max(1, training.max_updates // training.convergence.checks)
-        self.values_at_once = VALUES_AT_ONCE
+        trained_rows = self.batches.size * self._check_every
+        self.judge = Judge(data, temperatures, latent_dim, training, evaluation, self.symmetry, trained_rows)
         self._loss_sum = torch.zeros(len(stack), device=stack.device, dtype=torch.float32)
         self._loss_count = 0
 
@@ -145,9 +134,9 @@ class Trainer:
                 with returned_memory():
                     self.check(final=self.update == budget)
                 elapsed = max(time.monotonic() - clock, 1e-9)
-                settled = len(self.track.marks) - len(self.alive)
+                settled = len(self.records) - len(self.alive)
                 rate = (self.update - started_at) / elapsed
-                controls.report(Progress(self.update, budget, settled, len(self.track.marks), rate))
+                controls.report(Progress(self.update, budget, settled, len(self.records), rate))
             now = time.monotonic()
             stopping, late = controls.stop(), now > controls.deadline
             due = now - saved > self.training.checkpoint_every_seconds
@@ -159,8 +148,7 @@ class Trainer:
                 raise KeyboardInterrupt
             if late:
                 raise OutOfTimeError(f"{self.update} of {budget} updates done when the time limit passed")
-        track = self.track
-        return Trained(self.finished, track.marks, track.updates, track.losses, track.effective_temperatures, track.log)
+        return Trained(self.finished, self.records, self.log)
 
     def advance(self) -> None:
         """Do one update of every replica in the stack."""
@@ -187,7 +175,7 @@ class Trainer:
         rise = self.training.price_warm_up * (end - start) if self.stack.objective.dial_is_price else 0.0
         prices = np.ones(len(self.alive))
         if update - start < rise:
-            rising = [not start or self.track.unstable[replica] for replica in self.alive]
+            rising = [not start or record.unstable for record in self.living]
             prices[rising] = _FIRST_PRICE + (1 - _FIRST_PRICE) * (update - start) / rise
         return prices
 
@@ -202,6 +190,11 @@ class Trainer:
         fall = 0.5 * (1 + math.cos(math.pi * (update - start) / (end - start)))
         return float(training.optimiser.learning_rate) * rise * (fall if training.schedule == "cosine" else 1.0)
 
+    @property
+    def living(self) -> list[Record]:
+        """The records of the replicas in the stack, in its order."""
+        return [self.records[replica] for replica in self.alive]
+
     def check(self, *, final: bool) -> None:
         """Check every replica in the stack for convergence, and retire those that have settled; if `final`, retire all.
 
@@ -210,16 +203,14 @@ class Trainer:
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
         rising = ((self.prices(self.update - 1) < 1.0) | settling) & (not final)
-        judged = self.judged()
-        measured = self.measure(everything=final, stack=judged)
-        stable = self._is_stable(measured, judged)
-        calm = self._is_calm(measured, losses, ~rising)
-        slack = 0.0 if self._rows(final) is None else 3 / math.sqrt(_SCREEN_ROWS)
-        tolerance = self.training.convergence.ward_residual
-        candidate = stable & calm & (measured.ward_residual <= tolerance + slack)
+        judge, judged, living = self.judge, self.judged(), self.living
+        measured = judge.measure(judged, self.alive, everything=final)
+        stable = judge.is_stable(measured, judged)
+        calm = judge.is_calm(measured, losses, living, self.update, ~rising)
+        candidate = stable & calm & judge.is_stationary(measured, everything=final)
+        if not final:
+            candidate = judge.confirm(candidate, judged, self.alive)
         finite = np.isfinite(losses) & np.isfinite(measured.ward_residual)
-        if slack and candidate.any():
-            candidate = self._confirm(candidate, judged)
         self._record(measured, losses, judged)
         leaving = candidate | ~finite | final
         for index in np.flatnonzero(leaving):
@@ -228,14 +219,14 @@ class Trainer:
                 mark = "converged"
             if not finite[index]:
                 mark = "diverged"
-            self.track.marks[self.alive[index]] = mark
+            living[index].mark = mark
         if self.update in self.training.rounds:
-            for number, firm in zip(self.alive, stable, strict=True):
-                self.track.unstable[number] = not firm
+            for record, firm in zip(living, stable, strict=True):
+                record.unstable = not firm
         if leaving.any():
             self._retire(leaving, judged)
         settles = self.training.settle_latents and not (settling or self.penalised)
-        if self.symmetry is not None and settles and self._rows(final) is None and len(self.alive):
+        if self.symmetry is not None and settles and judge.rows(everything=final) is None and len(self.alive):
             self.settle(self.symmetry, measured.mean[~leaving], measured.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
@@ -243,6 +234,10 @@ class Trainer:
     def judged(self) -> Stack:
         """Return the stack that is checked for convergence: with averaged weights, if weights are averaged."""
         return self.stack if self.average is None else self.stack.with_parameters(self.average.weights)
+
+    def measure(self, stack: Stack | None = None) -> Equilibrium:
+        """Measure the replicas in the stack, or those of another stack of the same replicas, on every row."""
+        return self.judge.measure(stack or self.stack, self.alive, everything=True)
 
     def settle(self, symmetry: Symmetry, mean: Floats, scale: Floats) -> None:
         """Bring the latents to E mu = 0 and E mu^2 + E sigma^2 = 1. mean, scale: both as measured, `(r, k)`.
@@ -253,87 +248,25 @@ class Trainer:
         if self.average is not None:
             symmetry.settle(self.average.weights, mean, scale)
 
-    def measure(self, *, everything: bool, stack: Stack | None = None) -> Equilibrium:
-        """Measure both conditions of equilibrium: on every row, or on a sample if that would take longer than training.
-
-        A penalty on weights shifts the Ward identities; its contribution is subtracted.
-        """
-        stack = stack or self.stack
-        samples = SplitSamples(
-            self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
-            dtype=stack.dtype, max_rows=self._rows(everything), values_at_once=self.values_at_once,
-        )  # fmt: skip
-        model = StackModel(stack, self.temperatures[self.alive][: len(stack)], self.latent_dim)
-        try:
-            measured = measure_equilibrium(model, samples, self.evaluation.samples)
-        finally:
-            stack.template.train()
-        if self.penalised and self.symmetry is not None:
-            return less_penalty(measured, stack, self.symmetry)
-        return measured
-
-    def _rows(self, everything: bool) -> int | None:
-        rows, trained = len(self.data.splits["train"].values), self.batches.size * self._check_every
-        return None if everything or rows <= max(4 * _SCREEN_ROWS, trained) else _SCREEN_ROWS
-
-    def _is_stable(self, measured: Equilibrium, stack: Stack) -> NDArray[np.bool_]:
-        prices = stack.effective_temperatures() * stack.total_variance / stack.decoder.collapse_limit
-        edges = np.array([stack.objective.edge(float(price)) for price in prices])
-        return measured.is_stable(edges / stack.total_variance, self.training.convergence.edge_tolerance)
-
-    def _is_calm(self, measured: Equilibrium, losses: Floats, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return where the signal fractions have stopped drifting and the loss has stopped falling, within `mask`."""
-        settings = self.training.convergence
-        patience = settings.patience * self.training.max_updates
-        calm = np.zeros(len(self.alive), dtype=bool)
-        for index in np.flatnonzero(mask):
-            replica = int(self.alive[index])
-            history = self.track.fractions[replica]
-            now = measured.signal_fraction[index]
-            history.append((self.update, [float(value) for value in now]))
-            drift = signal_drift(history)
-            if drift is not None:
-                waited = self.update - self.track.best_update[replica] >= patience
-                calm[index] = drift <= settings.drift and waited
-            best = self.track.best[replica]
-            if len(history) == 1 or losses[index] < best - settings.relative_tolerance * abs(best):
-                self.track.best[replica], self.track.best_update[replica] = float(losses[index]), self.update
-        return calm
-
-    def _confirm(self, candidate: NDArray[np.bool_], judged: Stack) -> NDArray[np.bool_]:
-        """Measure the candidates on every row of the train split."""
-        indices = torch.from_numpy(np.flatnonzero(candidate)).to(self.stack.device)
-        alone = judged.select(indices)
-        alive, self.alive = self.alive, self.alive[candidate]
-        try:
-            measured = self.measure(everything=True, stack=alone)
-            good = self._is_stable(measured, alone)
-        finally:
-            self.alive = alive
-        confirmed = candidate.copy()
-        confirmed[candidate] = good & (measured.ward_residual <= self.training.convergence.ward_residual)
-        return confirmed
-
     def _record(self, measured: Equilibrium, losses: Floats, judged: Stack) -> None:
         effective, prices = judged.effective_temperatures(), self.prices(self.update - 1)
-        for index, replica in enumerate(self.alive):
-            self.track.updates[replica] = self.update
-            self.track.losses[replica] = float(losses[index])
-            self.track.effective_temperatures[replica] = float(effective[index])
-            self.track.log.append(
+        for index, (replica, record) in enumerate(zip(self.alive, self.living, strict=True)):
+            record.updates, record.loss = self.update, float(losses[index])
+            record.effective_temperature = float(effective[index])
+            self.log.append(
                 {
                     "replica": int(replica),
                     "update": self.update,
-                    "loss": float(losses[index]),
-                    "effective_temperature": float(effective[index]),
+                    "loss": record.loss,
+                    "effective_temperature": record.effective_temperature,
                     "ward_residual": float(measured.ward_residual[index]),
                     "residual_edge": float(measured.residual_edge[index]),
                     "price": float(prices[index]),
-                    "active": int((measured.signal_fraction[index] > self.evaluation.active_threshold).sum()),
+                    "active": int((measured.signal_fraction[index] > self.judge.evaluation.active_threshold).sum()),
                 }
             )
 
-    def _retire(self, leaving: NDArray[np.bool_], judged: Stack) -> None:
+    def _retire(self, leaving: Flags, judged: Stack) -> None:
         """Store the weights of the leaving replicas, and remove them from the stack."""
         indices = np.flatnonzero(leaving)
         targets = torch.from_numpy(self.alive[indices])
@@ -361,7 +294,8 @@ class Trainer:
             "update": self.update,
             "alive": [int(replica) for replica in self.alive],
             "loss_count": self._loss_count,
-            "track": vars(self.track),
+            "records": [vars(record) for record in self.records],
+            "log": self.log,
         }
         write_checkpoint(path, tensors, meta)
 
@@ -369,7 +303,8 @@ class Trainer:
         """Continue from what `save` wrote."""
         tensors, meta = read_checkpoint(path, self.stack.device)
         self.update, self._loss_count = meta["update"], meta["loss_count"]
-        self.track = _Track(**meta["track"])
+        self.records = [Record(**record) for record in meta["records"]]
+        self.log = meta["log"]
         self.alive = np.array(meta["alive"], dtype=np.int64)
         self.stack.keep(torch.from_numpy(self.alive).to(self.stack.device))
         self.stack.load(_named(tensors, "weights/"))

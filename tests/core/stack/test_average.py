@@ -113,9 +113,9 @@ def test_settling_moves_the_average_with_the_weights(gaussian, make_trainer):
         trainer.advance()
     name = f"{trainer.symmetry.mean}.weight"
     before = [stack.parameters[name].detach().clone() for stack in (trainer.stack, trainer.judged())]
-    found = trainer.measure(everything=True, stack=trainer.judged())
+    found = trainer.measure(trainer.judged())
     trainer.settle(trainer.symmetry, found.mean, found.scale)
-    after = trainer.measure(everything=True, stack=trainer.judged())
+    after = trainer.measure(trainer.judged())
     assert np.abs(after.mean).max() < 1e-5
     assert np.abs(after.scale - 1).max() < 1e-5
     assert after.distortion == pytest.approx(found.distortion, rel=1e-5)

@@ -108,10 +108,10 @@ def test_settling_meets_the_identities_of_the_latents_and_never_raises_the_loss(
     trainer = make_trainer(gaussian, [0.3, 0.03, 0.003], **parts)
     for _ in range(20):
         trainer.advance()
-    before, x = trainer.measure(everything=True), trainer.batches.draw(0)
+    before, x = trainer.measure(), trainer.batches.draw(0)
     losses = trainer.stack.losses(*x, 0.0).detach()
     trainer.symmetry.settle(trainer.stack.parameters, before.mean, before.scale)
-    after = trainer.measure(everything=True)
+    after = trainer.measure()
     assert np.abs(before.scale - 1).max() > 0.05
     assert np.abs(after.mean).max() < 1e-5
     assert np.abs(after.scale - 1).max() < 1e-5

@@ -279,7 +279,7 @@ def test_in_an_extension_the_price_rises_anew_for_a_replica_on_a_saddle_only(gau
         assert [prices[start + update * step][-1] for update in range(100)] == pytest.approx(rise)
     logged = {entry["update"]: entry["price"] for entry in trained.log if entry["replica"] == 1}
     assert logged == {update: pytest.approx(prices[update - 1][-1]) for update in range(2, 401, 2)}
-    trainer.alive, trainer.track.unstable = np.array([0, 1]), [False, True]
+    trainer.alive, trainer.records[1].unstable = np.array([0, 1]), True
     assert trainer.prices(100) == pytest.approx([1.0, 0.1])
 
 
@@ -351,7 +351,7 @@ def test_confirming_on_every_row_leaves_the_stack_unchanged(gaussian, make_train
     trainer = make_trainer(gaussian, [0.3, 0.1, 0.05], training=settings())
     trainer.advance()
     weights, alive = trainer.stack.weights(), copy.copy(trainer.alive)
-    trainer._confirm(np.array([True, False, True]), trainer.stack)
+    trainer.judge.confirm(np.array([True, False, True]), trainer.stack, trainer.alive)
     assert np.array_equal(trainer.alive, alive)
     assert all(torch.equal(value, weights[name]) for name, value in trainer.stack.weights().items())
 

@@ -1,0 +1,136 @@
+"""Decide what a check of a stack finds: which replicas are stationary, stable and at rest.
+
+The conditions are those of `theory/equilibrium`, on averaged weights if weights are averaged. If every row would take
+longer than the training between two checks, a sample of rows screens the replicas, and those that pass are measured on
+every row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from collapsebench.contracts import Objective
+from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
+from collapsebench.data.standardise import Standardised
+from collapsebench.stack.stack import Stack, StackModel
+from collapsebench.suite.schema import EvaluationSettings, Training
+from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
+from collapsebench.training.symmetry import Symmetry, less_penalty
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats
+
+Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
+Flags = NDArray[np.bool_]
+_SCREEN_ROWS = 4096
+
+
+@dataclass
+class Record:
+    """What is known of a replica: its outcome so far, and the history by which it is judged.
+
+    loss: the mean over the updates between the last two checks, at the weights of each update, without averaging.
+    best, best_update: the lowest such loss, and when it was reached. fractions: (update, signal fractions) of each
+    check. unstable: whether it was at the end of the last round.
+    """
+
+    mark: Mark = "running"
+    updates: int = 0
+    loss: float = math.inf
+    effective_temperature: float = math.inf
+    best: float = math.inf
+    best_update: int = 0
+    fractions: list[tuple[int, list[float]]] = field(default_factory=list)
+    unstable: bool = False
+
+
+class Judge:
+    """Measures the replicas of a stack, and says which conditions they meet.
+
+    temperatures: of each replica of the original stack `(r,)`. trained_rows: rows of the updates between two checks.
+    """
+
+    def __init__(
+        self,
+        data: Standardised,
+        temperatures: Sequence[float],
+        latent_dim: int,
+        training: Training,
+        evaluation: EvaluationSettings,
+        symmetry: Symmetry | None,
+        trained_rows: int,
+    ) -> None:
+        self.data, self.latent_dim, self.training, self.evaluation = data, latent_dim, training, evaluation
+        self.temperatures = np.asarray(temperatures)
+        self.symmetry, self.values_at_once = symmetry, VALUES_AT_ONCE
+        self._trained_rows = trained_rows
+
+    def measure(self, stack: Stack, alive: NDArray[np.int64], *, everything: bool) -> Equilibrium:
+        """Measure the replicas of a stack, on every row or on those that screen.
+
+        alive: their numbers in the original stack. A penalty on weights shifts the Ward identities; its contribution is
+        subtracted.
+        """
+        samples = SplitSamples(
+            self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
+            dtype=stack.dtype, max_rows=self.rows(everything=everything), values_at_once=self.values_at_once,
+        )  # fmt: skip
+        model = StackModel(stack, self.temperatures[alive], self.latent_dim)
+        try:
+            measured = measure_equilibrium(model, samples, self.evaluation.samples)
+        finally:
+            stack.template.train()
+        if type(stack.objective).penalty is not Objective.penalty and self.symmetry is not None:
+            return less_penalty(measured, stack, self.symmetry)
+        return measured
+
+    def rows(self, *, everything: bool) -> int | None:
+        """Return how many rows are measured, or None for all of them."""
+        rows = len(self.data.splits["train"].values)
+        return None if everything or rows <= max(4 * _SCREEN_ROWS, self._trained_rows) else _SCREEN_ROWS
+
+    def is_stationary(self, measured: Equilibrium, *, everything: bool) -> Flags:
+        """Return where the Ward residual is within its tolerance, which is wider on a sample of rows `(r,)`."""
+        slack = 0.0 if self.rows(everything=everything) is None else 3 / math.sqrt(_SCREEN_ROWS)
+        return np.asarray(measured.ward_residual <= self.training.convergence.ward_residual + slack)
+
+    def is_stable(self, measured: Equilibrium, stack: Stack) -> Flags:
+        """Return where no collapsed latent could lower the objective `(r,)`."""
+        prices = stack.effective_temperatures() * stack.total_variance / stack.decoder.collapse_limit
+        edges = np.array([stack.objective.edge(float(price)) for price in prices])
+        return measured.is_stable(edges / stack.total_variance, self.training.convergence.edge_tolerance)
+
+    def is_calm(
+        self, measured: Equilibrium, losses: Floats, records: Sequence[Record], update: int, mask: Flags
+    ) -> Flags:
+        """Return where the signal fractions have stopped drifting and the loss has stopped falling, within `mask`."""
+        settings = self.training.convergence
+        patience = settings.patience * self.training.max_updates
+        calm = np.zeros(len(records), dtype=bool)
+        for index in np.flatnonzero(mask):
+            record = records[int(index)]
+            record.fractions.append((update, [float(value) for value in measured.signal_fraction[index]]))
+            drift = signal_drift(record.fractions)
+            if drift is not None:
+                calm[index] = drift <= settings.drift and update - record.best_update >= patience
+            falls = losses[index] < record.best - settings.relative_tolerance * abs(record.best)
+            if len(record.fractions) == 1 or falls:
+                record.best, record.best_update = float(losses[index]), update
+        return calm
+
+    def confirm(self, candidate: Flags, stack: Stack, alive: NDArray[np.int64]) -> Flags:
+        """Return which candidates are stationary and stable on every row of the train split `(r,)`."""
+        if self.rows(everything=False) is None or not candidate.any():
+            return candidate
+        alone = stack.select(torch.from_numpy(np.flatnonzero(candidate)).to(stack.device))
+        measured = self.measure(alone, alive[candidate], everything=True)
+        confirmed = candidate.copy()
+        confirmed[candidate] = self.is_stable(measured, alone) & self.is_stationary(measured, everything=True)
+        return confirmed
