@@ -46,8 +46,9 @@ def collapsebench_metrics() -> list[Component]:
         Component(
             "equilibrium",
             "collapsebench_metrics.equilibrium:Equilibrium",
-            "How far the replicas are from equilibrium: exact identities, stability and the loss gap.",
+            "How far the replicas are from equilibrium: identities, stability, cost of other weights, loss gap.",
             parameters=f"{_PARAMETERS}EquilibriumParameters",
+            version=2,
         ),
         Component(
             "rate-overlay",

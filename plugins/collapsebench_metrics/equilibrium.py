@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from collapsebench import Evaluation, Measurement, Metric, Score, oracle
 from collapsebench_metrics.outcome import Outcome, evaluation
 from collapsebench_metrics.parameters import EquilibriumParameters
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from collapsebench_metrics.comparison import Flags, Floats
 
 
@@ -22,7 +21,9 @@ class Equilibrium(Metric[EquilibriumParameters]):
     Between neighbours beta_1 < beta_2 at their global minima, convexity puts the slope s = -(D_2 - D_1) /
     (R_2 - R_1) inside [beta_1, beta_2]. Reported is its distance from that band, relative to the nearer edge.
     T and beta are the price of a nat at the end of training, also if the objective sets that price itself.
-    Diverged replicas count against `converged-share` and are left out of the other scores.
+    Diverged replicas count against `converged-share` and are left out of the other scores. Envelope gap: the cost of a
+    replica's weights is a straight line in the price, D + beta R, so that the cost of every replica's weights at the
+    price of every other one of the scan, over all seeds, is known; the gap is (L_i - min_j (D_j + beta_i R_j)) / L_i.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("equilibrium", "losses")
@@ -35,6 +36,19 @@ class Equilibrium(Metric[EquilibriumParameters]):
             "Largest residual eigenvalue / (T V) of replicas with a spare latent; stable up to 1.",
             "lower",
             low=0,
+        ),
+        Score(
+            "envelope-gap",
+            "Largest share by which the weights of another replica of the scan would cost less.",
+            "lower",
+            low=0,
+        ),
+        Score(
+            "metastable-share",
+            "Share of replicas that rest although other weights would cost less.",
+            "lower",
+            low=0,
+            high=1,
         ),
         Score("loss-gap", "Largest (L - L*) / L* on the train split.", "lower"),
         Score("derivative-identity", "Median relative distance of -dD/dR from [beta_1, beta_2].", "lower", low=0),
@@ -57,6 +71,7 @@ class Equilibrium(Metric[EquilibriumParameters]):
             "residual-edge": _largest(
                 edge[ended & spare], f"no replica that ended finite has a spare latent on split '{split}'"
             ),
+            **_metastability(measurement, ended),
             "loss-gap": self._loss_gap(measurement, ended),
             **self._derivative(measurement, ended),
         }
@@ -90,6 +105,19 @@ class Equilibrium(Metric[EquilibriumParameters]):
             "derivative-identity": float(np.median(excess)),
             "derivative-violations": float((excess > self.parameters.tolerance).mean()),
         }
+
+
+def _metastability(measurement: Measurement, ended: Flags) -> dict[str, Outcome]:
+    replicas = measurement.tables["replicas"].set_index("temperature").reindex(measurement.temperatures)
+    gaps = replicas.get("envelope_gap", pd.Series(np.nan, replicas.index)).to_numpy(dtype=np.float64)
+    if not np.isfinite(gaps[ended]).any():
+        reason = (
+            "the cost of a replica's weights at another price is not known: the loss is not affine in distortion and "
+            "rates, or the replicas were trained by an earlier release"
+        )
+        return {"envelope-gap": reason, "metastable-share": reason}
+    share = float((replicas["mark"] == "metastable").mean())
+    return {"envelope-gap": float(np.nanmax(gaps[ended])), "metastable-share": share}
 
 
 def _band_excess(beta: Floats, distortion: Floats, rate: Floats, least_rate: float) -> Floats:

@@ -33,6 +33,7 @@ class LearnedVariance(Objective[Parameters]):
     """
 
     dial: ClassVar[str] = "beta"
+    affine: ClassVar[bool] = True
 
     def dials(self, temperatures: Floats, eigenvalues: Floats, latent_dim: int) -> Floats:
         """Return beta of each temperature `(t,)`; raises DataError if the variance has no minimum there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class WeightDecay(Objective[WeightDecayParameters]):
     continuous only if lambda^2 (1 + 2 omega) > 2 omega (1 + omega)^2. Weaker modes jump and have two stable states;
     nothing is predicted for them. The Ward identities of the plain objective do not hold, and A^2 is not 1.
     """
+
+    affine: ClassVar[bool] = True
 
     def loss(
         self, distortion: Tensor, rate: Tensor, dial: Tensor, state: Mapping[str, Tensor], progress: Tensor

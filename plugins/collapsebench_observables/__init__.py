@@ -29,12 +29,13 @@ def collapsebench_observables() -> list[Component]:
             "losses",
             "collapsebench_observables.losses:Losses",
             "distortion, rate and objective of each replica, in nats",
+            version=2,
         ),
         Component(
             "equilibrium",
             "collapsebench_observables.equilibrium:Equilibrium",
             "Ward residuals and residual edge: whether a replica is stationary, and stable",
-            version=2,
+            version=3,
         ),
         Component(
             "decoder-origin-directions",

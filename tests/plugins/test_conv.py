@@ -169,7 +169,7 @@ def test_a_conv_encoder_with_a_linear_decoder_lands_on_pca(make_gaussian, make_t
     )
     after = make_trainer(data, temperatures, **options)
     after.stack.load(trained.weights)
-    found = after.measure(everything=True)
+    found = after.measure()
     expected = oracle(data.second_moments["train"], temperatures, 6).signal_fraction[:, :6]
     assert abs(np.sort(found.signal_fraction)[:, ::-1] - expected).max() < 0.005
     assert found.ward_residual.max() < 1e-2

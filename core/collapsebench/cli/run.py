@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -115,11 +116,12 @@ def _row(cell: Cell, frozen: Mapping[str, str]) -> dict[str, Any]:
     """A cell as a row; frozen: how cells of interrupted jobs are computed, by key."""
     replicas = cell.record.replicas if cell.record else ()
     about = cell.record.provenance if cell.record else {}
-    converged = sum(replica["mark"] == "converged" for replica in replicas)
+    marks = Counter(replica["mark"] for replica in replicas)
+    metastable = f" ({marks['metastable']} metastable)" if marks["metastable"] else ""
     return {
         "cell": cell.name,
         "status": cell.status,
-        "converged": f"{converged}/{len(replicas)}" if replicas else "",
+        "converged": f"{marks['converged']}/{len(replicas)}{metastable}" if replicas else "",
         "computation": frozen.get(cell.key or "", about.get("computation", about.get("path", ""))),
         "key": (cell.key or "")[:12],
     }

@@ -53,7 +53,10 @@ class Measurement:
 
     tables: observable id -> frame. Columns: split, temperature, `latent` or `rank` if there is an axis (rank counts
     from 0, where nothing is kept), then the observable's quantities. The table "replicas" is always there: temperature,
-    mark (converged, budget, unstable, diverged), updates, loss, effective_temperature, the objective's scalar state.
+    mark (converged, metastable, budget, unstable, diverged), updates, loss, effective_temperature, the objective's
+    scalar state; dial, intercept, slope, constant, error: what its weights cost, intercept + slope dial in nats on the
+    train split, of which `constant` is neither distortion nor rate; envelope_gap: by what share of its cost the weights
+    of another replica of the scan would be cheaper.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: whether it has a linear decoder and the plain objective, for which the exact theory holds.
     protocol: fresh, up or down. counterpart: the same scan in the opposite direction, if the suite has it.

@@ -62,8 +62,9 @@ class Objective(Configured[P]):
     beta = T V / decoder_variance, else the name of what `dials` returns. dial_is_price: whether a larger dial makes a
     nat more expensive, so that `price_warm_up` may start with a smaller one. has_oracle: whether the exact theory of
     distortion + beta rate holds for it at the temperatures of the grid. batchable: as for encoders. affine: whether
-    `loss` is affine in distortion and rates, which lets the kernel compute the gradient in one pass; the kernel
-    verifies it.
+    `loss` is affine in distortion and rates. Then the cost of a replica's weights at every other dial is known, so that
+    replicas can be compared; and the kernel computes the gradient in one pass, unless there is a penalty, a trained
+    state or another loss of a batch. Both are verified before use.
     """
 
     batchable: ClassVar[bool] = True

@@ -166,6 +166,7 @@ def _replica_rows(
             "updates": record.updates,
             "loss": _finite(record.loss),
             "effective_temperature": _finite(record.effective_temperature),
+            **{name: _finite(value) for name, value in record.line._asdict().items()},
             **{name: _finite(float(value[index])) for name, value in states.items()},
         }
         for index, (temperature, record) in enumerate(zip(temperatures, records, strict=True))

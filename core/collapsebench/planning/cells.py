@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapsebench.contracts import Registry
@@ -21,12 +22,13 @@ from collapsebench.errors import blaming, classify, error_text
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite.resolve import Architecture, Reference, Suite
 from collapsebench.suite.schema import Protocol
+from collapsebench.theory.envelope import Line, envelope
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-ENGINE = 1
+ENGINE = 2
 
 
 class ScanName(NamedTuple):
@@ -146,7 +148,40 @@ def make_plan(suite: Suite, store: Store, registry: Registry) -> Plan:
         for objective in suite.objectives
         for seed in suite.seeds
     )
-    return Plan(suite, cells, data, failures)
+    return Plan(suite, judged(cells, suite.training.convergence.envelope_gap), data, failures)
+
+
+def judged(cells: Sequence[Cell], tolerance: float) -> tuple[Cell, ...]:
+    """Return the cells with each replica compared to all others of its scan, whatever their seeds.
+
+    Replicas get the `envelope_gap` of `theory/envelope`, None where it is unknown. One that was marked converged and
+    costs more than the weights of another would, by more than the tolerance, is marked metastable.
+    """
+    scans: dict[ScanName, list[tuple[int, CellRecord]]] = {}
+    for index, cell in enumerate(cells):
+        if cell.record is not None and cell.is_finished:
+            scans.setdefault(cell.scan, []).append((index, cell.record))
+    compared = list(cells)
+    for members in scans.values():
+        replicas = [replica for _, record in members for replica in record.replicas]
+        found = envelope([_line(replica) for replica in replicas])
+        rows = iter(zip(replicas, found.gap.tolist(), found.excess.tolist(), strict=True))
+        for index, record in members:
+            judged_rows = tuple(
+                {
+                    **replica,
+                    "envelope_gap": None if math.isnan(gap) else gap,
+                    "mark": "metastable" if replica["mark"] == "converged" and excess > tolerance else replica["mark"],
+                }
+                for replica, gap, excess in islice(rows, len(record.replicas))
+            )
+            compared[index] = replace(cells[index], record=replace(record, replicas=judged_rows))
+    return tuple(compared)
+
+
+def _line(replica: Mapping[str, Any]) -> Line:
+    stored = (replica.get(name) for name in Line._fields)
+    return Line(*(math.nan if value is None else value for value in stored))
 
 
 def _cell(
@@ -185,7 +220,7 @@ def describe(
         **_protocol(suite, architecture.protocol),
         "temperatures": list(suite.scan.temperatures),
         "training": training,
-        "equilibrium": suite.evaluation.model_dump(mode="json", include={"samples", "active_threshold"}),
+        "equilibrium": suite.evaluation.model_dump(mode="json", exclude={"max_rows"}),
         "precision": suite.compute.precision,
         "seed": seed,
     }
@@ -222,7 +257,7 @@ def create(registry: Registry, reference: Reference) -> Any:
 def with_records(plan: Plan, store: Store) -> Plan:
     """Return a plan with the records that the store holds now; data are not loaded again."""
     cells = tuple(replace(cell, record=store.read_cell(cell.key) if cell.key else None) for cell in plan.cells)
-    return replace(plan, cells=cells)
+    return replace(plan, cells=judged(cells, plan.suite.training.convergence.envelope_gap))
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

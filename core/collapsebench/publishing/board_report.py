@@ -196,7 +196,23 @@ def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
         f"{architecture} has no {', '.join(names)} in {runs}: {_sentence(reason)}"
         for (architecture, runs, reason), names in missing.items()
     ]
-    return [*unranked, *failed, *left_out, *gaps, *_about(results.datasets.get(compared[0].dataset, {}))]
+    metastable = [text for contender in compared if (text := metastable_note(contender))]
+    return [*unranked, *failed, *left_out, *metastable, *gaps, *_about(results.datasets.get(compared[0].dataset, {}))]
+
+
+def metastable_note(contender: Contender) -> str:
+    """Return a sentence on the replicas that rest although other weights would cost less; empty if there are none."""
+    tables = [cell.measurement.tables["replicas"] for cell in contender.cells if cell.measurement is not None]
+    found = [table[table["mark"] == "metastable"] for table in tables]
+    at = sorted(float(t) for table in found for t in table["temperature"])
+    if not at:
+        return ""
+    total, gap = sum(map(len, tables)), max(float(table["envelope_gap"].max()) for table in found if len(table))
+    where = f"T = {at[0]:.2g}" if at[0] == at[-1] else f"T from {at[0]:.2g} to {at[-1]:.2g}"
+    return (
+        f"{contender.architecture}: {len(at)} of {total} replicas are metastable, at {where}. They rest, but the "
+        f"weights of another replica of the scan would cost up to {100 * gap:.2g} % less at their price."
+    )
 
 
 def _about(dataset: Mapping[str, Any]) -> list[str]:
@@ -226,7 +242,8 @@ def _footer(results: SuiteResults) -> list[str]:
     return [
         ranked if names else "Nothing is ranked.",
         f"{interval_method(results)}.",
-        "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium.",
+        "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium: stationary, stable, at "
+        "rest, and undercut by no other replica of the scan.",
         "Provenance: " + ", ".join([*(fact for fact in facts if fact), *date]) + ".",
         *([f"Repeated by: {', then '.join(commands)}"] if commands else []),
     ]

@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from collapsebench.contracts import Decoder, Model, Objective
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import COMPUTATIONS, Computation
 from collapsebench.stack.groups import Batch, GroupedGradients
 from collapsebench.stack.kernel.pair import FusedPair, prices_of
+from collapsebench.theory.envelope import Line
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats, Tensors
+    from collapsebench.theory.equilibrium import Equilibrium
 
 
 class Stack:
@@ -103,8 +105,7 @@ class Stack:
         x, noise, weights = batch
         assert x is not None
         assert noise is not None
-        state = _part({**self.parameters, **self.buffers}, "objective.")
-        paid = prices_of(self.objective, state, dials, noise.shape[-1], progress)
+        paid = prices_of(self.objective, self._state(), dials, noise.shape[-1], progress)
         scale = 0.5 / self.objective.decoder_variance
         per_error, per_rate, constant = (part / (self.total_variance * scale) for part in paid)
         x = x if x.dim() > 1 + len(self.shape) else x[None]
@@ -224,6 +225,44 @@ class Stack:
 
         prices: Tensor = self._map(price, (self.dials,), (0,))
         return np.asarray(prices.double().cpu().numpy()) / self.total_variance
+
+    @torch.no_grad()
+    def lines(self, found: Equilibrium) -> list[Line]:
+        """Return what the weights of each replica cost at every value of the dial, in nats, from what was measured.
+
+        The loss at the end of training counts. There is no line, only NaN, unless it is affine in distortion and rates,
+        as the objective declares, and in the dial.
+        """
+        own = self.dials.double().cpu()
+        if not self.objective.affine:
+            return [Line(dial) for dial in own.tolist()]
+        state = {name: value.double().cpu() for name, value in self._state().items()}
+        distortion, rates = torch.from_numpy(found.distortion), torch.from_numpy(found.rates)
+        end = torch.ones((), dtype=torch.float64)
+        paid, nats, free = prices_of(self.objective, state, own, rates.shape[1], end)
+        expected = paid * distortion + (nats * rates).sum(1) + free
+
+        def loss(state: Tensors, distortion: Tensor, rates: Tensor, dial: Tensor) -> Tensor:
+            return self.objective.loss(distortion[None], rates[None], dial, state, end)[0]
+
+        here, there, beyond = (vmap(loss)(state, distortion, rates, own * factor) for factor in (1.0, 2.0, 3.0))
+        tolerance = 1e-6 * (here - free).abs()
+        bent = ((beyond - 2 * there + here).abs() > tolerance) | ((here - expected).abs() > tolerance)
+        slope = (there - here) / own
+        intercept, constant = here - slope * own, free
+        if type(self.objective).penalty is not Objective.penalty:
+            penalty = vmap(self.objective.penalty)({**self.parameters, **self.buffers})
+            assert penalty is not None
+            intercept, constant = intercept + penalty.double().cpu(), free + penalty.double().cpu()
+        error = paid.abs() * torch.from_numpy(found.distortion_error)
+        rows = torch.stack([own, intercept, slope, constant, error], 1)
+        straight = ~bent & rows.isfinite().all(1)
+        return [
+            Line(*row) if good else Line(row[0]) for row, good in zip(rows.tolist(), straight.tolist(), strict=True)
+        ]
+
+    def _state(self) -> Tensors:
+        return _part({**self.parameters, **self.buffers}, "objective.")
 
     @torch.no_grad()
     def keep(self, replicas: Tensor) -> None:

@@ -126,6 +126,11 @@ class Convergence(Section):
         default=0.05, description="share by which the residual edge of a stable replica may exceed T V"
     )
     drift: PositiveFloat = Field(default=0.02, description="largest change of a signal fraction per e-fold of updates")
+    envelope_gap: NonNegativeFloat = Field(
+        default=1e-3,
+        description="share of its objective, beyond three standard errors of sampled decoding, by which a converged "
+        "replica may cost more than the weights of another replica of its scan would at its price",
+    )
     checks: PositiveInt = Field(default=40, description="number of checks of convergence over the budget")
 
 
@@ -198,6 +203,11 @@ class EvaluationSettings(Section):
     )
     samples: PositiveInt = Field(
         default=16_384, description="smallest number of draws of z for every sampled expectation"
+    )
+    cost_samples: PositiveInt = Field(
+        default=131_072,
+        description="smallest number of draws of z from which the cost of a replica is computed at the end of its "
+        "training, to be compared with that of the other replicas of its scan",
     )
     active_threshold: float = Field(
         default=0.1, gt=0, lt=1, description="signal fraction above which a latent is active"

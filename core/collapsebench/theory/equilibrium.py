@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _DENSE = 128
 _WINDOW = 1.25
 _COLLAPSED = 0.01
+_BLOCK, _EVERY = 256, 8
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class Equilibrium:
 
     mean `(r, k)`: E mu. scale `(r, k)`: E mu^2 + E sigma^2. signal_fraction `(r, k)`. residual_mean `(r,)`:
     |E (x - x_hat)| / sqrt(E |x - x_hat|^2). orthogonality `(r,)`: E x_hat . (x - x_hat) / E |x - x_hat|^2.
-    residual_edge `(r,)`: top eigenvalue of Cov(x - x_hat(mu)) / V. distortion, rate `(r,)`: nats, sampled decoding.
-    identities: which of the four hold for the decoder.
+    residual_edge `(r,)`: top eigenvalue of Cov(x - x_hat(mu)) / V. distortion `(r,)`, rates `(r, k)`: nats, sampled
+    decoding. distortion_error `(r,)`: standard error of the distortion for this split, from the draws of z. identities:
+    which of the four hold for the decoder.
     """
 
     mean: Floats
@@ -50,8 +52,14 @@ class Equilibrium:
     orthogonality: Floats
     residual_edge: Floats
     distortion: Floats
-    rate: Floats
+    distortion_error: Floats
+    rates: Floats
     identities: tuple[WardIdentity, ...] = WARD_IDENTITIES
+
+    @property
+    def rate(self) -> Floats:
+        """The rate of all latents together, nats `(r,)`."""
+        return np.asarray(self.rates.sum(1))
 
     @property
     def ward_residual(self) -> Floats:
@@ -113,16 +121,34 @@ class _Sums:
         return np.asarray(self.totals[name].cpu().numpy())
 
 
+class _RowNoise:
+    """The noise of each row and pair of draws, whatever the chunks in which the rows are read."""
+
+    def __init__(self, model: Model, pairs: int) -> None:
+        self._model, self._pairs = model, pairs
+
+    def rows(self, pair: int, start: int, stop: int) -> Tensor:
+        """Return the noise of the rows from `start` to `stop` in a pair of draws `(rows, k)`."""
+        first = start // _BLOCK
+        blocks = [
+            self._model.noise(block * self._pairs + pair, (_BLOCK, self._model.latent_dim))
+            for block in range(first, -(-stop // _BLOCK))
+        ]
+        return torch.cat(blocks)[start - first * _BLOCK : stop - first * _BLOCK]
+
+
 def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_384) -> Equilibrium:
     """Measure both conditions on a split.
 
     For a linear decoder, the expectation over z has a closed form. For any other decoder, z is sampled in antithetic
-    pairs mu +- sigma eps, with enough pairs per row to decode at least `least_draws` samples.
+    pairs mu +- sigma eps, with enough pairs per row to decode at least `least_draws` samples. One more pair on every
+    eighth row tells how much the squared error of a row varies between pairs, hence the standard error.
     """
     sums = _Sums()
     pairs = 0 if model.linear_decoder else max(1, math.ceil(least_draws / (2 * samples.count)))
     gains = _column_energies(model) if model.linear_decoder else None
-    for number, (x, weights) in enumerate(samples.chunks(values_per_sample=4)):
+    noise, start = _RowNoise(model, pairs + 1), 0
+    for x, weights in samples.chunks(values_per_sample=4):
         mean, log_variance = model.encode(x)
         variance, w = log_variance.exp(), weights.to(mean.dtype)
         sums.add(
@@ -139,21 +165,38 @@ def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_38
             spread = ((w @ variance) * gains.to(mean.dtype)).sum(-1)
             _add_decoding(sums, w, target, decoded)
             sums.add(squared_error=spread, overlap=-spread)
-        deviation = variance.sqrt()
+        deviation, stop = variance.sqrt(), start + len(x)
+        some = torch.arange(-start % _EVERY, len(x), _EVERY, device=x.device)
+        errors: list[Tensor] = []
         for pair in range(pairs):
-            shift = deviation * model.noise(number * pairs + pair, tuple(mean.shape[1:]))
-            for z in (mean + shift, mean - shift):
+            shift = deviation * noise.rows(pair, start, stop)
+            up, down = (
                 _add_decoding(sums, w / (2 * pairs), target, model.decode(z).flatten(2))
-    return _finish(model, sums)
+                for z in (mean + shift, mean - shift)
+            )
+            errors.append((up + down)[:, some] / 2)
+        if pairs:
+            shift = deviation[:, some] * noise.rows(pairs, start, stop)[some]
+            up, down = (
+                (target[some] - model.decode(z).flatten(2)).square().sum(2)
+                for z in (mean[:, some] + shift, mean[:, some] - shift)
+            )
+            varies = (errors[0] - (up + down) / 2).square() / 2
+            sums.add(variation=varies @ w[some], weighed=w[some].sum(), squared_weights=w.square().sum())
+        start = stop
+    return _finish(model, sums, pairs)
 
 
-def _add_decoding(sums: _Sums, w: Tensor, target: Tensor, x_hat: Tensor) -> None:
+def _add_decoding(sums: _Sums, w: Tensor, target: Tensor, x_hat: Tensor) -> Tensor:
+    """Add the moments of a decoding, and return the squared error of each row `(r, rows)`."""
     residual = target - x_hat
+    squared: Tensor = torch.linalg.vecdot(residual, residual)
     sums.add(
         residual=w @ residual,
-        squared_error=torch.linalg.vecdot(residual, residual) @ w,
+        squared_error=squared @ w,
         overlap=torch.linalg.vecdot(x_hat, residual) @ w,
     )
+    return squared
 
 
 def _column_energies(model: Model) -> Tensor:
@@ -163,11 +206,13 @@ def _column_energies(model: Model) -> Tensor:
     return (decoded[:, :-1] - decoded[:, -1:]).square().sum(-1)
 
 
-def _finish(model: Model, sums: _Sums) -> Equilibrium:
+def _finish(model: Model, sums: _Sums, pairs: int) -> Equilibrium:
     mean_square, variance, error = sums["mean_square"], sums["variance"], np.maximum(sums["squared_error"], 1e-300)
     drift = sums["posterior_residual"]
     covariance = sums["posterior_outer"] - drift[:, :, None] * drift[:, None, :]
-    nats = 0.5 * (mean_square + variance - 1 - sums["log_variance"])
+    spread = np.zeros(len(error))
+    if pairs:
+        spread = np.sqrt(sums["variation"] / sums["weighed"] * sums["squared_weights"] / pairs)
     return Equilibrium(
         mean=sums["mean"],
         scale=mean_square + variance,
@@ -176,7 +221,8 @@ def _finish(model: Model, sums: _Sums) -> Equilibrium:
         orthogonality=sums["overlap"] / error,
         residual_edge=np.array([_top_eigenvalue(matrix) for matrix in covariance]) / model.total_variance,
         distortion=sums["squared_error"] / (2 * model.decoder_variance),
-        rate=nats.sum(1),
+        distortion_error=spread / (2 * model.decoder_variance),
+        rates=0.5 * (mean_square + variance - 1 - sums["log_variance"]),
         identities=model.ward_identities,
     )
 

@@ -168,7 +168,7 @@ def _write(path: Path, trained: Trained) -> None:
 
 def _read(path: Path) -> Trained:
     about = read_checkpoint(path, _CPU)[1]
-    return Trained({}, [Record(**each) for each in about["records"]], about["log"])
+    return Trained({}, [Record.of(each) for each in about["records"]], about["log"])
 
 
 def _release_memory() -> None:

@@ -203,31 +203,22 @@ class Trainer:
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
         rising = ((self.prices(self.update - 1) < 1.0) | settling) & (not final)
-        judge, judged, living = self.judge, self.judged(), self.living
-        measured = judge.measure(judged, self.alive, everything=final)
-        stable = judge.is_stable(measured, judged)
-        calm = judge.is_calm(measured, losses, living, self.update, ~rising)
-        candidate = stable & calm & judge.is_stationary(measured, everything=final)
-        if not final:
-            candidate = judge.confirm(candidate, judged, self.alive)
-        finite = np.isfinite(losses) & np.isfinite(measured.ward_residual)
-        self._record(measured, losses, judged)
-        leaving = candidate | ~finite | final
+        judged, living = self.judged(), self.living
+        found = self.judge.look(judged, living, self.alive, losses, rising, self.update, final=final)
+        self._record(found.measured, losses, judged)
+        leaving = found.candidate | ~found.finite | final
         for index in np.flatnonzero(leaving):
-            mark: Mark = "budget" if stable[index] else "unstable"
-            if candidate[index]:
-                mark = "converged"
-            if not finite[index]:
-                mark = "diverged"
-            living[index].mark = mark
+            living[index].mark = found.mark(int(index))
         if self.update in self.training.rounds:
-            for record, firm in zip(living, stable, strict=True):
+            for record, firm in zip(living, found.stable, strict=True):
                 record.unstable = not firm
         if leaving.any():
+            for index, line in zip(np.flatnonzero(leaving), self.judge.costs(judged, leaving, self.alive), strict=True):
+                living[int(index)].line = line
             self._retire(leaving, judged)
         settles = self.training.settle_latents and not (settling or self.penalised)
-        if self.symmetry is not None and settles and judge.rows(everything=final) is None and len(self.alive):
-            self.settle(self.symmetry, measured.mean[~leaving], measured.scale[~leaving])
+        if self.symmetry is not None and settles and self.judge.rows(everything=final) is None and len(self.alive):
+            self.settle(self.symmetry, found.measured.mean[~leaving], found.measured.scale[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
 
@@ -303,7 +294,7 @@ class Trainer:
         """Continue from what `save` wrote."""
         tensors, meta = read_checkpoint(path, self.stack.device)
         self.update, self._loss_count = meta["update"], meta["loss_count"]
-        self.records = [Record(**record) for record in meta["records"]]
+        self.records = [Record.of(record) for record in meta["records"]]
         self.log = meta["log"]
         self.alive = np.array(meta["alive"], dtype=np.int64)
         self.stack.keep(torch.from_numpy(self.alive).to(self.stack.device))

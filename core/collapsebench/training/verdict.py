@@ -8,9 +8,9 @@ every row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
 from collapsebench.data.standardise import Standardised
 from collapsebench.stack.stack import Stack, StackModel
 from collapsebench.suite.schema import EvaluationSettings, Training
+from collapsebench.theory.envelope import Line
 from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
 from collapsebench.training.symmetry import Symmetry, less_penalty
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 Flags = NDArray[np.bool_]
 _SCREEN_ROWS = 4096
+_UNKNOWN = Line()
 
 
 @dataclass
@@ -38,7 +40,8 @@ class Record:
 
     loss: the mean over the updates between the last two checks, at the weights of each update, without averaging.
     best, best_update: the lowest such loss, and when it was reached. fractions: (update, signal fractions) of each
-    check. unstable: whether it was at the end of the last round.
+    check. unstable: whether it was at the end of the last round. line: its cost as a function of the dial, on every row
+    of the train split, when its training ended. screened: the same at the last check, on the rows of that check.
     """
 
     mark: Mark = "running"
@@ -49,6 +52,35 @@ class Record:
     best_update: int = 0
     fractions: list[tuple[int, list[float]]] = field(default_factory=list)
     unstable: bool = False
+    line: Line = _UNKNOWN
+    screened: Line = _UNKNOWN
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Record:
+        """Return a record that was stored as JSON."""
+        lines = {name: Line(*stored[name]) for name in ("line", "screened")}
+        return cls(**{**stored, **lines})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check finds of the replicas in a stack: the measurement, and the conditions they meet `(r,)`.
+
+    candidate: stationary, stable and at rest.
+    """
+
+    measured: Equilibrium
+    stable: Flags
+    candidate: Flags
+    finite: Flags
+
+    def mark(self, index: int) -> Mark:
+        """Return the mark of a replica if its training ends with this check."""
+        if not self.finite[index]:
+            return "diverged"
+        if self.candidate[index]:
+            return "converged"
+        return "budget" if self.stable[index] else "unstable"
 
 
 class Judge:
@@ -72,10 +104,40 @@ class Judge:
         self.symmetry, self.values_at_once = symmetry, VALUES_AT_ONCE
         self._trained_rows = trained_rows
 
-    def measure(self, stack: Stack, alive: NDArray[np.int64], *, everything: bool) -> Equilibrium:
+    def look(
+        self, stack: Stack, records: Sequence[Record], alive: NDArray[np.int64], losses: Floats, rising: Flags,
+        update: int, *, final: bool,
+    ) -> Finding:  # fmt: skip
+        """Check the replicas of a stack, and note in their records what they cost.
+
+        records, alive: their records, and their numbers in the original stack. losses: of the updates since the last
+        check. rising: whose price has not reached its value, so that they cannot be at rest. final: whether no check
+        follows, so that every row counts.
+        """
+        measured = self.measure(stack, alive, everything=final)
+        for record, line in zip(records, stack.lines(measured), strict=True):
+            record.screened = line
+        stable = self.is_stable(measured, stack)
+        calm = self.is_calm(measured, losses, records, update, ~rising)
+        candidate = stable & calm & self.is_stationary(measured, everything=final)
+        if not final:
+            candidate = self.confirm(candidate, stack, alive)
+        finite = np.isfinite(losses) & np.isfinite(measured.ward_residual)
+        return Finding(measured, stable, candidate, finite)
+
+    def costs(self, stack: Stack, leaving: Flags, alive: NDArray[np.int64]) -> list[Line]:
+        """Return the cost of the leaving replicas as a function of the dial, on every row and with many draws."""
+        alone = stack.select(torch.from_numpy(np.flatnonzero(leaving)).to(stack.device))
+        measured = self.measure(alone, alive[leaving], everything=True, draws=self.evaluation.cost_samples)
+        return alone.lines(measured)
+
+    def measure(
+        self, stack: Stack, alive: NDArray[np.int64], *, everything: bool, draws: int | None = None
+    ) -> Equilibrium:
         """Measure the replicas of a stack, on every row or on those that screen.
 
-        alive: their numbers in the original stack. A penalty on weights shifts the Ward identities; its contribution is
+        alive: their numbers in the original stack. draws: of z, at least; by default those of an
+        evaluation. A penalty on weights shifts the Ward identities; its contribution is
         subtracted.
         """
         samples = SplitSamples(
@@ -84,7 +146,7 @@ class Judge:
         )  # fmt: skip
         model = StackModel(stack, self.temperatures[alive], self.latent_dim)
         try:
-            measured = measure_equilibrium(model, samples, self.evaluation.samples)
+            measured = measure_equilibrium(model, samples, draws or self.evaluation.samples)
         finally:
             stack.template.train()
         if type(stack.objective).penalty is not Objective.penalty and self.symmetry is not None:

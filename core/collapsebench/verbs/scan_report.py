@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from collapsebench.publishing.board_report import metastable_note
 from collapsebench.publishing.curves import rank_distortions
 from collapsebench.publishing.folder import mode_tables
 from collapsebench.publishing.report import number
@@ -161,6 +162,7 @@ def _judgements(results: SuiteResults) -> list[str]:
                 if not math.isnan(agreement):
                     text += f"; R^2 of log T_k against log lambda_k / V: {agreement:.4f}"
                 lines.append(text + (" (a linear decoder must give 1)" if _is_linear(contender.cells) else ""))
+                lines += [text for text in (metastable_note(contender),) if text]
                 lines += _overfitting(contender)
             lines += [
                 f"{cell.architecture}, seed {cell.seed}: {cell.status}: {cell.reason}"

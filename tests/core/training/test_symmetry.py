@@ -137,7 +137,7 @@ def test_settling_moves_no_equilibrium(gaussian, make_trainer):
         assert trained.marks == ["converged"] * 3
         whole = make_trainer(gaussian, [0.3, 0.1, 0.03])
         whole.stack.load(trained.weights)
-        fractions.append(-np.sort(-whole.measure(everything=True).signal_fraction, axis=1))
+        fractions.append(-np.sort(-whole.measure().signal_fraction, axis=1))
     assert np.abs(fractions[0] - fractions[1]).max() < 5e-3
 
 

@@ -277,6 +277,7 @@ def facts(contenders: Sequence[Contender]) -> str:
         f"{count_of(temperatures.size, 'temperature')} from {temperatures.max():.3g} to {temperatures.min():.3g}; "
         f"{count_of(len(cells), 'independent run')} ({count_of(len(contenders), 'architecture')}, "
         f"{count_of(seeds, 'seed')}): {ended}; {marks.count('converged')} of {len(marks)} measured replicas converged"
+        + (f", {marks.count('metastable')} are metastable" if "metastable" in marks else "")
         + (f", {marks.count('diverged')} diverged and are left out." if "diverged" in marks else ".")
     )
 

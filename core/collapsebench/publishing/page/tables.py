@@ -29,12 +29,14 @@ from collapsebench.scoring.results import CellResult, SuiteResults
 
 MARKS = {
     "converged": ("●", "converged"),
+    "metastable": ("◆", "metastable: at rest, but the weights of another replica of the scan would cost less"),
     "budget": ("○", "its budget ended first"),
     "unstable": ("▲", "unstable: a spare latent is held above its threshold"),
     "diverged": ("✕", "diverged"),
     "missing": ("–", "not measured"),
 }
 """How a replica ended: the sign, so that no colour is needed, and what it means."""
+_ENDS = tuple(mark for mark in MARKS if mark != "missing")
 
 _ARROWS = {"higher is better": "↑", "lower is better": "↓"}
 
@@ -159,8 +161,8 @@ def equilibrium_report(results: SuiteResults, curves: CurvesOfCells) -> dict[str
                     ],
                 }
             )
-    header = ["dataset", *(["objective"] if several else []), "architecture", "converged", "budget", "unstable"]
-    header += ["diverged", "median Ward residual", "largest Ward residual", "largest edge / T"]
+    header = ["dataset", *(["objective"] if several else []), "architecture", *_ENDS]
+    header += ["median Ward residual", "largest Ward residual", "largest edge / T"]
     legend = [{"kind": kind, "sign": sign, "text": text} for kind, (sign, text) in MARKS.items()]
     return {"header": header, "rows": rows, "grids": grids, "legend": legend}
 
@@ -323,7 +325,7 @@ def _equilibrium_row(contender: Contender, curves: Sequence[CellCurves], several
         *([TableEntry(contender.objective)] if several else []),
         TableEntry(contender.architecture),
     ]
-    counts = [TableEntry(str(marks[mark]), marks[mark]) for mark in ("converged", "budget", "unstable", "diverged")]
+    counts = [TableEntry(str(marks[mark]), marks[mark]) for mark in _ENDS]
     ward, edge = (
         np.concatenate([part[np.isfinite(part)] for part in parts])
         for parts in ([one.ward_residual for one in curves], [one.edge for one in curves])
