@@ -85,9 +85,20 @@ def stack_of(
     )
 
 
-def trainer_of(data, temperatures, *, stack=None, training=None, evaluation=None, seeds=(0,), latent_dim=8, **stacking):
+def trainer_of(
+    data,
+    temperatures,
+    *,
+    stack=None,
+    training=None,
+    evaluation=None,
+    seeds=(0,),
+    latent_dim=8,
+    exchange=None,
+    **stacking,
+):
     """Return a trainer of a stack; training: what differs from a few preconditioned full-batch updates."""
-    from collapsebench.suite.schema import EvaluationSettings, Training
+    from collapsebench.suite.schema import EvaluationSettings, Exchange, Training
     from collapsebench.training.trainer import Trainer
 
     stack = stack or stack_of(data, temperatures, seeds=seeds, latent_dim=latent_dim, **stacking)
@@ -107,6 +118,8 @@ def trainer_of(data, temperatures, *, stack=None, training=None, evaluation=None
         latent_dim,
         Training.model_validate(settings),
         EvaluationSettings.model_validate(evaluation or {}),
+        [cell for cell in range(len(seeds)) for _ in temperatures],
+        None if exchange is None else Exchange.model_validate(exchange),
     )
 
 

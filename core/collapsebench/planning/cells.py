@@ -228,8 +228,9 @@ def describe(
 
 def _protocol(suite: Suite, protocol: Protocol) -> dict[str, Any]:
     """Return the settings of the order of training that decide the numbers of a scan."""
-    settings = {"fresh": set(), "up": {"wave_size"}, "down": {"wave_size", "perturbation"}}[protocol]
-    return {"protocol": protocol, **suite.scan.model_dump(mode="json", include=settings)}
+    settings = {"up": {"wave_size"}, "down": {"wave_size", "perturbation"}, "exchange": {"exchange"}}
+    included = settings.get(protocol, set())
+    return {"protocol": protocol, **suite.scan.model_dump(mode="json", include=included)}
 
 
 def _identity(reference: Reference) -> dict[str, Any]:

@@ -1,11 +1,6 @@
 """Write the missing cells of a plan into jobs: files that hold everything an executor needs, wherever it runs.
 
 A `ScanSpec` says what is trained and measured; a `Job` adds cells, data, order of training and computation.
-
-A scan is trained in waves of temperatures, which are split into pieces that fit into memory. fresh: there is one wave,
-and every temperature starts from an independent initialisation. up: the lowest temperatures come first and each wave
-starts from the final weights of the one before, so that latents switch off one by one. down: the highest temperatures
-come first; collapsed latents would stay at their saddle point, so the weights are perturbed at each start.
 """
 
 from __future__ import annotations
@@ -20,72 +15,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from collapsebench.contracts import Kind, Registry
 from collapsebench.errors import StoreError, blaming
 from collapsebench.planning.cells import Cell, Plan, ScanName, key_of
+from collapsebench.planning.order import Piece, make_pieces, make_waves
 from collapsebench.store import FINISHED, Store
 from collapsebench.suite.resolve import Reference, Suite
-from collapsebench.suite.schema import ComputationName, EvaluationSettings, Protocol, Training
+from collapsebench.suite.schema import ComputationName, EvaluationSettings, Exchange, Training
 
-
-@dataclass(frozen=True)
-class Piece:
-    """Replicas of a job that are trained together as one stack.
-
-    wave: the number of their wave, counted from zero. replicas: their numbers in the job, cell by cell, with
-    temperatures in descending order within a cell. parents: for each replica, the replica of the previous wave whose
-    weights it starts from; empty in the first wave.
-    """
-
-    wave: int
-    replicas: tuple[int, ...]
-    parents: tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """A name that is unique among the pieces of a job."""
-        return f"wave-{self.wave}-{self.replicas[0]}-{len(self.replicas)}"
-
-    def cut(self, max_replicas: int) -> list[Piece]:
-        """Return pieces of nearly equal size with at most `max_replicas` replicas each."""
-        count = -(-len(self.replicas) // max(1, max_replicas))
-        size = -(-len(self.replicas) // count)
-        return [
-            Piece(self.wave, self.replicas[start : start + size], self.parents[start : start + size])
-            for start in range(0, len(self.replicas), size)
-        ]
-
-
-def make_waves(protocol: Protocol, temperatures: int, size: int = 1) -> list[list[int]]:
-    """Return the waves of a scan, as positions in its descending list of temperatures.
-
-    >>> from collapsebench.planning.jobs import make_waves
-    >>> make_waves("fresh", 4), make_waves("down", 4), make_waves("up", 4, size=2)
-    ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[3, 2], [1, 0]])
-    """
-    order = list(range(temperatures))
-    if protocol == "fresh":
-        return [order]
-    if protocol == "up":
-        order.reverse()
-    return [order[start : start + size] for start in range(0, temperatures, size)]
-
-
-def make_pieces(waves: Sequence[Sequence[int]], cells: int, max_replicas: Callable[[int], int]) -> list[Piece]:
-    """Return the pieces of a job in the order in which they are trained.
-
-    max_replicas: given the number of replicas wanted, returns how many may share a stack. A replica's parent is the
-    last temperature of the previous wave in the same cell.
-    """
-    temperatures = sum(map(len, waves))
-    pieces = []
-    for number, wave in enumerate(waves):
-        replicas = tuple(cell * temperatures + position for cell in range(cells) for position in wave)
-        parents: tuple[int, ...] = ()
-        if number:
-            parents = tuple(replica // temperatures * temperatures + waves[number - 1][-1] for replica in replicas)
-        pieces += Piece(number, replicas, parents).cut(max_replicas(len(replicas)))
-    return pieces
-
-
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """To be raised when the meaning of job files changes; jobs of an earlier version are planned again."""
 
 
@@ -114,7 +49,8 @@ class ScanSpec(_Spec):
     """What is trained and measured, apart from data and seeds: components, temperatures, settings.
 
     temperatures: T, in descending order. perturbation: the share of its initial weights that is added to a replica at
-    each start of a down scan. device: as PyTorch names it.
+    each start of a down scan. exchange: None unless replicas take over the weights of others. device: as PyTorch names
+    it.
     """
 
     encoder: ComponentSpec
@@ -125,6 +61,7 @@ class ScanSpec(_Spec):
     training: Training
     evaluation: EvaluationSettings
     perturbation: float = 0.0
+    exchange: Exchange | None = None
     precision: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
 
@@ -141,6 +78,7 @@ class ScanSpec(_Spec):
             training=suite.training_of(architecture),
             evaluation=suite.evaluation,
             perturbation=suite.scan.perturbation if architecture.protocol == "down" else 0.0,
+            exchange=suite.scan.exchange if architecture.protocol == "exchange" else None,
             precision=suite.compute.precision,
             device=device,
         )
@@ -168,7 +106,7 @@ class Job(_Spec):
     piece. events: pieces that did not fit into memory and were split.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     id: str = ""
     suite: str
     name: ScanName
@@ -303,7 +241,8 @@ def _jobs_of(
     scans = max(1, suite.compute.max_replicas_per_stack // len(waves[0]))
     for start in range(0, len(cells), scans):
         job_cells = cells[start : start + scans]
-        pieces = make_pieces(waves, len(job_cells), choice.max_replicas)
+        whole = suite.architecture(name.architecture).protocol == "exchange"
+        pieces = make_pieces(waves, len(job_cells), choice.max_replicas, whole_cells=whole)
         predict = choice.predicted_bytes
         job = Job(
             suite=suite.id,

@@ -272,6 +272,12 @@ class Stack:
         self.dials, self.seeds = self.dials[replicas], self.seeds[replicas]
 
     @torch.no_grad()
+    def become(self, weights: Mapping[str, Tensor], dials: Tensor, seeds: Tensor) -> None:
+        """Turn into a stack of other replicas of the same kind. weights: as `load` takes them. dials, seeds: `(r,)`."""
+        self.dials, self.seeds = dials.to(self.dials), seeds.to(self.seeds)
+        self.load(weights)
+
+    @torch.no_grad()
     def select(self, replicas: Tensor) -> Stack:
         """Return a stack of copies of the listed replicas; this one is unchanged."""
         other = copy.copy(self)

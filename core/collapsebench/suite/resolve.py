@@ -301,6 +301,7 @@ class _Resolver:
         named = compute.get("executor") if isinstance(compute, dict) else None
         executor = _default(self._registry, "executor") if named is None else named
         parts["executor"] += self._reference("executor", executor, ("compute", "executor"))
+        self._check_exchange(parts["objectives"])
         self._check_rank_by(
             [table if isinstance(table, str) else item_id(table) for _, table in self._items("metrics")]
         )
@@ -357,6 +358,34 @@ class _Resolver:
                 registered.owner.distribution, model.location_parameters,
             )
         ]  # fmt: skip
+
+    def _check_exchange(self, objectives: list[Reference]) -> None:
+        """Note the objectives under which replicas cannot exchange weights, if the suite asks for that."""
+        scan = self._raw.get("scan")
+        asking: list[KeyPath] = [("scan", "protocol")] if isinstance(scan, dict) else []
+        tables = self._items("architectures")
+        asking += [("architectures", i, "protocol") for i, table in tables if isinstance(table, dict)]
+        at = next((path for path in asking if self._value(path) == "exchange"), None)
+        for reference in objectives if at else ():
+            try:
+                objective = self._registry.get("objective", reference.qualified).load()
+            except CollapsebenchError:
+                continue  # planning reports it
+            reason = "" if objective.affine else "its loss is not affine in distortion and rates"
+            if not objective.dial_is_price:
+                reason = f"its dial, {objective.dial}, is no price"
+            if at and reason:
+                message = (
+                    "'exchange' compares what weights cost at the prices of other replicas, which is not known for the "
+                    f"objective '{reference.id}': {reason}. Expected fresh, up or down with it."
+                )
+                self.problems.append(Problem(at, message))
+
+    def _value(self, path: KeyPath) -> Any:
+        value: Any = self._raw
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else value[int(key)]
+        return value
 
     def _check_rank_by(self, metrics: list[str]) -> None:
         for i, score in self._items("rank_by"):

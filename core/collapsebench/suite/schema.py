@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Wi
 from collapsebench.contracts import Kind, Registry, load_registry
 from collapsebench.errors import PluginError
 
-Protocol = Literal["fresh", "up", "down"]
+Protocol = Literal["fresh", "up", "down", "exchange"]
 ComputationName = Literal["kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -53,6 +53,20 @@ class Grid(Section):
         return sorted({self.start, *inner, self.stop}, reverse=True)
 
 
+class Exchange(Section):
+    """When a replica takes over the weights of another one of its cell, under the protocol exchange.
+
+    At a check between `start` and `stop`, it takes over those that cost least at its own price, if they save more than
+    `margin` and than three standard errors of sampled decoding.
+    """
+
+    start: float = Field(default=0.1, ge=0, lt=1, description="share of a round of training before which none is taken")
+    stop: Share = Field(default=0.8, description="share of a round after which none is taken over")
+    margin: NonNegativeFloat = Field(
+        default=1e-3, description="share of its cost that a replica must save to take over other weights"
+    )
+
+
 class Scan(Section):
     """What is scanned: the temperatures, the number of latents, the order of training."""
 
@@ -63,9 +77,11 @@ class Scan(Section):
     protocol: Protocol = Field(
         default="fresh",
         description="where training starts at each temperature. fresh: from an independent initialisation; up: from "
-        "the equilibrium of the next lower temperature; down: from that of the next higher one. An architecture may "
-        "set another protocol",
+        "the equilibrium of the next lower temperature; down: from that of the next higher one; exchange: as fresh, "
+        "and on the way replicas of a cell take over weights that cost less at their price. An architecture may set "
+        "another protocol",
     )
+    exchange: Exchange = Field(default=Exchange(), description="when weights are taken over, with protocol exchange")
     wave_size: PositiveInt = Field(
         default=1, description="temperatures that an up or down scan trains at once, all starting from the same weights"
     )

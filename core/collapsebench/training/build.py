@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from collapsebench.contracts import Decoder, Encoder, Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import PluginError, blaming
-from collapsebench.planning.jobs import Piece, ScanSpec
+from collapsebench.planning.jobs import ScanSpec
+from collapsebench.planning.order import Piece
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import Computation
 from collapsebench.stack.stack import Stack
@@ -131,6 +132,8 @@ def make_trainer(
         scan.latent_dim,
         training,
         scan.evaluation,
+        [replica // count for replica in piece.replicas],
+        scan.exchange,
     )
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from collapsebench.contracts import Progress
 from collapsebench.errors import is_out_of_memory
-from collapsebench.planning.jobs import Job, Piece
+from collapsebench.planning.jobs import Job
+from collapsebench.planning.order import Piece
 from collapsebench.store import Store, read_checkpoint, write_checkpoint
 from collapsebench.training.trainer import Controls, OutOfTimeError, Trained, Trainer
 from collapsebench.training.verdict import Record
@@ -56,7 +57,7 @@ class PieceRun:
             try:
                 trained = self._trained(piece, controls, alone=alone, left=len(waiting))
             except Exception as error:
-                if not is_out_of_memory(error) or len(piece.replicas) == 1:
+                if not is_out_of_memory(error) or len(piece.replicas) == self._together:
                     raise
                 reason = str(error).splitlines()[0]
             else:
@@ -68,6 +69,11 @@ class PieceRun:
             _release_memory()
             waiting = self._halve(waiting, reason)
             alone = False
+
+    @property
+    def _together(self) -> int:
+        """How many consecutive replicas must share a stack."""
+        return len(self.job.scan.temperatures) if self.job.scan.exchange else 1
 
     def _trained(self, piece: Piece, controls: Controls, *, alone: bool, left: int) -> Trained:
         ended = self._file(piece)
@@ -114,7 +120,7 @@ class PieceRun:
         piece = waiting[0]
         half = (len(piece.replicas) + 1) // 2
         event = {"event": "out-of-memory", "wave": piece.wave, "replicas": len(piece.replicas), "then": half}
-        smaller = [part for piece in waiting for part in piece.cut(half)]
+        smaller = [part for piece in waiting for part in piece.cut(half, self._together)]
         self.job = self.job.model_copy(
             update={
                 "pieces": (*(ended.piece for ended in self.finished), *smaller),
@@ -142,7 +148,8 @@ class PieceRun:
         """Return the log of the given replicas, in which they are numbered from zero."""
         numbers = {replica: number for number, replica in enumerate(replicas)}
         return [
-            {**entry, "replica": numbers[ended.piece.replicas[entry["replica"]]]}
+            entry
+            | {name: numbers[ended.piece.replicas[entry[name]]] for name in ("replica", "taken_from") if name in entry}
             for ended in self.finished
             for entry in ended.trained.log
             if ended.piece.replicas[entry["replica"]] in numbers

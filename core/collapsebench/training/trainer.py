@@ -24,8 +24,9 @@ from collapsebench.process import returned_memory
 from collapsebench.stack.optimisers import Adam, Average, Preconditioned, StackOptimiser
 from collapsebench.stack.stack import Stack
 from collapsebench.store import read_checkpoint, write_checkpoint
-from collapsebench.suite.schema import EvaluationSettings, Training
+from collapsebench.suite.schema import EvaluationSettings, Exchange, Training
 from collapsebench.theory.equilibrium import Equilibrium
+from collapsebench.training.exchange import Parked, takeovers
 from collapsebench.training.symmetry import Symmetry, find_symmetry
 from collapsebench.training.verdict import Flags, Judge, Mark, Record
 
@@ -79,7 +80,10 @@ class Controls:
 
 
 class Trainer:
-    """The training of one stack. temperatures: of each replica, `(r,)`. seeds: the training seeds by index."""
+    """The training of one stack. temperatures: of each replica, `(r,)`. seeds: the training seeds by index.
+
+    cells: the cell of each replica `(r,)`, by default one; within it, weights are exchanged. exchange: None if not.
+    """
 
     def __init__(
         self,
@@ -90,6 +94,8 @@ class Trainer:
         latent_dim: int,
         training: Training,
         evaluation: EvaluationSettings,
+        cells: Sequence[int] = (),
+        exchange: Exchange | None = None,
     ) -> None:
         self.stack, self.data, self.training = stack, data, training
         self.temperatures, self.latent_dim = np.asarray(temperatures), latent_dim
@@ -110,6 +116,8 @@ class Trainer:
         self.finished: Tensors = {
             name: torch.zeros_like(value, device="cpu") for name, value in stack.weights().items()
         }
+        self.cells, self.exchange, self.parked = list(cells) or [0] * len(stack), exchange, Parked()
+        self._dials, self._seeds = stack.dials.clone(), stack.seeds.clone()
         self.records = [Record() for _ in range(len(stack))]
         self.log: list[dict[str, Any]] = []
         self.average = Average(stack.parameters, training.average) if training.average else None
@@ -202,8 +210,9 @@ class Trainer:
         """
         losses = (self._loss_sum / self._loss_count).double().cpu().numpy()
         settling = self.update < self.stack.objective.settles_at * self.training.max_updates
-        rising = ((self.prices(self.update - 1) < 1.0) | settling) & (not final)
-        judged, living = self.judged(), self.living
+        early = self.exchange is not None and self._share_of_round() < self.exchange.start
+        rising = ((self.prices(self.update - 1) < 1.0) | settling | early) & (not final)
+        judged, living, cells = self.judged(), self.living, {self.cells[replica] for replica in self.alive}
         found = self.judge.look(judged, living, self.alive, losses, rising, self.update, final=final)
         self._record(found.measured, losses, judged)
         leaving = found.candidate | ~found.finite | final
@@ -219,8 +228,57 @@ class Trainer:
         settles = self.training.settle_latents and not (settling or self.penalised)
         if self.symmetry is not None and settles and self.judge.rows(everything=final) is None and len(self.alive):
             self.settle(self.symmetry, found.measured.mean[~leaving], found.measured.scale[~leaving])
+        if self.exchange is not None and not final:
+            self._take_over(self.exchange, cells, rising[~leaving])
         self._loss_sum = torch.zeros(len(self.alive), device=self.stack.device, dtype=torch.float32)
         self._loss_count = 0
+
+    def _share_of_round(self) -> float:
+        """Return the share of the current round of training that is done."""
+        start, end = self.training.round_of(self.update - 1)
+        return (self.update - start) / (end - start)
+
+    def _take_over(self, exchange: Exchange, cells: set[int], rising: Flags) -> None:
+        """Let each replica that is undercut by another one of its cell continue from the weights of that one.
+
+        cells: those that are still being trained. rising: which replicas in the stack have no final price yet.
+        """
+        if not exchange.start <= self._share_of_round() <= exchange.stop:
+            return
+        waiting = {int(replica) for replica, rises in zip(self.alive, rising, strict=True) if rises}
+        eligible = [
+            replica not in waiting and record.mark != "diverged" and self.cells[replica] in cells
+            for replica, record in enumerate(self.records)
+        ]
+        taken = takeovers([record.screened for record in self.records], self.cells, eligible, exchange)
+        if not taken:
+            return
+        for replica in taken:
+            last = self.records[replica]
+            self.records[replica] = Record(
+                updates=self.update, loss=last.loss, effective_temperature=last.effective_temperature
+            )
+        self.log += [{"replica": taker, "update": self.update, "taken_from": donor} for taker, donor in taken.items()]
+        present = {name: value[: len(self.alive)] for name, value in self._state().items()}
+        alive, state = self.parked.mix([int(replica) for replica in self.alive], present, taken)
+        self.alive = np.array(alive, dtype=np.int64)
+        index = torch.from_numpy(self.alive).to(self._dials.device)
+        self.stack.become(_named(state, "weights/"), self._dials[index], self._seeds[index])
+        self.optimiser.load({**self._shared_state(), **_named(state, "optimiser/")})
+        if self.average is not None:
+            self.average.weights = _named(state, "average/")
+
+    def _state(self) -> Tensors:
+        """Return all that belongs to the replicas in the stack, by name `(r, ...)`."""
+        state = {f"weights/{name}": value for name, value in self.stack.weights().items()}
+        state |= {f"optimiser/{name}": value for name, value in self.optimiser.state().items() if value.dim()}
+        if self.average is not None:
+            state |= {f"average/{name}": value for name, value in self.average.weights.items()}
+        return state
+
+    def _shared_state(self) -> Tensors:
+        """Return the state of the optimiser that all replicas share, such as the number of its updates."""
+        return {name: value for name, value in self.optimiser.state().items() if not value.dim()}
 
     def judged(self) -> Stack:
         """Return the stack that is checked for convergence: with averaged weights, if weights are averaged."""
@@ -263,6 +321,8 @@ class Trainer:
         targets = torch.from_numpy(self.alive[indices])
         for name, value in judged.weights().items():
             self.finished[name][targets] = value[torch.from_numpy(indices).to(value.device)].cpu()
+        if self.exchange is not None:
+            self.parked.add([int(replica) for replica in self.alive[indices]], self._state(), torch.from_numpy(indices))
         staying = torch.from_numpy(np.flatnonzero(~leaving)).to(self.stack.device)
         self.alive = self.alive[~leaving]
         if len(self.alive):
@@ -281,9 +341,11 @@ class Trainer:
         }
         if self.average is not None:
             tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
+        tensors |= {f"parked/{name}": value for name, value in self.parked.state.items()}
         meta = {
             "update": self.update,
             "alive": [int(replica) for replica in self.alive],
+            "parked": self.parked.replicas,
             "loss_count": self._loss_count,
             "records": [vars(record) for record in self.records],
             "log": self.log,
@@ -301,6 +363,8 @@ class Trainer:
         self.stack.load(_named(tensors, "weights/"))
         self.optimiser.load(_named(tensors, "optimiser/"))
         self.finished = {name: value.cpu() for name, value in _named(tensors, "finished/").items()}
+        parked = {name: value.cpu() for name, value in _named(tensors, "parked/").items()}
+        self.parked = Parked(meta["parked"], parked)
         if self.average is not None:
             self.average.weights = _named(tensors, "average/")
         self._loss_sum = tensors["loss_sum"]

@@ -59,7 +59,8 @@ class Record:
     def of(cls, stored: Mapping[str, Any]) -> Record:
         """Return a record that was stored as JSON."""
         lines = {name: Line(*stored[name]) for name in ("line", "screened")}
-        return cls(**{**stored, **lines})
+        fractions = [(update, values) for update, values in stored["fractions"]]
+        return cls(**{**stored, **lines, "fractions": fractions})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from collapsebench.contracts import load_registry
 from collapsebench.executing.execute import execute_job
 from collapsebench.planning.cells import make_plan
-from collapsebench.planning.jobs import Piece, make_pieces, make_waves
+from collapsebench.planning.order import Piece, make_pieces, make_waves
 from collapsebench.store import Store
 from collapsebench.suite.resolve import load_suite
 from collapsebench.verbs.run import open_session, plan_jobs
