@@ -41,6 +41,8 @@ from .theory.conventions import beta_of as beta_of
 from .theory.conventions import temperature_of as temperature_of
 from .theory.criteria import CRITERIA as CRITERIA
 from .theory.criteria import Criterion as Criterion
+from .theory.envelope import Line as Line
+from .theory.envelope import envelope as envelope
 from .theory.equilibrium import measure_equilibrium as measure_equilibrium
 from .theory.oracle import Oracle as Oracle
 from .theory.oracle import landau_cost as landau_cost

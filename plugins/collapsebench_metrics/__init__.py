@@ -149,6 +149,12 @@ def collapsebench_metrics() -> list[Component]:
             parameters=f"{_PARAMETERS}ResidualEdgeParameters",
         ),
         Component(
+            "metastability",
+            "collapsebench_metrics.metastability:Metastability",
+            "Where latents switch on under each protocol, and what resting in another state than the best costs.",
+            parameters=f"{_PARAMETERS}MetastabilityParameters",
+        ),
+        Component(
             "traversals",
             "collapsebench_metrics.traversals:Traversals",
             "Whether latents move the reconstruction along straight lines; adds the figure of traversals.",

@@ -43,8 +43,8 @@ class Hysteresis(Metric[HysteresisParameters]):
         """Return the scores, and by rank both temperatures and the width."""
         steps = np.abs(np.diff(np.sort(np.log(measurement.temperatures))))
         resolution = float(steps.max()) if steps.size else 0.0
-        other = measurement.counterpart
-        if other is None or measurement.protocol not in ("up", "down"):
+        other = measurement.counterparts.get({"up": "down", "down": "up"}.get(measurement.protocol, ""))
+        if other is None:
             absent: dict[str, Outcome] = {score.name: _NO_COUNTERPART for score in self.scores}
             return evaluation({**absent, "resolution": resolution})
         up, down = (measurement, other) if measurement.protocol == "up" else (other, measurement)

@@ -69,6 +69,13 @@ class EquilibriumParameters(Parameters):
     )
 
 
+class MetastabilityParameters(Parameters):
+    """Parameters of `metastability`."""
+
+    split: Split = "train"
+    rate: float = Field(default=1e-2, gt=0, description="rate, nats, above which a latent is switched on")
+
+
 class RateOverlayParameters(Parameters):
     """Parameters of `rate-overlay`."""
 

@@ -59,7 +59,7 @@ class Measurement:
     of another replica of the scan would be cheaper.
     second_moments: per split, E (x - train mean)(x - train mean)^T `(d, d)`; its "train" entry is the covariance.
     has_oracle: whether it has a linear decoder and the plain objective, for which the exact theory holds.
-    protocol: fresh, up or down. counterpart: the same scan in the opposite direction, if the suite has it.
+    protocol: fresh, up, down or exchange. counterparts: the same scan under the other protocols that the suite has.
     prediction: what the objective predicts for a linear decoder; None if it predicts nothing or the decoder is
     nonlinear.
     shape: the shape of a sample, if it is known; `(h, w)` and `(c, h, w)` are images.
@@ -74,7 +74,7 @@ class Measurement:
     has_oracle: bool
     decoder_variance: float = 1.0
     protocol: str = "fresh"
-    counterpart: Measurement | None = None
+    counterparts: Mapping[str, Measurement] = field(default_factory=dict)
     prediction: Prediction | None = None
     shape: tuple[int, ...] = ()
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 ENGINE = 2
+PROTOCOL_SETTINGS = ("protocol", "wave_size", "perturbation", "exchange")
+"""The fields of a description that say in which order a scan is trained, and how its replicas start."""
 
 
 class ScanName(NamedTuple):

@@ -15,7 +15,7 @@ from collapsebench.contracts import Curve, Evaluation, Measurement, Metric, Obse
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import PluginError, StoreError, blaming, error_text, unknown
 from collapsebench.executing.observe import observable_name, observe_cells
-from collapsebench.planning.cells import Cell, Plan, ScanName, create
+from collapsebench.planning.cells import PROTOCOL_SETTINGS, Cell, Plan, ScanName, create
 from collapsebench.planning.jobs import ScanSpec
 from collapsebench.planning.provenance import commands, provenance
 from collapsebench.scoring.results import CellResult, SuiteResults
@@ -173,10 +173,12 @@ def _cell_result(
     tables, failures = _read_tables(plan.suite, store, record, observables, failures)
     try:
         measurement = measurement_of(plan.suite, cell, data, tables, registry)
-        opposite = counterpart(plan, cell)
-        if opposite is not None and opposite.record is not None and opposite.record.status in FINISHED:
-            other, _ = _read_tables(plan.suite, store, opposite.record, observables, {})
-            measurement = replace(measurement, counterpart=measurement_of(plan.suite, opposite, data, other, registry))
+        others = {}
+        for protocol, other in counterparts(plan, cell).items():
+            if other.record is not None and other.is_finished:
+                read, _ = _read_tables(plan.suite, store, other.record, observables, {})
+                others[protocol] = measurement_of(plan.suite, other, data, read, registry)
+        measurement = replace(measurement, counterparts=others)
     except Exception as error:
         reason = f"trained, but cannot be scored: {error_text(error)}"
         return CellResult(record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, "failed", reason)
@@ -218,15 +220,15 @@ def _read_tables(
     return tables, failures
 
 
-def counterpart(plan: Plan, cell: Cell) -> Cell | None:
-    """Return the cell that differs in nothing but the direction of its scan, up or down, or None."""
-    opposite = {"up": "down", "down": "up"}.get(cell.description["protocol"])
+def counterparts(plan: Plan, cell: Cell) -> dict[str, Cell]:
+    """Return the cells that differ in nothing but the protocol of their scan, by protocol."""
 
     def rest(other: Cell) -> dict[str, Any]:
-        return {k: v for k, v in other.description.items() if k not in ("protocol", "perturbation")}
+        return {k: v for k, v in other.description.items() if k not in PROTOCOL_SETTINGS}
 
-    candidates = (other for other in plan.cells if other.description["protocol"] == opposite)
-    return next((other for other in candidates if rest(other) == rest(cell)), None)
+    own = rest(cell)
+    others = (other for other in plan.cells if other.description["protocol"] != cell.description["protocol"])
+    return {other.description["protocol"]: other for other in others if rest(other) == own}
 
 
 def _why_absent(plan: Plan, cell: Cell) -> str:
