@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from collapsebench.stack.stack import StackModel
+from collapsebench.theory.envelope import envelope
 from collapsebench.theory.equilibrium import measure_equilibrium
 from collapsebench.theory.oracle import oracle
 
@@ -150,3 +151,57 @@ def test_a_replica_that_is_not_finite_has_no_residual_and_hides_no_other(measure
     others = [0, 1, 3, 4]
     assert np.array_equal(found.ward_residual[others], whole.ward_residual[others])
     assert np.array_equal(found.residual_edge[others], whole.residual_edge[others])
+
+
+class OtherNoise(StackModel):
+    """The same replicas, observed with other draws of z."""
+
+    draw = 0
+
+    def noise(self, chunk, shape):
+        """Return noise that depends on the draw."""
+        return super().noise(chunk + 100_003 * self.draw, shape)
+
+
+@pytest.fixture(scope="module")
+def resampled(gaussian, make_stack, make_samples, exact):
+    """Return what exact linear pairs cost, with sampled decoding, in each of 200 resamplings of the noise."""
+    stack = make_stack(gaussian, TEMPERATURES, dtype=torch.float64)
+    stack.load(exact(gaussian, TEMPERATURES, 8))
+    stack.linear = False
+    model, found = OtherNoise(stack, TEMPERATURES, 8), []
+    for model.draw in range(200):
+        measured = measure_equilibrium(model, make_samples(gaussian, replicas=5, dtype=torch.float64), 16_384)
+        found.append((measured, stack.lines(measured)))
+    return found
+
+
+def test_an_equilibrium_replica_is_called_metastable_in_none_of_200_resamplings(resampled):
+    """Not beyond three standard errors, even without any tolerance beside them."""
+    excess = np.array([envelope(lines).excess for _, lines in resampled])
+    assert (excess < 0).all()
+
+
+def test_the_standard_error_of_the_distortion_is_what_resampling_shows(resampled, gaussian):
+    exact = oracle(gaussian.second_moments["train"], TEMPERATURES, 8).distortion
+    distortions = np.array([measured.distortion for measured, _ in resampled])
+    errors = np.array([measured.distortion_error for measured, _ in resampled])
+    assert (errors[:, 0] == 0).all()  # at T = 0.6, everything is collapsed
+    scores = ((distortions - exact) / np.maximum(errors, 1e-300))[:, 1:]
+    assert (np.abs(scores.mean(0)) < 4 / np.sqrt(200)).all()
+    assert (np.abs(scores.std(0) - 1) < 0.25).all()
+
+
+def test_what_is_measured_does_not_depend_on_the_chunks_in_which_rows_are_read(
+    gaussian, make_stack, make_samples, exact
+):
+    stack = make_stack(gaussian, TEMPERATURES, dtype=torch.float64)
+    stack.load(exact(gaussian, TEMPERATURES, 8))
+    stack.linear = False
+    model = StackModel(stack, TEMPERATURES, 8)
+    whole, parts = (
+        measure_equilibrium(model, make_samples(gaussian, replicas=5, dtype=torch.float64, **limits))
+        for limits in ({}, {"values_at_once": 5 * 4 * 8 * 4 * 37})
+    )
+    for name in ("distortion", "distortion_error", "residual_mean", "orthogonality", "rates"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-12)
