@@ -21,6 +21,11 @@ def collapsebench_observables() -> list[Component]:
             "normalised distortion if only the K strongest latents are kept",
         ),
         Component(
+            "latent-utility",
+            "collapsebench_observables.latent_utility:LatentUtility",
+            "rise of the normalised distortion if one latent alone is set to 0",
+        ),
+        Component(
             "decoder-directions",
             "collapsebench_observables.decoder_directions:DecoderDirections",
             "direction in data space into which the decoder maps each latent",

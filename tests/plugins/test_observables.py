@@ -16,7 +16,7 @@ TEMPERATURES = np.array([0.7, 0.2, 0.05, 0.003])
 LATENTS = 8
 OBSERVABLES = (
     "latent-moments", "truncated-distortion", "losses", "equilibrium", "decoder-directions",
-    "decoder-origin-directions", "residual-edge", "traversals",
+    "decoder-origin-directions", "residual-edge", "traversals", "latent-utility",
 )  # fmt: skip
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
 
@@ -91,6 +91,32 @@ def test_truncated_distortion_at_the_exact_solution_is_the_oracles(solution, mea
     expected = oracle(data.second_moments["train"], TEMPERATURES, latent_dim, evaluation=data.second_moments[split])
     assert found.shape == (4, latent_dim + 1)
     assert found == pytest.approx(expected.normalised_distortion, rel=1e-6, abs=1e-8)
+
+
+def test_latent_utility_at_the_exact_solution_is_the_threshold_less_what_stays_lost(solution, measure, data):
+    found = measure("latent-utility", solution(), data)["utility"]
+    thresholds = data.pca.eigenvalues[:LATENTS]
+    gain = np.maximum(1 - TEMPERATURES[:, None] / thresholds, 0)
+    expected = thresholds * (1 - (1 - gain) ** 2)
+    assert -np.sort(-found, axis=1) == pytest.approx(-np.sort(-expected, axis=1), rel=1e-6, abs=1e-9)
+    assert (np.sort(found, axis=1)[0, :6] == 0).all()  # at the highest T most latents are ignored by the decoder
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_latent_utility_is_what_silencing_one_latent_costs_by_its_definition(make_stack, measure, data, split):
+    stack = make_stack(data, TEMPERATURES, dtype=torch.float64, **MLP)
+    model = StackModel(stack, TEMPERATURES, LATENTS)
+    x = torch.from_numpy(data.splits[split].values).double()
+    mean, _ = model.encode(x)
+
+    def distortion(z):
+        return (x - model.decode(z)).square().sum(2).mean(1).numpy() / data.total_variance
+
+    found = measure("latent-utility", model, data, split)["utility"]
+    for latent in range(LATENTS):
+        silenced = mean.clone()
+        silenced[:, :, latent] = 0
+        assert found[:, latent] == pytest.approx(distortion(silenced) - distortion(mean), rel=1e-5, abs=1e-9)
 
 
 def test_the_splits_are_different_enough_to_be_told_apart(data):
@@ -179,6 +205,7 @@ def test_the_size_of_chunks_does_not_change_what_is_measured_of_a_linear_decoder
     [
         "latent-moments",
         "truncated-distortion",
+        "latent-utility",
         "decoder-directions",
     ],
 )
@@ -213,7 +240,7 @@ def test_measuring_replicas_together_or_alone_is_the_same(make_stack, make_sampl
             assert value[0] == pytest.approx(together[name][replica], rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("use", ["latent-moments", "truncated-distortion", "losses", "equilibrium"])
+@pytest.mark.parametrize("use", ["latent-moments", "truncated-distortion", "latent-utility", "losses", "equilibrium"])
 @pytest.mark.parametrize("architecture", [{}, MLP], ids=["linear", "mlp"])
 def test_integer_weights_are_the_same_as_repeating_rows(make_stack, measure, use, architecture):
     """Sampled quantities, whose noise belongs to the row number, to 3 %."""
