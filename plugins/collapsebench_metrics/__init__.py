@@ -26,6 +26,12 @@ def collapsebench_metrics() -> list[Component]:
             version=2,
         ),
         Component(
+            "ranking-agreement",
+            "collapsebench_metrics.ranking_agreement:RankingAgreement",
+            "Whether signal fraction, rate and utility put latents in one order, and which latents M^2 misses.",
+            parameters=f"{_PARAMETERS}RankingAgreementParameters",
+        ),
+        Component(
             "exponent-fit",
             "collapsebench_metrics.exponent_fit:ExponentFit",
             "The exponent with which each order parameter vanishes at its threshold; 1/2 is mean field.",

@@ -36,6 +36,24 @@ class ThresholdRankingParameters(Parameters):
     tolerance: Tie = 1e-6
 
 
+class RankingAgreementParameters(Parameters):
+    """Parameters of `ranking-agreement`."""
+
+    split: Split = "train"
+    active: Active = 0.1
+    least_rate: float = Field(
+        default=0.1, gt=0, description="rate, nats, above which a latent carries information, whatever it gains"
+    )
+    least_gain: float = Field(
+        default=0.01, gt=0, lt=1, description="share of the objective above which a latent's gain carries information"
+    )
+    tie: float = Field(
+        default=0.1,
+        gt=0,
+        description="e-folds of snr, of utility or of exp(2 rate) within which two latents of one replica are tied",
+    )
+
+
 class ExponentFitParameters(Parameters):
     """Parameters of `exponent-fit`."""
 

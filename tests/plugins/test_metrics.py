@@ -44,6 +44,9 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     if thresholds is not None:
         ratio = np.minimum(TEMPERATURES[:, None] / thresholds, 1)
         fractions[:, : len(thresholds)], rates[:, : len(thresholds)] = 1 - ratio, -0.5 * np.log(ratio)
+    strengths = np.zeros(LATENTS)
+    strengths[: spectrum.size] = spectrum / spectrum.sum() if thresholds is None else thresholds
+    worth = strengths * (1 - (1 - fractions) ** 2)
     modes = np.zeros((LATENTS, spectrum.size))
     modes[: spectrum.size] = exact.components
     modes[0] = math.cos(tilt) * exact.components[0] + math.sin(tilt) * exact.components[-1]
@@ -65,6 +68,7 @@ def measurement(*, thresholds=None, curve=None, diverged=(), has_oracle=True, ti
     tables = {
         "latent-moments": long("latent", scan),
         "truncated-distortion": long("rank", {"normalised_distortion": distortion}),
+        "latent-utility": long("latent", {"utility": np.take_along_axis(worth, order, 1)}),
         "decoder-directions": long("latent", columns, ("train",)),
         "decoder-origin-directions": long("latent", columns, ("train",)),
         "traversals": long(
@@ -147,7 +151,8 @@ def test_every_declared_score_has_a_finite_or_infinite_value_within_bounds_or_a_
         assert declared[name].low - 1e-12 <= value <= declared[name].high + 1e-12
     assert all(reason for reason in found.reasons.values())
     if found.modes is not None:
-        assert found.modes["rank"].tolist() == list(range(1, len(found.modes) + 1))
+        per_table = found.modes.groupby("temperature") if "temperature" in found.modes else [("", found.modes)]
+        assert all(rows["rank"].tolist() == list(range(1, len(rows) + 1)) for _, rows in per_table)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -124,7 +124,8 @@ def table_of(
 class Evaluation:
     """What a metric makes of one cell.
 
-    values: score name -> number; infinity for "not reached". modes: an optional frame, one row per rank.
+    values: score name -> number; infinity for "not reached". modes: an optional frame, one row per rank, or per
+    temperature and rank.
     reasons: score name -> sentence, for each declared score that has no value here.
     """
 
