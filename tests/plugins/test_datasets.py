@@ -191,6 +191,13 @@ def test_pixels_of_the_digits_that_never_vary_are_left_out(load):
     assert "pixel 0,0" in ready.left_out
 
 
+def test_pixels_that_are_nearly_always_blank_are_reported_if_each_is_scaled_by_itself(load):
+    (notice,) = standardise(load("digits"), "digits").about["notices"]
+    assert notice.startswith("10 of 60 features (pixel ")
+    assert "7 more) owe 54 to 100 % of their variance to at most 5 of the 1078 train rows" in notice
+    assert "notices" not in standardise(load("digits", shape="image"), "digits").about
+
+
 @pytest.mark.parametrize("use", ["gaussian", "digits", "random-field"])
 def test_data_that_ship_need_no_preparation_and_say_where_they_come_from(component, use):
     made = component("dataset", use)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collapsebench.contracts import Floats
 
 _ROWS = 65_536
+_HANDFUL = 5
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Standardised:
     splits: values `(n, *shape)` float32, centred by the train mean and scaled; weights `(n,)` with mean one, or None.
     second_moments: per split, E x x^T about the train mean `(d, d)`; "train" is the covariance.
     total_variance: V, the trace of the covariance. left_out: names of the features that are constant in train.
-    fingerprint: SHA-256 of the arrays as loaded. about: revision, licence, citation, notes.
+    fingerprint: SHA-256 of the arrays as loaded. about: revision, licence, citation, notes; among them `notices`, what
+    a reader of the results must know.
     """
 
     dataset: str
@@ -69,6 +72,7 @@ def standardise(data: Data, dataset: str) -> Standardised:
     centre = mean[keep]
     splits = {name: _apply(getattr(data, name), keep, centre, gain, shape) for name in SPLITS}
     moments = {name: second_moment(split) for name, split in splits.items()}
+    notices = [*data.notes.get("notices", ()), *_concentration(splits["train"], moments["train"], names[keep], data)]
     return Standardised(
         dataset=dataset,
         shape=splits["train"].values.shape[1:],
@@ -85,6 +89,7 @@ def standardise(data: Data, dataset: str) -> Standardised:
             "citation": data.citation,
             "rows": {name: len(split.values) for name, split in splits.items()},
             **data.notes,
+            **({"notices": notices} if notices else {}),
         },
     )
 
@@ -116,6 +121,49 @@ def principal_components(second_moments: Mapping[SplitName, Floats]) -> Pca:
     return Pca(eigenvalues=values / total, components=components.copy(), rank_distortion=curves)
 
 
+@dataclass(frozen=True)
+class Concentration:
+    """The features whose variance a few rows carry, the most concentrated first.
+
+    features: their indices. share: the share of each one's sum of squares that `rows` of its rows carry at most, above
+    1/2. largest: its largest absolute value, in its standard deviations. excess_kurtosis: E x^4 / (E x^2)^2 - 3.
+    """
+
+    rows: int
+    features: NDArray[np.intp]
+    share: Floats
+    largest: Floats
+    excess_kurtosis: Floats
+
+
+def concentration(split: Split, variance: Floats) -> Concentration:
+    """Find the features of a standardised split that owe more than half of their sum of squares to a handful of rows.
+
+    A handful is five rows, at most 0.5 % of all; or 0.1 % of all, where that is more. Below 200 rows nothing is found.
+    Features whose variance is less than half of the mean are passed over: they weigh little whatever their rows are.
+    variance: E x^2 of each feature `(d,)`. One pass over the data, since m rows can carry the share s only if
+    E x^4 / (E x^2)^2 >= s^2 n / m (Cauchy-Schwarz), which few features fulfil.
+    """
+    flat = split.values.reshape(len(split.values), -1)
+    count = len(flat)
+    weights = np.ones(count) if split.weights is None else split.weights.astype(np.float64)
+    rows = max(min(_HANDFUL, count // 200), count // 1000)
+    fourth = np.zeros(flat.shape[1])
+    for start in range(0, count if rows else 0, _ROWS):
+        square = np.square(flat[start : start + _ROWS], dtype=np.float64)
+        fourth += np.einsum("n,nd,nd->d", weights[start : start + _ROWS], square, square)
+    weighty = variance >= 0.5 * variance.mean()
+    kurtosis = np.divide(fourth / weights.sum(), variance**2, out=np.zeros_like(fourth), where=weighty)
+    heaviest = np.sort(weights)[count - rows :].sum()
+    suspects = np.flatnonzero(4 * kurtosis * heaviest >= weights.sum()) if rows else np.zeros(0, dtype=np.intp)
+    squares = weights[:, None] * np.square(flat[:, suspects], dtype=np.float64)
+    share = np.sort(squares, axis=0)[count - rows :].sum(axis=0) / squares.sum(axis=0)
+    order = np.argsort(-share, kind="stable")[: int((share > 0.5).sum())]
+    features = suspects[order]
+    largest = np.abs(flat[:, features]).max(axis=0, initial=0.0) / np.sqrt(variance[features])
+    return Concentration(rows, features, share[order], largest, kurtosis[features] - 3.0)
+
+
 def fingerprint(data: Data) -> str:
     """Return the SHA-256 of every array of a dataset, with its shape and type."""
     digest = hashlib.sha256()
@@ -126,6 +174,25 @@ def fingerprint(data: Data) -> str:
                 digest.update(f"{name} {array.shape} {array.dtype}".encode())
                 digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _concentration(train: Split, covariance: Floats, names: NDArray[np.object_], data: Data) -> list[str]:
+    """Return a notice if a few rows carry most of the variance of some features."""
+    found = concentration(train, np.diag(covariance))
+    count = len(found.features)
+    if not count:
+        return []
+    named = ", ".join(map(str, names[found.features[:_NAMED]]))
+    more = f" and {count - _NAMED} more" if count > _NAMED else ""
+    low, high = 100 * found.share.min(), 100 * found.share.max()
+    shares = f"owes {high:.0f} % of its" if count == 1 else f"owe {low:.0f} to {high:.0f} % of their"
+    advice = "use one scale for all features" if data.scaling == "per-feature" else "check these rows"
+    return [
+        f"{count} of {len(names)} features ({named}{more}) {shares} variance to at most {found.rows} of the "
+        f"{len(train.values)} train rows, whose values reach {found.largest.max():.3g} standard deviations (excess "
+        f"kurtosis {found.excess_kurtosis.max():.0f}); a nonlinear decoder may spend latents on these rows alone: "
+        f"{advice}, or leave the features out"
+    ]
 
 
 def _check(split: Split, name: str, data: Data, dataset: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from collapsebench.contracts import SPLITS, Data, Split
-from collapsebench.data.standardise import fingerprint, standardise
+from collapsebench.data.standardise import concentration, fingerprint, standardise
 from collapsebench.errors import DataError
 
 
@@ -270,3 +270,118 @@ def test_what_travels_with_the_data_is_kept():
         "rows": {"train": 300, "validation": 70, "test": 80},
     }  # fmt: skip
     assert ready.dataset == "d"
+
+
+def with_train(train, **changes):
+    """Return data with a train split of your own and two small Gaussian ones beside it."""
+    rng = np.random.default_rng(3)
+    others = {name: Split(rng.normal(size=(9, *train.shape[1:])).astype(np.float32)) for name in SPLITS[1:]}
+    names = tuple(f"f{index}" for index in range(int(np.prod(train.shape[1:]))))
+    return replace(Data(train=Split(train.astype(np.float32)), **others, feature_names=names), **changes)
+
+
+def spiked(rows=1000, features=6, *, at=(2,), spikes=1, height=1e3):
+    """Return Gaussian rows in which some features are much larger in the last rows."""
+    train = np.random.default_rng(0).normal(size=(rows, features))
+    train[rows - spikes :, list(at)] += height
+    return train
+
+
+def found_in(data):
+    ready = standardise(data, "d")
+    return concentration(ready.splits["train"], np.diag(ready.second_moments["train"]))
+
+
+def test_a_single_spike_is_reported_with_its_feature_its_numbers_and_what_to_do():
+    (notice,) = standardise(with_train(spiked()), "d").about["notices"]
+    assert notice.startswith("1 of 6 features (f2) owes 100 % of its variance to at most 5 of the 1000 train rows")
+    assert "reach 31.6 standard deviations (excess kurtosis 99" in notice
+    assert notice.endswith("use one scale for all features, or leave the features out")
+
+
+def test_the_numbers_of_a_concentrated_feature_are_those_of_its_definition():
+    train = spiked(spikes=4, at=(1, 4), height=40)
+    found = found_in(with_train(train))
+    x = (train - train.mean(0)) / train.std(0)
+    assert sorted(found.features) == [1, 4]
+    assert (np.diff(found.share) <= 0).all()
+    for index, feature in enumerate(found.features):
+        column = x[:, feature]
+        assert found.share[index] == pytest.approx(np.sort(column**2)[-5:].sum() / 1000, rel=1e-5)
+        assert found.largest[index] == pytest.approx(np.abs(column).max(), rel=1e-5)
+        assert found.excess_kurtosis[index] == pytest.approx((column**4).mean() - 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [100, 200, 1000, 30_000])
+@pytest.mark.parametrize("draw", ["normal", "exponential", "laplace", "uniform"])
+def test_ordinary_distributions_are_never_reported(rows, draw):
+    train = getattr(np.random.default_rng(1), draw)(size=(rows, 40))
+    assert "notices" not in standardise(with_train(train), "d").about
+
+
+def test_lognormal_features_are_reported_only_if_their_tail_is_extreme():
+    rng = np.random.default_rng(0)
+    assert found_in(with_train(np.exp(rng.normal(size=(10_000, 20))))).features.size == 0
+    assert found_in(with_train(np.exp(3 * rng.normal(size=(10_000, 20))))).features.size == 20
+
+
+@pytest.mark.parametrize(("rows", "on", "reported"), [(1000, 4, True), (1000, 50, False), (20_000, 15, True)])
+def test_an_event_counts_if_few_rows_show_it(rows, on, reported):
+    train = spiked(rows)
+    train[:, 2] = np.arange(rows) < on
+    assert (found_in(with_train(train)).features.tolist() == [2]) is reported
+
+
+def test_no_feature_is_missed_by_the_bound_on_its_kurtosis():
+    """Against sorting every column, with weights, on columns of every heaviness."""
+    rng = np.random.default_rng(5)
+    train = np.exp(np.linspace(0.1, 3, 60) * rng.normal(size=(2000, 60)))
+    weights = rng.uniform(0.1, 4, 2000).astype(np.float32)
+    data = with_train(train)
+    ready = standardise(replace(data, train=Split(data.train.values, weights)), "d")
+    found = concentration(ready.splits["train"], np.diag(ready.second_moments["train"]))
+    squares = ready.splits["train"].weights[:, None] * ready.splits["train"].values.astype(np.float64) ** 2
+    share = np.sort(squares, axis=0)[-5:].sum(0) / squares.sum(0)
+    assert sorted(found.features) == np.flatnonzero(share > 0.5).tolist()
+    assert 5 < found.features.size < 55
+    assert found.share == pytest.approx(share[found.features], rel=1e-6)
+
+
+def test_rows_of_great_weight_carry_what_many_rows_would():
+    train = spiked(spikes=50, height=30)
+    weights = np.ones(1000, dtype=np.float32)
+    data = with_train(train)
+    assert found_in(data).features.size == 0
+    weights[-50:] = 1e-3
+    weights[-4:] = 1.0
+    assert found_in(replace(data, train=Split(data.train.values, weights))).features.tolist() == [2]
+
+
+def test_a_feature_that_weighs_little_is_not_reported_and_the_advice_depends_on_the_scaling():
+    small = spiked(height=1.0)
+    small[:, 2] = 1e-3 * (np.arange(1000) == 7)
+    assert "notices" in standardise(with_train(small), "d").about
+    for scaling in ("global", "none"):
+        assert "notices" not in standardise(with_train(small, scaling=scaling), "d").about
+        (notice,) = standardise(with_train(spiked(), scaling=scaling), "d").about["notices"]
+        assert notice.endswith("check these rows, or leave the features out")
+
+
+def test_at_most_three_features_are_named_after_those_left_out_and_the_datasets_own_notices_come_first():
+    train = spiked(features=9, at=(1, 3, 5, 6, 8))
+    train[:, 0] = 7.0
+    ready = standardise(with_train(train, notes={"notices": ["rows were dropped"]}), "d")
+    first, second = ready.about["notices"]
+    assert first == "rows were dropped"
+    named = second.partition("(")[2].partition(")")[0]
+    assert second.startswith("5 of 8 features")
+    assert named.endswith(" and 2 more")
+    assert set(named.removesuffix(" and 2 more").split(", ")) < {"f1", "f3", "f5", "f6", "f8"}
+
+
+def test_a_notice_changes_no_number_and_no_fingerprint():
+    data = with_train(spiked())
+    ready = standardise(data, "d")
+    assert ready.fingerprint == fingerprint(data)
+    assert list(data.notes) == []
+    assert np.diag(ready.second_moments["train"]) == pytest.approx(np.ones(6), rel=1e-5)

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from scored_results import DECLARED, full, marked, mixed_suite, suite
 
-from collapsebench import Evaluation, Score, UserError
+from collapsebench import Data, Evaluation, Score, Split, UserError
+from collapsebench.data.standardise import standardise
 from collapsebench.publishing.board_report import read_board, render
 from collapsebench.publishing.report import FORMATS
 from collapsebench.ranking.board import COLUMNS, FOOTER, RANKS, board, complete_board, ranking
@@ -143,3 +144,13 @@ def test_a_board_shows_what_failed_beside_the_scores() -> None:
 
 def test_the_name_of_an_outcome_is_short() -> None:
     assert repr(Outcome(named_results(), Path("out"))) == f"Outcome(suite='small', ok=1 of 2, folder={Path('out')!r})"
+
+
+@pytest.mark.parametrize("format", ["text", "md", "html", "tex"])
+def test_what_standardising_noticed_about_the_data_stands_below_the_table(format):
+    train = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    train[0, 1] = 1e4
+    splits = (Split(train), Split(train[1:300]), Split(train[300:600]))
+    about = standardise(Data(*splits, feature_names=("a", "b", "c"), citation="someone"), "digits").about
+    text = render(replace(named_results(), datasets={"digits": dict(about)}), format)
+    assert "Notice: 1 of 3 features (b) owes 100" in " ".join(text.split())
