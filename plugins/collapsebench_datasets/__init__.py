@@ -22,6 +22,12 @@ def collapsebench_datasets() -> list[Component]:
             parameters="collapsebench_datasets.parameters:RandomFieldParameters",
         ),
         Component(
+            "rare-events",
+            "collapsebench_datasets.rare_events:RareEvents",
+            "Independent on/off events and Gaussian features, for which the cost of nonlinear codes is known",
+            parameters="collapsebench_datasets.parameters:RareEventsParameters",
+        ),
+        Component(
             "digits",
             "collapsebench_datasets.digits:Digits",
             "1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn",

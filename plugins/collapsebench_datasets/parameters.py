@@ -159,6 +159,58 @@ class RandomFieldParameters(Parameters):
         return self
 
 
+class Event(Parameters):
+    """A feature that is either off, 0, or on."""
+
+    probability: FiniteFloat = Field(gt=0, le=0.5, description="how often the event happens")
+    amplitude: PositiveFloat = Field(description="value of the feature if it happens; 0 otherwise")
+
+
+class RareEventsParameters(Parameters):
+    """Independent features: events that are on or off, and Gaussian ones."""
+
+    events: tuple[Event, ...] = Field(
+        default=(
+            Event(probability=0.005, amplitude=8.0),
+            Event(probability=0.02, amplitude=4.0),
+            Event(probability=0.1, amplitude=2.0),
+        ),
+        min_length=1,
+        description="features that are on with a probability, with their amplitudes",
+    )
+    dimension: int = Field(default=5, ge=0, description="number of Gaussian features")
+    spectrum: Spectrum = Field(
+        default=PowerLaw(exponent=1.0), description="variances of the Gaussian features, in descending order"
+    )
+    samples: int = Field(default=10_000, ge=2, description="training samples")
+    evaluation_samples: int = Field(
+        default=5_000, ge=2, description="samples in each of the validation and test splits"
+    )
+    exact: bool = Field(
+        default=True,
+        description="give the training samples the exact number of every combination of events, up to rounding, and "
+        "make the covariance of the Gaussian features exact",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> RareEventsParameters:
+        if self.dimension:
+            _check_spectrum(self.spectrum, self.dimension)
+        rarest = min(event.probability for event in self.events)
+        if self.exact and rarest * self.samples < 1:
+            raise ValueError(
+                f"found samples = {self.samples} for an event of probability {rarest:g}, expected at least one sample "
+                "in which it happens; raise 'samples' or set exact = false."
+            )
+        features = len(self.events) + self.dimension
+        if self.exact and self.samples <= features:
+            raise ValueError(
+                f"found samples = {self.samples} for {features} features, expected more samples than features for an "
+                "exact covariance; raise 'samples' or set exact = false."
+            )
+        return self
+
+
 class DigitsParameters(Parameters):
     """Handwritten digits of 8 x 8 pixels."""
 
