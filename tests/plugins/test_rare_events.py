@@ -14,6 +14,8 @@ from scipy import integrate, optimize
 from collapsebench import oracle
 from collapsebench.contracts import SPLITS
 from collapsebench.data.standardise import fingerprint, standardise
+from collapsebench.stack.stack import StackModel
+from collapsebench.training.trainer import Controls
 from collapsebench_datasets.parameters import Event, RareEventsParameters
 from collapsebench_datasets.rare_event_optimum import (
     best_event,
@@ -292,3 +294,33 @@ def test_the_default_events_are_of_similar_variance_and_outlast_in_the_order_of_
     assert isinstance(own.events[0], Event)
     assert np.ptp(found.linear_thresholds[:3]) < 0.02
     assert found.thresholds[0] > found.thresholds[3] > found.thresholds[2] > found.linear_thresholds[:3].max()
+
+
+def test_a_trained_pair_attains_the_best_code_of_an_event(load, make_trainer, make_stack):
+    """Within 5 %, at T below lambda / V = 1, where fresh weights leave the prior; averaged over draws of the noise."""
+    own = RareEventsParameters(events=(Event(probability=0.05, amplitude=1.0),), dimension=0, samples=400)
+    data = standardise(load(**own.model_dump()), "rare-events")
+    temperatures = [0.8, 0.6]
+    pair = {part: ("mlp", {"depth": 2, "width": 32}) for part in ("encoder", "decoder")}
+    training = {
+        "optimiser": {"use": "preconditioned", "learning_rate": 0.003},
+        "max_updates": 2000,
+        "antithetic": True,
+        "average": 0.1,
+        "convergence": {"checks": 2},
+    }
+    trained = make_trainer(data, temperatures, latent_dim=1, training=training, **pair).run(Controls())
+    stack = make_stack(data, temperatures, latent_dim=1, **pair)
+    stack.load(trained.weights)
+    model = StackModel(stack, temperatures, 1)
+    x, generator = torch.from_numpy(data.splits["train"].values), torch.Generator().manual_seed(0)
+    mean, log_variance = model.encode(x)
+    rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(2).mean(1).detach().numpy()
+    errors = [
+        (x - model.decode(mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)))
+        for _ in range(200)
+    ]
+    distortion = 0.5 * torch.stack(errors).square().sum(3).mean((0, 2)).detach().numpy()
+    best = optimum(own, temperatures)
+    assert rate == pytest.approx(best.rate, rel=0.05)
+    assert distortion + np.array(temperatures) * data.total_variance * rate == pytest.approx(best.loss, rel=0.05)
