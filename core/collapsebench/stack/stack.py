@@ -233,9 +233,15 @@ class Stack:
         The loss at the end of training counts. There is no line, only NaN, unless it is affine in distortion and rates,
         as the objective declares, and in the dial.
         """
+        if self.objective.affine and type(self.objective).batch_loss is Objective.batch_loss:
+            try:
+                return self._lines(found)
+            except RuntimeError:  # torch.func cannot map the loss or the penalty
+                pass
+        return [Line(dial) for dial in self.dials.double().tolist()]
+
+    def _lines(self, found: Equilibrium) -> list[Line]:
         own = self.dials.double().cpu()
-        if not self.objective.affine:
-            return [Line(dial) for dial in own.tolist()]
         state = {name: value.double().cpu() for name, value in self._state().items()}
         distortion, rates = torch.from_numpy(found.distortion), torch.from_numpy(found.rates)
         end = torch.ones((), dtype=torch.float64)
