@@ -34,6 +34,7 @@ convergence = { checks = 4 }
 
 [evaluation]
 samples = 64
+cost_samples = 256
 
 [compute]
 device = "cpu"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flow import (
     TINY,
@@ -28,8 +29,12 @@ from flow import (
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
-LONG = TINY.replace("max_updates = 60", "max_updates = 400\ncheckpoint_every_seconds = 0.02").replace(
-    "checks = 4", "checks = 16"
+LONG = (
+    TINY.replace("max_updates = 60", "max_updates = 400\ncheckpoint_every_seconds = 0.02")
+    .replace("checks = 4", "checks = 16")
+    .replace('id = "mlp"', 'id = "mlp"\nprotocol = "exchange"')
+    .replace("cost_samples = 256", "cost_samples = 1024")
+    .replace("samples = 64\ncost", "samples = 1024\ncost")
 )
 CHECK_EVERY = 25
 PATIENCE = 120.0
@@ -77,6 +82,12 @@ def update_of_second_job(store: Path) -> int:
     return 0
 
 
+def takeovers(store: Path) -> int:
+    """Return how many times a replica continued from the weights of another one."""
+    logs = [pd.read_parquet(path) for path in store.glob("cells/??/*/log.parquet")]
+    return sum(int(log["taken_from"].notna().sum()) for log in logs if "taken_from" in log)
+
+
 def first_update(stderr: str, job: str) -> int:
     """Return the first update that a job reported."""
     found = re.search(rf"^{job}: .* update (\d+)/400", stderr, re.MULTILINE)
@@ -101,6 +112,7 @@ def hold(folder: Path, uninterrupted: Path, again: Callable[..., tuple[int, str]
     assert finished.items() < stamps(store).items()
     assert boards(store) == boards(uninterrupted)
     assert weights(store) == weights(uninterrupted)
+    assert takeovers(store) == takeovers(uninterrupted) > 0
     assert list((store / "jobs").iterdir()) == []
 
 
