@@ -238,11 +238,16 @@ def _jobs_of(
     observables: Sequence[Reference],
 ) -> Iterator[Job]:
     waves = waves_of(suite, name.architecture)
-    scans = max(1, suite.compute.max_replicas_per_stack // len(waves[0]))
+    pool = pool_of(suite, name.architecture)
+    scans = max(1, suite.compute.max_replicas_per_stack // (len(waves[0]) * pool))
     for start in range(0, len(cells), scans):
         job_cells = cells[start : start + scans]
-        whole = suite.architecture(name.architecture).protocol == "exchange"
-        pieces = make_pieces(waves, len(job_cells), choice.max_replicas, whole_cells=whole)
+        pieces = make_pieces(
+            waves,
+            len(job_cells),
+            lambda wanted: choice.max_replicas(wanted * pool) // pool,
+            whole_cells=suite.architecture(name.architecture).protocol == "exchange",
+        )
         predict = choice.predicted_bytes
         job = Job(
             suite=suite.id,
@@ -259,7 +264,7 @@ def _jobs_of(
             why_this_computation=choice.reason,
             threads=suite.compute.threads,
             time_limit=suite.compute.time_limit,
-            predicted_bytes=predict(max(len(piece.replicas) for piece in pieces)) if predict else None,
+            predicted_bytes=predict(pool * max(len(piece.replicas) for piece in pieces)) if predict else None,
         )
         yield job.model_copy(update={"id": key_of(job.model_dump(mode="json", by_alias=True))[:16]})
 
@@ -282,6 +287,11 @@ def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Refere
 def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
     """Return the waves in which an architecture's scans are trained, as positions in the list of temperatures."""
     return make_waves(suite.architecture(architecture).protocol, len(suite.scan.temperatures), suite.scan.wave_size)
+
+
+def pool_of(suite: Suite, architecture: str) -> int:
+    """Return how many initialisations of each temperature a cell of an architecture trains together."""
+    return suite.scan.exchange.pool if suite.architecture(architecture).protocol == "exchange" else 1
 
 
 def frozen_computations(store: Store) -> dict[str, str]:

@@ -65,6 +65,10 @@ class Exchange(Section):
     margin: NonNegativeFloat = Field(
         default=1e-3, description="share of its cost that a replica must save to take over other weights"
     )
+    pool: PositiveInt = Field(
+        default=1,
+        description="initialisations of each temperature in a cell; they exchange weights, and the cheapest is kept",
+    )
 
 
 class Scan(Section):

@@ -119,8 +119,13 @@ def make_trainer(
     data: Standardised,
     registry: Registry,
 ) -> Trainer:
-    """Return a newly initialised trainer for a piece of a job."""
+    """Return a newly initialised trainer for a piece of a job.
+
+    If a cell has a pool of initialisations, its replicas come once for each, and all of them exchange weights.
+    """
     count = len(scan.temperatures)
+    if scan.exchange is not None and scan.exchange.pool > 1:
+        return _trainer_of_pools(scan, seeds, piece, computation, data, registry)
     needed = sorted({replica // count for replica in piece.replicas})
     # A price below that of the parents would lose the equilibrium from which a replica starts.
     training = scan.training.model_copy(update={"price_warm_up": 0.0}) if piece.parents else scan.training
@@ -135,6 +140,30 @@ def make_trainer(
         [replica // count for replica in piece.replicas],
         scan.exchange,
     )
+
+
+def _trainer_of_pools(
+    scan: ScanSpec, seeds: Sequence[int], piece: Piece, computation: Computation, data: Standardised, registry: Registry
+) -> Trainer:
+    count, pool = len(scan.temperatures), scan.exchange.pool if scan.exchange else 1
+    cells = sorted({replica // count for replica in piece.replicas})
+    members = [_seed_of_member(seeds[cell], member) for cell in cells for member in range(pool)]
+    return Trainer(
+        build_stack(scan, members, computation, data, registry),
+        data,
+        list(scan.temperatures) * len(members),
+        members,
+        scan.latent_dim,
+        scan.training,
+        scan.evaluation,
+        [cell for cell in cells for _ in range(pool * count)],
+        scan.exchange,
+    )
+
+
+def _seed_of_member(seed: int, member: int) -> int:
+    """Return the seed of a member of a pool; the first one is trained as without a pool."""
+    return seed_of(use="pool", seed=seed, member=member) if member else seed
 
 
 def trainer_of(scan: ScanSpec, computation: Computation, data: Standardised, registry: Registry) -> Trainer:

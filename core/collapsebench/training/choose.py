@@ -22,7 +22,7 @@ from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import error_text
 from collapsebench.planning.cells import Cell, Plan, ScanName
-from collapsebench.planning.jobs import ScanSpec, StackChoice, adopted_keys, waves_of
+from collapsebench.planning.jobs import ScanSpec, StackChoice, adopted_keys, pool_of, waves_of
 from collapsebench.process import keep_freed_memory
 from collapsebench.stack.computation import COMPUTATIONS, Computation, why_not
 from collapsebench.stack.kernel.chains import covers
@@ -93,7 +93,7 @@ def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> di
         with on_threads(compute.threads):
             need = predict_memory(scan, data, registry, computation)
         available = memory_available(device, compute.memory_limit)
-        wave = len(waves_of(plan.suite, name.architecture)[0])
+        wave = len(waves_of(plan.suite, name.architecture)[0]) * pool_of(plan.suite, name.architecture)
 
         def max_replicas(wanted: int, need: Footprint | None = need, available: float = available) -> int:
             return wanted if need is None else need.max_replicas(available, wanted)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,6 +90,8 @@ class PieceRun:
                 raise
             done = len(self.finished)
             raise OutOfTimeError(f"piece {done + 1} of {done + left}: {error}") from error
+        if self.job.scan.exchange is not None:
+            trained = cheapest(trained, self.job.scan.exchange.pool, len(self.job.scan.temperatures))
         if not alone:
             _write(ended, trained)
             checkpoint.unlink(missing_ok=True)
@@ -167,6 +170,30 @@ class PieceRun:
                 if replica in wanted:
                     rows[replica] = {name: value[index].clone() for name, value in weights.items()}
         return {name: torch.stack([rows[replica][name] for replica in replicas]) for name in rows[replicas[0]]}
+
+
+def cheapest(trained: Trained, pool: int, temperatures: int) -> Trained:
+    """Return the cheapest of each temperature and cell, out of the members of its pool.
+
+    trained: replicas ordered by cell, then by member, then by temperature. Entries of the log keep their member.
+    """
+    if pool == 1:
+        return trained
+    numbers = np.arange(len(trained.records)).reshape(-1, pool, temperatures)
+    costs = np.array([record.line.intercept + record.line.slope * record.line.dial for record in trained.records])
+    costs = np.where(np.isfinite(costs), costs, np.inf).reshape(numbers.shape)
+    best = np.take_along_axis(numbers, costs.argmin(1)[:, None], 1).ravel()
+    cells, members, places = np.unravel_index(np.arange(numbers.size), numbers.shape)
+    kept = (cells * temperatures + places).tolist()
+    log = []
+    for entry in trained.log:
+        mine = {**entry, "replica": kept[entry["replica"]], "member": int(members[entry["replica"]])}
+        if "taken_from" in entry:
+            mine |= {"taken_from": kept[entry["taken_from"]], "from_member": int(members[entry["taken_from"]])}
+        log.append(mine)
+    chosen = torch.from_numpy(best)
+    weights = {name: value[chosen] for name, value in trained.weights.items()}
+    return Trained(weights, [trained.records[index] for index in best], log)
 
 
 def _write(path: Path, trained: Trained) -> None:

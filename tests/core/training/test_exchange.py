@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from flow import TINY, invoke, write_suite
 
+from collapsebench.store import Store
 from collapsebench.suite.schema import Exchange
 from collapsebench.theory.envelope import Line, envelope
 from collapsebench.training.exchange import Parked, takeovers
-from collapsebench.training.trainer import Controls
+from collapsebench.training.pieces import cheapest
+from collapsebench.training.trainer import Controls, Trained
+from collapsebench.training.verdict import Record
 
 FIRST_ORDER = {"encoder": ("linear", {}), "decoder": ("first-order", {"power": 2.0, "level": 1.0})}
 TRAINING = {
@@ -149,3 +154,38 @@ def test_a_linear_decoder_has_nothing_to_take_over(gaussian, make_trainer):
     assert (envelope([record.line for record in plain.records]).excess < 1e-4).all()
     for one, two in zip(plain.records, exchanged.records, strict=True):
         assert two.line.slope == pytest.approx(one.line.slope, rel=1e-3, abs=1e-4)
+
+
+def test_of_a_pool_the_cheapest_of_each_temperature_is_kept_with_its_weights_and_its_log():
+    costs = [3.0, 1.0, 2.0, 4.0, 5.0, float("nan"), 6.0, float("nan")]  # two cells, two members, two temperatures
+    records = [Record(mark="converged", updates=index, line=Line(0.1, cost, 0.0)) for index, cost in enumerate(costs)]
+    log = [{"replica": 6, "update": 7}, {"replica": 3, "update": 8, "taken_from": 0}]
+    found = cheapest(Trained({"w": torch.arange(8.0)[:, None]}, records, log), pool=2, temperatures=2)
+    assert found.updates == [2, 1, 4, 5]
+    assert found.weights["w"][:, 0].tolist() == [2, 1, 4, 5]
+    assert found.log == [
+        {"replica": 2, "update": 7, "member": 1},
+        {"replica": 1, "update": 8, "member": 1, "taken_from": 0, "from_member": 0},
+    ]
+
+
+def test_a_pool_of_two_is_trained_as_one_cell_through_a_job(tmp_path):
+    exchange = 'protocol = "exchange"\nexchange = { pool = 2, start = 0.2 }'
+    text = TINY.replace("latent_dim = 3", f"latent_dim = 3\n{exchange}").replace(
+        "max_updates = 60", "max_updates = 200"
+    )
+    path = write_suite(tmp_path, text)
+    done = invoke("run", path, "--store", tmp_path / "store")
+    assert done.exit_code == 0, done.output
+    cells = list(Store(tmp_path / "store").cells())
+    assert [len(cell.replicas) for cell in cells] == [4] * 4
+    logs = [pd.read_parquet(log) for log in (tmp_path / "store").glob("cells/*/*/log.parquet")]
+    assert all(set(log["member"]) == {0, 1} and set(log["replica"]) == {0, 1, 2, 3} for log in logs)
+
+    alone = invoke("run", path, "--seeds", "1", "--store", tmp_path / "alone")
+    assert alone.exit_code == 0, alone.output
+    for cell in Store(tmp_path / "alone").cells():
+        whole = next(other for other in cells if other.key == cell.key)
+        assert [row["loss"] for row in cell.replicas] == pytest.approx(
+            [row["loss"] for row in whole.replicas], rel=1e-3
+        )
