@@ -137,6 +137,25 @@ class Preconditioned(StackOptimiser):
             for name, part in zip(names, _part(change, [parameters[name] for name in names]), strict=True):
                 parameters[name].add_(part, alpha=-learning_rate)
 
+    @torch.no_grad()
+    def precondition(self, gradients: Tensors, damping: float) -> Tensors:
+        """Return gradients `(r, ...)` divided by sqrt(v) in the eigenbases, without a change of the state.
+
+        It is the step at learning rate one if these gradients stayed the same, and a symmetric positive definite map.
+        damping: the share of the largest v that is added to each v. An error is raised before the first update.
+        """
+        changes: Tensors = {}
+        for names in affine_maps(gradients):
+            left, right, square = (self._state.get(f"{names[0]}/{key}") for key in ("left-basis", "right-basis", "v"))
+            if square is None:
+                raise RuntimeError(f"no second moments of {names[0]} yet, expected at least one update before.")
+            square = square / (1 - self.beta2**self._updates)
+            square = (square + damping * square.amax((-2, -1), keepdim=True)).add_(torch.finfo(square.dtype).tiny)
+            rotated = _rotate(_join([gradients[name] for name in names]), left, right) / square.sqrt_()
+            change = _rotate(rotated, _inverse(left), _inverse(right))
+            changes |= zip(names, _part(change, [gradients[name] for name in names]), strict=True)
+        return changes
+
     def _step_by_kernel(
         self, names: tuple[str, ...], parameters: Tensors, gradients: Tensors, learning_rate: float
     ) -> bool:
