@@ -84,7 +84,7 @@ def predict_decrease(
     vanishes and so does the prediction; `theory.equilibrium` says whether collapsed latents are stable.
 
     batch: number of different rows whose gradient is computed at once. Cost: 2 `rows` + 17,408 rows, each decoded twice
-    unless the decoder is linear, which at the default is as much as 324 updates of 256 rows with antithetic noise. Works
+    unless the decoder is linear; at the default that is as much as 324 updates of 256 rows with antithetic noise. Works
     with every computation, because it only takes gradients. Raises no errors of its own: a replica that is not finite
     gets NaN.
     Source: Boyd and Vandenberghe 2004, section 9.5 (decrement); Dauphin et al. 2014 (modulus of the curvature).
@@ -93,7 +93,7 @@ def predict_decrease(
     at_once = max(1, _VALUES_AT_ONCE // (2 * _DIMENSION * size))
     found = [
         _predict(stack.select(replicas), _Sampler(stack, data, latent_dim, batch, seed), rows)
-        for replicas in torch.arange(len(stack), device=stack.device).split(at_once)
+        for replicas in torch.split(torch.arange(len(stack), device=stack.device), at_once)
     ]
     return RemainingDecrease(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
@@ -130,7 +130,7 @@ class _Sampler:
 
     def parts(self, rows: Tensor) -> Iterator[Part]:
         """Yield listed rows with their noise in parts, each row twice with opposite noise if the decoder is sampled."""
-        for part in rows.split(self._batch):
+        for part in torch.split(rows, self._batch):
             x = torch.from_numpy(self._x[part.numpy()]).to(self._device, self._dtype)
             weights = None
             if self._weights is not None:
@@ -179,14 +179,15 @@ class _Slopes:
     @property
     def length(self) -> Tensor:
         """The norm of the weights `(r, 1)`."""
-        return self._flat(self.start).norm(dim=1, keepdim=True)
+        length: Tensor = torch.linalg.vector_norm(self._flat(self.start), dim=1, keepdim=True)
+        return length
 
     def _flat(self, tensors: Tensors) -> Tensor:
         return _exact(torch.cat([tensors[name].detach().flatten(1) for name in self._names], 1))
 
     def _parts(self, vector: Tensor) -> Tensors:
         sizes = [self.start[name][0].numel() for name in self._names]
-        parts = zip(self._names, vector.split(sizes, 1), strict=True)
+        parts = zip(self._names, torch.split(vector, sizes, 1), strict=True)
         return {name: part.reshape(self.start[name].shape).to(self.start[name].dtype) for name, part in parts}
 
 
@@ -237,7 +238,8 @@ def _curvature(slopes: _Slopes, sample: list[Part]) -> Callable[[Tensor], Tensor
     here, length = slope(), slopes.length
 
     def product(vector: Tensor) -> Tensor:
-        step = _STEP * length / vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vector.dtype).tiny)
+        norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+        step = _STEP * length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         slopes.move(step * vector)
         there = slope()
         slopes.move(None)
