@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from collapsebench.cli.options import AS_JSON, STORE, parameters_from
+from collapsebench.cli.options import AS_JSON, STORE, parameters_from, suite_options
 
 if TYPE_CHECKING:
     from collapsebench.bench.equilibrium import LinearEquilibrium, MlpEquilibrium, Setting
     from collapsebench.bench.throughput import Growth, Throughput
     from collapsebench.bench.timing import Spread
+    from collapsebench.bench.training_on import TrainingOn
 
 Rows = dict[str, str]
 
@@ -222,6 +223,60 @@ def _growth_rows(result: Growth) -> Rows:
     rows = {f"{result.what} {value}": _spread(spread) for value, spread in pairs}
     computations = ", ".join(dict.fromkeys(result.computations))
     return {**rows, f"{result.what}, exponent": f"{result.exponent:.2f}", f"{result.what}, computed": computations}
+
+
+@bench.command()
+@suite_options
+@click.option("--replicas", default=30, show_default=True, type=click.IntRange(min=1), help="Size of the sample.")
+@click.option(
+    "--factor",
+    default=3.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="How many times its updates each replica is trained on.",
+)
+@click.option("--choice", default=0, show_default=True, type=int, help="Seed of the sample, and of the new batches.")
+@_report_options
+def further(
+    suite: str,
+    replicas: int,
+    factor: float,
+    choice: int,
+    as_json: bool,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Train converged replicas of a suite that has been run on, and measure how much they had left."""
+    from collapsebench.bench.training_on import bench_training_on
+    from collapsebench.verbs.run import open_session
+
+    session = open_session(suite, **options)
+    result = bench_training_on(
+        session.suite, session.store, session.registry, session.device, replicas, factor, choice,
+        say=lambda text: click.echo(text, err=True),
+    )  # fmt: skip
+    title = f"{len(result.replicas)} of {result.converged} converged replicas, trained on for {factor:g} times as long"
+    _deliver("further", title, asdict(result), _further_rows(result), as_json=as_json, out=out)
+    if out is not None:
+        result.table.to_csv(out / "further.csv", index=False)
+
+
+def _further_rows(result: TrainingOn) -> Rows:
+    from collapsebench.bench.training_on import WORTH_KNOWING
+
+    rows = {
+        f"{text}: median, 95 %, largest": ", ".join(f"{value:.2g}" for value in result.quantiles(name))
+        for name, text in (("decrease", "relative decrease"), ("threshold_shift", "|shift of log T_k|"))
+    }
+    rows[f"share above {WORTH_KNOWING:.1%}"] = f"{result.share_above:.1%}"
+    rows["rank correlation with prediction"] = f"{result.rank_correlation:.2f}"
+    for each in result.table.itertuples():
+        name = f"{each.dataset}/{each.architecture}/{each.objective}/{each.seed}, T = {each.temperature:.3g}"
+        rows[name] = (
+            f"{each.decrease:.1e} +- {each.error:.0e}, predicted {each.predicted:.1e} +- {each.predicted_error:.0e}, "
+            f"shift {each.threshold_shift:.1e}"
+        )
+    return rows
 
 
 def _spread(spread: Spread) -> str:
