@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from collapsebench.contracts import Registry
-from collapsebench.data.samples import SplitSamples, rows_at_once
+from collapsebench.data.samples import SplitSamples
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import UserError
 from collapsebench.planning.cells import Cell, ScanName, make_plan
@@ -24,7 +24,7 @@ from collapsebench.planning.jobs import Piece, ScanSpec
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.stack.optimisers import Average
-from collapsebench.stack.stack import Stack, StackModel, observation_noise
+from collapsebench.stack.stack import Stack, StackModel
 from collapsebench.store import Store
 from collapsebench.suite.resolve import Suite
 from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium
@@ -33,15 +33,14 @@ from collapsebench.training.build import make_trainer
 from collapsebench.training.choose import choose_computation
 from collapsebench.training.remaining import predict_decrease
 from collapsebench.training.trainer import Controls, Trainer
+from collapsebench.training.trial import TRIAL_SHARE, measured_decrease, try_descent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from collapsebench.contracts import Floats
 
 WORTH_KNOWING = 2e-3
 """A further relative decrease that a converged replica should not reach."""
-_LEAST_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,9 @@ class TrainedOn:
 
     updates: when it was called converged. decrease: (L before - L after) / |L before| on the whole train split, with
     the same noise for both; error: its standard error over passes, zero if the expectation over z has a closed form.
-    predicted, predicted_error: what `training.remaining` predicted of it from the weights before. threshold_shift: the
-    largest |log T_k after - log T_k before| of a rank that is active in both, T_k = T (1 + snr_k); NaN if none is.
+    predicted, predicted_error: what `training.remaining` predicted of it from the weights before. tried, tried_error:
+    what `training.trial` found in a fifth of its updates. threshold_shift: the largest |log T_k after - log T_k before|
+    of a rank that is active in both, T_k = T (1 + snr_k); NaN if none is.
     """
 
     dataset: str
@@ -64,6 +64,8 @@ class TrainedOn:
     error: float
     predicted: float
     predicted_error: float
+    tried: float
+    tried_error: float
     threshold_shift: float
 
 
@@ -87,12 +89,11 @@ class TrainingOn:
         """The share of replicas whose objective fell by more than `WORTH_KNOWING`."""
         return float(np.mean([each.decrease > WORTH_KNOWING for each in self.replicas]))
 
-    @property
-    def rank_correlation(self) -> float:
-        """Spearman's correlation of predicted and measured decrease, NaN for fewer than three replicas."""
+    def rank_correlation(self, name: str) -> float:
+        """Spearman's correlation of a column with the measured decrease, NaN for fewer than three replicas."""
         from scipy.stats import spearmanr
 
-        pairs = [(each.predicted, each.decrease) for each in self.replicas]
+        pairs = [(getattr(each, name), each.decrease) for each in self.replicas]
         return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else math.nan
 
     def quantiles(self, name: str) -> tuple[float, float, float]:
@@ -187,15 +188,18 @@ def _train_on(
         trainer.average = Average(trainer.stack.parameters, training.average)
     before = trainer.stack.select(torch.arange(len(places), device=trainer.stack.device))
     predicted = predict_decrease(before, data, scan.latent_dim)
+    tried = try_descent(before, data, scan.latent_dim, max(1, round(TRIAL_SHARE * group.updates)))
     first = _observe(trainer, before)
     after = before.select(torch.arange(len(places), device=trainer.stack.device))
     after.load(trainer.run(Controls()).weights)
-    decrease, error = _decrease(before, after, data, scan)
+    measured = measured_decrease(before, after, data, scan.latent_dim)
     shifts = _shifts(first, _observe(trainer, after), scan, places)
     return [
         TrainedOn(
-            *cell.scan, cell.seed, scan.temperatures[place], group.updates, float(decrease[index]),
-            float(error[index]), float(predicted.decrease[index]), float(predicted.error[index]), shifts[index],
+            *cell.scan, cell.seed, scan.temperatures[place], group.updates,
+            decrease=float(measured.decrease[index]), error=float(measured.error[index]),
+            predicted=float(predicted.decrease[index]), predicted_error=float(predicted.error[index]),
+            tried=float(tried.decrease[index]), tried_error=float(tried.error[index]), threshold_shift=shifts[index],
         )
         for index, place in enumerate(places)
     ]  # fmt: skip
@@ -211,31 +215,6 @@ def _observe(trainer: Trainer, stack: Stack) -> Equilibrium:
         return measure_equilibrium(model, samples, trainer.evaluation.samples)
     finally:
         stack.template.train()
-
-
-@torch.no_grad()
-def _decrease(before: Stack, after: Stack, data: Standardised, scan: ScanSpec) -> tuple[Floats, Floats]:
-    """Return the relative decrease of the objective on the train split and its standard error, each `(r,)`."""
-    split, features = data.splits["train"], math.prod(data.shape)
-    count = len(split.values)
-    at_once = rows_at_once(8 * len(before) * max(features, 4 * scan.latent_dim))
-    passes = 1 if before.linear else max(_LEAST_PASSES, -(-scan.evaluation.samples // (2 * count)))
-    losses = np.zeros((passes, 2, len(before)))
-    for number in range(passes):
-        for chunk, start in enumerate(range(0, count, at_once)):
-            x = torch.from_numpy(split.values[start : start + at_once]).to(before.device, before.dtype)
-            weights = None if split.weights is None else torch.from_numpy(split.weights[start : start + at_once])
-            weights = None if weights is None else weights.to(before.device, before.dtype)
-            noise = observation_noise(seed_of(use="training-on", number=number, chunk=chunk), (len(x), scan.latent_dim))
-            noise = noise.to(before.device, before.dtype)
-            for index, stack in enumerate((before, after)):
-                for sign in (1,) if before.linear else (1, -1):
-                    part = stack.losses(x, None if before.linear else sign * noise, weights, 1.0)
-                    share = len(x) / count / (1 if before.linear else 2)
-                    losses[number, index] += part.double().cpu().numpy() * share
-    gains = (losses[:, 0] - losses[:, 1]) / np.abs(losses[:, 0].mean(0))
-    error = gains.std(0, ddof=1) / math.sqrt(passes) if passes > 1 else np.zeros(len(before))
-    return gains.mean(0), error
 
 
 def _shifts(before: Equilibrium, after: Equilibrium, scan: ScanSpec, places: Sequence[int]) -> list[float]:

@@ -269,12 +269,13 @@ def _further_rows(result: TrainingOn) -> Rows:
         for name, text in (("decrease", "relative decrease"), ("threshold_shift", "|shift of log T_k|"))
     }
     rows[f"share above {WORTH_KNOWING:.1%}"] = f"{result.share_above:.1%}"
-    rows["rank correlation with prediction"] = f"{result.rank_correlation:.2f}"
+    for column in ("predicted", "tried"):
+        rows[f"rank correlation with {column}"] = f"{result.rank_correlation(column):.2f}"
     for each in result.table.itertuples():
         name = f"{each.dataset}/{each.architecture}/{each.objective}/{each.seed}, T = {each.temperature:.3g}"
         rows[name] = (
             f"{each.decrease:.1e} +- {each.error:.0e}, predicted {each.predicted:.1e} +- {each.predicted_error:.0e}, "
-            f"shift {each.threshold_shift:.1e}"
+            f"tried {each.tried:.1e} +- {each.tried_error:.0e}, shift {each.threshold_shift:.1e}"
         )
     return rows
 

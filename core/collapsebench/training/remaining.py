@@ -108,7 +108,8 @@ class _Sampler:
         self._latent_dim, self._noisy = latent_dim, not stack.linear
         self._generator = torch.Generator().manual_seed(seed_of(use="remaining", seed=seed))
         self.count = len(split.values)
-        self._batch = min(batch, max(1, self.count // 16))  # so that P sees several batches
+        # Where the rows are passed once, P must still see several batches.
+        self._batch = min(batch, self.count if self._noisy else max(1, self.count // 16))
 
     def halves(self, rows: int) -> list[Tensor]:
         """Return two lists of rows: whole passes over the split if it has at most `rows` rows, else two samples."""

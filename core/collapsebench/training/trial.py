@@ -1,0 +1,104 @@
+"""Measure by how much an objective still falls: a short trial descent from the judged weights, on a copy of them.
+
+The decrement of `remaining` is a statement about the neighbourhood of the weights, and about the directions in which
+they are bent most. Networks that go on learning do so along curved valleys, which only walking shows. A trial walks: it
+has a learning rate of its own, so neither the learning rate of the training nor its schedule can hide what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from collapsebench.data.batches import Batches
+from collapsebench.data.standardise import Standardised
+from collapsebench.seeds import seed_of
+from collapsebench.stack.optimisers import Average, Preconditioned
+from collapsebench.stack.stack import Stack, observation_noise
+from collapsebench.training.remaining import RemainingDecrease
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Floats
+
+LEARNING_RATE = 5e-4
+"""Of the trial: small enough that leaving the averaged weights costs less than 1e-4 of the objective."""
+TRIAL_SHARE = 0.2
+"""Updates of a trial, as a share of those that the replica has done."""
+_WARM_UP, _AVERAGE = 50, 0.1
+_ROWS, _SAMPLES, _LEAST_PASSES = 65_536, 65_536, 4
+
+
+def try_descent(
+    stack: Stack, data: Standardised, latent_dim: int, updates: int, *, batch: int = 256, seed: int = 0
+) -> RemainingDecrease:
+    """Return the relative decrease of the objective after `updates` preconditioned updates more, for every replica.
+
+        (L before - L after) / |L before|
+
+    The learning rate is `LEARNING_RATE`, with a cosine decay to zero; noise is antithetic, weights are averaged over
+    the last tenth. L is measured by `measured_decrease` on rows and noise of which the updates know nothing. A decrease
+    can be negative: by chance within its error, or because the averaged weights lie lower than any that a trial of this
+    length comes back to.
+
+    updates: `TRIAL_SHARE` of those done so far. The loss is that of the end of training, and trained states of the
+    objective stay fixed. Nothing about the stack changes. Cost: `updates` updates of `batch` rows, decoded twice unless
+    the decoder is linear, and the loss of at least 65,536 rows before and after. A replica that is not finite gets NaN.
+    """
+    everything = torch.arange(len(stack), device=stack.device)
+    moving, names = stack.select(everything), [name for name in stack.parameters if not name.startswith("objective.")]
+    optimiser = Preconditioned(max_dimension=256)
+    average = Average({name: moving.parameters[name] for name in names}, _AVERAGE)
+    batches = Batches(
+        data, [seed_of(use="trial", seed=seed)], batch, latent_dim, device=stack.device, dtype=stack.dtype,
+        noisy=not stack.linear, antithetic=True,
+    )  # fmt: skip
+    for update in range(updates):
+        x, noise, weights = batches.draw(update)
+        part = x[0] if x.dim() > 1 + len(stack.shape) else x, _shared(noise, 2), _shared(weights, 1)
+        _, gradients = moving.gradients(*part, 1.0)
+        rate = min(1.0, (update + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / updates))
+        parameters = {name: moving.parameters[name] for name in names}
+        optimiser.step(parameters, {name: gradients[name] for name in names}, LEARNING_RATE * rate)
+        average.add(parameters, update + 1)
+    return measured_decrease(stack, moving.with_parameters({**moving.parameters, **average.weights}), data, latent_dim)
+
+
+def _shared(value: Tensor | None, axes: int) -> Tensor | None:
+    """Return a part of a batch without its seed axis, which has one entry."""
+    return value if value is None or value.dim() == axes else value[0]
+
+
+@torch.no_grad()
+def measured_decrease(before: Stack, after: Stack, data: Standardised, latent_dim: int) -> RemainingDecrease:
+    """Return (L before - L after) / |L before| on the train split, with the same antithetic noise for both.
+
+    At most 65,536 rows, always the same; for a linear decoder, the expectation over z has a closed form. Otherwise the
+    rows are passed several times, and the error is that of the mean over passes. Modules are in evaluation mode.
+    """
+    split, count = data.splits["train"], min(_ROWS, len(data.splits["train"].values))
+    rows = np.sort(np.random.default_rng(seed_of(use="rows")).permutation(len(split.values))[:count])
+    passes = 1 if before.linear else max(_LEAST_PASSES, -(-_SAMPLES // count))
+    losses = np.zeros((passes, 2, len(before)))
+    was_training = before.template.training
+    before.template.eval()
+    try:
+        for number in range(passes):
+            for chunk, some in enumerate(np.array_split(rows, max(1, count // 1024))):
+                x = torch.from_numpy(split.values[some]).to(before.device, before.dtype)
+                weights = None if split.weights is None else torch.from_numpy(split.weights[some])
+                weights = None if weights is None else weights.to(before.device, before.dtype)
+                noise = observation_noise(seed_of(use="trial", number=number, chunk=chunk), (len(x), latent_dim))
+                pair = [None] if before.linear else [noise.to(before.device, before.dtype) * sign for sign in (1, -1)]
+                for index, stack in enumerate((before, after)):
+                    for part in pair:
+                        loss: Floats = stack.losses(x, part, weights, 1.0).double().cpu().numpy()
+                        losses[number, index] += loss * (len(x) / count / len(pair))
+    finally:
+        before.template.train(was_training)
+    gains = (losses[:, 0] - losses[:, 1]) / np.abs(losses[:, 0].mean(0))
+    error = gains.std(0, ddof=1) / math.sqrt(passes) if passes > 1 else np.zeros(len(before))
+    return RemainingDecrease(np.asarray(gains.mean(0)), np.asarray(error))
