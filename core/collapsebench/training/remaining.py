@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collapsebench.contracts import Floats, Tensors
 
 ROWS = 65_536
+TOLERANCE = 2e-4
+"""Largest prediction, error included, for which a trial is worth its time (`trial`)."""
 _DIMENSION = 16
 _CURVATURE_ROWS = 1024
 _BLOCKS = 8

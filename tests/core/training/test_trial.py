@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from collapsebench.training.trainer import Controls
-from collapsebench.training.trial import measured_decrease, try_descent
+from collapsebench.training.trial import has_little_left, measured_decrease, try_descent
 
 TEMPERATURES = [0.05, 0.01]
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
@@ -85,3 +85,26 @@ def test_the_trained_state_of_an_objective_stays_fixed(gaussian, make_stack, use
     before = stack.weights()
     assert np.isfinite(try_descent(stack, gaussian, 4, 10, batch=64).decrease).all()
     assert all(torch.equal(value, before[name]) for name, value in stack.weights().items())
+
+
+def test_only_replicas_at_rest_have_little_left(gaussian, make_stack, exact):
+    """The exact solution at two temperatures, and a third replica whose decoder is 2 % too long."""
+    temperatures = [0.05, 0.01, 0.05]
+    stack = make_stack(gaussian, temperatures)
+    weights = exact(gaussian, temperatures, LATENT)
+    weights["decoder.0.weight"][2] *= 1.02
+    weights["encoder.body.mean.weight"][2] *= 0.9
+    stack.load({**stack.weights(), **weights})
+    assert has_little_left(stack, gaussian, LATENT, 100, batch=64).tolist() == [True, True, False]
+
+
+def test_a_replica_stopped_by_its_schedule_has_more_than_little_left(gaussian, make_stack, stopped):
+    assert not has_little_left(loaded(make_stack, gaussian, stopped), gaussian, LATENT, 40, batch=64).any()
+
+
+def test_a_diverged_replica_never_has_little_left(gaussian, make_stack, exact):
+    stack = make_stack(gaussian, TEMPERATURES)
+    weights = exact(gaussian, TEMPERATURES, LATENT)
+    weights["decoder.0.weight"][0] = torch.nan
+    stack.load({**stack.weights(), **weights})
+    assert has_little_left(stack, gaussian, LATENT, 100, batch=64).tolist() == [False, True]
