@@ -246,7 +246,7 @@ def further(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Train converged replicas of a suite that has been run on, and measure how much they had left."""
+    """Train converged replicas of SUITE, as a run stored them, on, and measure how much they had left."""
     from collapsebench.bench.training_on import bench_training_on
     from collapsebench.verbs.run import open_session
 

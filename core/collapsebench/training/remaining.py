@@ -6,13 +6,12 @@ Newton decrement
 
     1/2 g^T H^-1 g,    g: gradient, H: Hessian of L at these weights
 
-which does not depend on any learning rate. It is computed in the Krylov space of g and
-H, which is where a few steps of preconditioned conjugate gradients would go. The space is small, so the prediction is a
-lower bound that grows with its dimension: directions of little curvature are found last, and they matter most. Three
-times as many updates as had been done lowered the objectives of nonlinear networks by some fourteen times as much as
-predicted here (median of 88 replicas; 1.3 to 160 times for nine in ten), so a tolerance must be far
-below the decrease that matters. Far from equilibrium the number may exceed one: it is a criterion, not a forecast. For
-replicas that it cannot decide, `trial` is the finer test.
+which does not depend on any learning rate. It is computed in the Krylov space of g and H, which is where a few steps of
+preconditioned conjugate gradients would go. The space is small, so the prediction is a lower bound that grows with its
+dimension: directions of little curvature are found last, and they matter most. Three times as many updates as had been
+done lowered the objectives of nonlinear networks by some fourteen times as much as predicted here (median of 88
+replicas; 1.3 to 160 times for nine in ten), so a tolerance must be far below the decrease that matters. Far from
+equilibrium the number may exceed one: it is a criterion, not a forecast. `trial` is the finer test.
 
 Legend: r replica, p parameter of a replica, k vector of the Krylov space, b block of batches.
 """
