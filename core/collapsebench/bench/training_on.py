@@ -20,7 +20,8 @@ from collapsebench.data.samples import SplitSamples
 from collapsebench.data.standardise import Standardised
 from collapsebench.errors import UserError
 from collapsebench.planning.cells import Cell, ScanName, make_plan
-from collapsebench.planning.jobs import Piece, ScanSpec
+from collapsebench.planning.jobs import ScanSpec
+from collapsebench.planning.order import Piece
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.stack.optimisers import Average
@@ -212,7 +213,7 @@ def _observe(trainer: Trainer, stack: Stack) -> Equilibrium:
     )  # fmt: skip
     try:
         model = StackModel(stack, trainer.temperatures, trainer.latent_dim)
-        return measure_equilibrium(model, samples, trainer.evaluation.samples)
+        return measure_equilibrium(model, samples, trainer.judge.evaluation.samples)
     finally:
         stack.template.train()
 

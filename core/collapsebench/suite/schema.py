@@ -151,6 +151,16 @@ class Convergence(Section):
         description="share of its objective, beyond three standard errors of sampled decoding, by which a converged "
         "replica may cost more than the weights of another replica of its scan would at its price",
     )
+    predicted_decrease: NonNegativeFloat = Field(
+        default=2e-4,
+        description="largest share of its objective that a replica at rest may still lose, as the full-batch gradient "
+        "and curvature predict, standard error included",
+    )
+    trial_decrease: NonNegativeFloat = Field(
+        default=1e-4,
+        description="largest share of its objective that a replica at rest may lose in a trial descent of a fifth of "
+        "its updates, standard error included",
+    )
     checks: PositiveInt = Field(default=40, description="number of checks of convergence over the budget")
 
 

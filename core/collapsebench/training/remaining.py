@@ -37,15 +37,13 @@ if TYPE_CHECKING:
     from collapsebench.contracts import Floats, Tensors
 
 ROWS = 65_536
-TOLERANCE = 2e-4
-"""Largest prediction, error included, for which a trial is worth its time (`trial`)."""
 _DIMENSION = 16
 _CURVATURE_ROWS = 1024
 _BLOCKS = 8
 _FLATTEST = 1e-4
 _DAMPING = 1e-6
 _STEP = 1e-3
-_VALUES_AT_ONCE = 134_217_728
+_VALUES_AT_ONCE = 16_777_216
 _STATE = "objective."
 
 Part = tuple[Tensor, Tensor | None, Tensor | None]

@@ -23,11 +23,11 @@ from collapsebench.data.standardise import Standardised
 from collapsebench.process import returned_memory
 from collapsebench.stack.optimisers import Adam, Average, Preconditioned, StackOptimiser
 from collapsebench.stack.stack import Stack
+from collapsebench.stack.symmetry import Symmetry, find_symmetry
 from collapsebench.store import read_checkpoint, write_checkpoint
 from collapsebench.suite.schema import EvaluationSettings, Exchange, Training
 from collapsebench.theory.equilibrium import Equilibrium
 from collapsebench.training.exchange import Parked, takeovers
-from collapsebench.training.symmetry import Symmetry, find_symmetry
 from collapsebench.training.verdict import Flags, Judge, Mark, Record
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ class Trainer:
         self.average = Average(stack.parameters, training.average) if training.average else None
         self.update = 0
         self._check_every = max(1, training.max_updates // training.convergence.checks)
-        trained_rows = self.batches.size * self._check_every
-        self.judge = Judge(data, temperatures, latent_dim, training, evaluation, self.symmetry, trained_rows)
+        self.judge = Judge(
+            data, temperatures, latent_dim, training, evaluation, self.symmetry, self.batches.size, self._check_every
+        )
         self._loss_sum = torch.zeros(len(stack), device=stack.device, dtype=torch.float32)
         self._loss_count = 0
 

@@ -20,7 +20,7 @@ from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
 from collapsebench.stack.optimisers import Average, Preconditioned
 from collapsebench.stack.stack import Stack, observation_noise
-from collapsebench.training import remaining
+from collapsebench.suite.schema import Convergence
 from collapsebench.training.remaining import ROWS, RemainingDecrease, predict_decrease
 
 if TYPE_CHECKING:
@@ -30,34 +30,30 @@ LEARNING_RATE = 5e-4
 """Of the trial: small enough that leaving the averaged weights costs less than 1e-4 of the objective."""
 TRIAL_SHARE = 0.2
 """Updates of a trial, as a share of those that the replica has done."""
-TOLERANCE = 1e-4
-"""Largest decrease, error included, in a trial of that length.
-
-Of 128 replicas of linear and nonlinear networks on three datasets, 63 stayed within this tolerance and that of the
-prediction. Three times as many updates as had been done lowered the objective of none of these by more than 0.2 %, and
-of 24 of the 65 that did not pass by less. A further decrease was a median of ten times that of the trial.
-"""
 _FEWEST_ROWS = 4096
 _WARM_UP, _AVERAGE = 50, 0.1
-_ROWS, _SAMPLES, _LEAST_PASSES = 65_536, 65_536, 4
+_ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK = 65_536, 65_536, 4, 512
 
 
 def has_little_left(
-    stack: Stack, data: Standardised, latent_dim: int, updates: int, *, batch: int = 256, seed: int = 0
+    stack: Stack, data: Standardised, latent_dim: int, updates: int, tolerances: Convergence, batch: int
 ) -> NDArray[np.bool_]:
     """Return which replicas `(r,)` have little left to gain, by prediction and by trial, each with its tolerance.
 
-    updates: done so far. The prediction takes about a tenth of their time, or less, and a trial about a fifth; only
-    replicas whose prediction is within its tolerance are tried.
+    updates: done so far, with `batch` rows each. The prediction takes about a tenth of their time, or less, and a trial
+    about a fifth; only replicas whose prediction is within its tolerance are tried. Of 128 replicas of linear and
+    nonlinear networks on three datasets, 63 stayed within the default tolerances. Three times as many updates as had
+    been done lowered the objective of none of these by more than 0.2 %, and of 24 of the 65 that did not pass by less.
+    A further decrease was a median of ten times that of the trial.
     """
     rows = min(ROWS, max(_FEWEST_ROWS, updates * batch // 20))
-    predicted = predict_decrease(stack, data, latent_dim, batch=batch, rows=rows, seed=seed)
-    little = predicted.is_below(remaining.TOLERANCE)
+    predicted = predict_decrease(stack, data, latent_dim, batch=batch, rows=rows)
+    little = predicted.is_below(tolerances.predicted_decrease)
     if little.any():
         some = stack.select(torch.from_numpy(np.flatnonzero(little)).to(stack.device))
         length = max(1, round(TRIAL_SHARE * updates))
-        tried = try_descent(some, data, latent_dim, length, batch=batch, seed=seed)
-        little[little] = tried.is_below(TOLERANCE)
+        tried = try_descent(some, data, latent_dim, length, batch=batch)
+        little[little] = tried.is_below(tolerances.trial_decrease)
     return little
 
 
@@ -116,7 +112,7 @@ def measured_decrease(before: Stack, after: Stack, data: Standardised, latent_di
     before.template.eval()
     try:
         for number in range(passes):
-            for chunk, some in enumerate(np.array_split(rows, max(1, count // 1024))):
+            for chunk, some in enumerate(np.array_split(rows, max(1, count // _CHUNK))):
                 x = torch.from_numpy(split.values[some]).to(before.device, before.dtype)
                 weights = None if split.weights is None else torch.from_numpy(split.weights[some])
                 weights = None if weights is None else weights.to(before.device, before.dtype)

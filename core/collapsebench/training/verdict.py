@@ -20,10 +20,11 @@ from collapsebench.contracts import Objective
 from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
 from collapsebench.data.standardise import Standardised
 from collapsebench.stack.stack import Stack, StackModel
+from collapsebench.stack.symmetry import Symmetry, less_penalty
 from collapsebench.suite.schema import EvaluationSettings, Training
 from collapsebench.theory.envelope import Line
 from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
-from collapsebench.training.symmetry import Symmetry, less_penalty
+from collapsebench.training.trial import has_little_left
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 Flags = NDArray[np.bool_]
 _SCREEN_ROWS = 4096
+_PATIENCE = 1.5
+_TRIAL_BATCH = 256
 _UNKNOWN = Line()
 
 
@@ -40,8 +43,9 @@ class Record:
 
     loss: the mean over the updates between the last two checks, at the weights of each update, without averaging.
     best, best_update: the lowest such loss, and when it was reached. fractions: (update, signal fractions) of each
-    check. unstable: whether it was at the end of the last round. line: its cost as a function of the dial, on every row
-    of the train split, when its training ended. screened: the same at the last check, on the rows of that check.
+    check. unstable: whether it was at the end of the last round. asked: when it was last found to have more to gain.
+    line: its cost as a function of the dial, on every row of the train split, when its training ended. screened: the
+    same at the last check, on the rows of that check.
     """
 
     mark: Mark = "running"
@@ -52,6 +56,7 @@ class Record:
     best_update: int = 0
     fractions: list[tuple[int, list[float]]] = field(default_factory=list)
     unstable: bool = False
+    asked: int = 0
     line: Line = _UNKNOWN
     screened: Line = _UNKNOWN
 
@@ -87,7 +92,8 @@ class Finding:
 class Judge:
     """Measures the replicas of a stack, and says which conditions they meet.
 
-    temperatures: of each replica of the original stack `(r,)`. trained_rows: rows of the updates between two checks.
+    temperatures: of each replica of the original stack `(r,)`. batch: rows of an update. check_every: updates between
+    two checks.
     """
 
     def __init__(
@@ -98,12 +104,13 @@ class Judge:
         training: Training,
         evaluation: EvaluationSettings,
         symmetry: Symmetry | None,
-        trained_rows: int,
+        batch: int,
+        check_every: int,
     ) -> None:
         self.data, self.latent_dim, self.training, self.evaluation = data, latent_dim, training, evaluation
         self.temperatures = np.asarray(temperatures)
         self.symmetry, self.values_at_once = symmetry, VALUES_AT_ONCE
-        self._trained_rows = trained_rows
+        self.batch, self._trained_rows = batch, batch * check_every
 
     def look(
         self, stack: Stack, records: Sequence[Record], alive: NDArray[np.int64], losses: Floats, rising: Flags,
@@ -123,8 +130,29 @@ class Judge:
         candidate = stable & calm & self.is_stationary(measured, everything=final)
         if not final:
             candidate = self.confirm(candidate, stack, alive)
+        candidate = self.has_little_left(candidate, stack, records, update, final=final)
         finite = np.isfinite(losses) & np.isfinite(measured.ward_residual)
         return Finding(measured, stable, candidate, finite)
+
+    def has_little_left(
+        self, candidate: Flags, stack: Stack, records: Sequence[Record], update: int, *, final: bool
+    ) -> Flags:
+        """Return which candidates have little left to gain, which no schedule can feign `(r,)`; see `trial`.
+
+        A candidate that had more to gain is asked again after half as many updates more, and at the end of a round.
+        """
+        at_once = final or update in self.training.rounds
+        due = [at_once or update >= _PATIENCE * record.asked for record in records]
+        passing: Flags = candidate & np.array(due, dtype=bool)
+        if not passing.any():
+            return passing
+        alone = stack.select(torch.from_numpy(np.flatnonzero(passing)).to(stack.device))
+        batch = min(_TRIAL_BATCH, self.batch)
+        little = has_little_left(alone, self.data, self.latent_dim, update, self.training.convergence, batch)
+        for index in np.flatnonzero(passing)[~little]:
+            records[int(index)].asked = update
+        passing[passing] = little
+        return passing
 
     def costs(self, stack: Stack, leaving: Flags, alive: NDArray[np.int64]) -> list[Line]:
         """Return the cost of the leaving replicas as a function of the dial, on every row and with many draws."""

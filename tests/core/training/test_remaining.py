@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from collapsebench.stack.stack import StackModel
+from collapsebench.stack.symmetry import Symmetry
 from collapsebench.theory.equilibrium import measure_equilibrium
 from collapsebench.training import remaining
 from collapsebench.training.remaining import RemainingDecrease, predict_decrease
-from collapsebench.training.symmetry import Symmetry
 from collapsebench.training.trainer import Controls
 
 TEMPERATURES = [0.3, 0.05, 0.01]

@@ -8,8 +8,8 @@ import torch
 
 from collapsebench.data.samples import SplitSamples
 from collapsebench.stack.stack import StackModel
+from collapsebench.stack.symmetry import less_penalty
 from collapsebench.theory.equilibrium import measure_equilibrium
-from collapsebench.training.symmetry import less_penalty
 from collapsebench.training.trainer import Controls
 
 DECAY = ("weight-decay", {"omega": 0.02})

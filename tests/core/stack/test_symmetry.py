@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from collapsebench.stack.symmetry import Symmetry, find_symmetry
 from collapsebench.training.build import build_pair
-from collapsebench.training.symmetry import Symmetry, find_symmetry
 from collapsebench.training.trainer import Controls
 
 SHAPE, LATENT = (1, 8, 8), 5
