@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from collapsebench.data.samples import rows_at_once
 from collapsebench.data.standardise import Standardised
 from collapsebench.training.trainer import Trainer
+from collapsebench.training.trial import TRIAL_BATCH, descend
 
 _SMALL, _ROWS = (2, 3), 512
 _SHARE = 0.8
@@ -53,6 +54,7 @@ class Footprint:
     """
 
     update: Phase
+    trial: Phase
     check: Phase
     keep: Phase
     rows: int
@@ -62,10 +64,11 @@ class Footprint:
     heap: float
 
     def bytes(self, replicas: int) -> int:
-        """Return the predicted peak of a stack in bytes, over its updates, its checks, and saving and repacking it."""
+        """Return the predicted peak of a stack in bytes, over updates, trials, checks, saving and repacking."""
         chunk = min(self.all_rows, rows_at_once(replicas * self.width * 4))
         peaks = (
             self.heap * self.update.bytes(replicas, self.rows),
+            self.heap * self.trial.bytes(replicas, 2 * min(TRIAL_BATCH, self.rows)),
             self.check.bytes(replicas, chunk),
             self.keep.bytes(replicas, self.rows),
         )
@@ -123,13 +126,14 @@ def footprint(make: MakeTrainer, data: Standardised, batch_size: int | str, widt
     rows = all_rows if isinstance(batch_size, str) else min(batch_size, all_rows)
     sizes = [min(rows, _ROWS), max(1, min(rows, _ROWS) // 2)]
     measured = {(r, n): _peaks(make, data, width, r, n) for r in _SMALL for n in sizes}
-    update, check, keep = (_fitted({key: peaks[phase] for key, peaks in measured.items()}) for phase in range(3))
+    update, trial, check, keep = (_fitted({key: peaks[phase] for key, peaks in measured.items()}) for phase in range(4))
     held = sum(split.values.nbytes for split in data.splits.values())
-    return Footprint(update, check, keep, rows, all_rows, width, held, _HEAP if device == "cpu" else 1.0)
+    return Footprint(update, trial, check, keep, rows, all_rows, width, held, _HEAP if device == "cpu" else 1.0)
 
 
-def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, rows: int) -> tuple[float, float, float]:
-    """Return three peaks in bytes: of updates, of a check, and of the copies made by saving and repacking."""
+def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, rows: int) -> tuple[float, ...]:
+    """Return four peaks in bytes: of updates, of a trial descent on copies of all replicas with as many draws of z as
+    there are rows, of a check, and of the copies made by saving and repacking."""
     few, twice = (
         replace(data, splits={**data.splits, "train": data.splits["train"].first(count)}) for count in (rows, 2 * rows)
     )
@@ -139,6 +143,9 @@ def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, row
         for _ in range(2):
             trainer.advance()
         update = memory.peak
+        memory.restart()
+        descend(trainer.stack, few, trainer.latent_dim, 1, batch=max(1, rows // 2))
+        trial = memory.peak
         memory.restart()
         judge = trainer.judge
         judge.data = twice  # two chunks: the first is still in memory while the second is computed
@@ -154,7 +161,7 @@ def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, row
         for value in part.values()
     )
     # A checkpoint copies everything into bytes; repacking copies it as tensors.
-    return update, check, 2 * state
+    return update, trial, check, 2 * state
 
 
 def _fitted(peaks: Mapping[tuple[int, int], float]) -> Phase:

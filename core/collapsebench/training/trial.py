@@ -30,6 +30,8 @@ LEARNING_RATE = 5e-4
 """Of the trial: small enough that leaving the averaged weights costs less than 1e-4 of the objective."""
 TRIAL_SHARE = 0.2
 """Updates of a trial, as a share of those that the replica has done."""
+TRIAL_BATCH = 256
+"""Rows of an update of the trial, at most."""
 _FEWEST_ROWS = 4096
 _WARM_UP, _AVERAGE = 50, 0.1
 _ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK = 65_536, 65_536, 4, 512
@@ -73,6 +75,13 @@ def try_descent(
     objective stay fixed. Nothing about the stack changes. Cost: `updates` updates of `batch` rows, decoded twice unless
     the decoder is linear, and the loss of at least 65,536 rows before and after. A replica that is not finite gets NaN.
     """
+    return measured_decrease(stack, descend(stack, data, latent_dim, updates, batch=batch, seed=seed), data, latent_dim)
+
+
+def descend(
+    stack: Stack, data: Standardised, latent_dim: int, updates: int, *, batch: int = 256, seed: int = 0
+) -> Stack:
+    """Return a stack of copies of the replicas after a trial descent, with averaged weights; see `try_descent`."""
     everything = torch.arange(len(stack), device=stack.device)
     moving, names = stack.select(everything), [name for name in stack.parameters if not name.startswith("objective.")]
     optimiser = Preconditioned(max_dimension=256)
@@ -89,7 +98,7 @@ def try_descent(
         parameters = {name: moving.parameters[name] for name in names}
         optimiser.step(parameters, {name: gradients[name] for name in names}, LEARNING_RATE * rate)
         average.add(parameters, update + 1)
-    return measured_decrease(stack, moving.with_parameters({**moving.parameters, **average.weights}), data, latent_dim)
+    return moving.with_parameters({**moving.parameters, **average.weights})
 
 
 def _shared(value: Tensor | None, axes: int) -> Tensor | None:

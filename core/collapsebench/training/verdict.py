@@ -24,7 +24,7 @@ from collapsebench.stack.symmetry import Symmetry, less_penalty
 from collapsebench.suite.schema import EvaluationSettings, Training
 from collapsebench.theory.envelope import Line
 from collapsebench.theory.equilibrium import Equilibrium, measure_equilibrium, signal_drift
-from collapsebench.training.trial import has_little_left
+from collapsebench.training.trial import TRIAL_BATCH, has_little_left
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats
@@ -33,7 +33,6 @@ Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 Flags = NDArray[np.bool_]
 _SCREEN_ROWS = 4096
 _PATIENCE = 1.5
-_TRIAL_BATCH = 256
 _UNKNOWN = Line()
 
 
@@ -147,7 +146,7 @@ class Judge:
         if not passing.any():
             return passing
         alone = stack.select(torch.from_numpy(np.flatnonzero(passing)).to(stack.device))
-        batch = min(_TRIAL_BATCH, self.batch)
+        batch = min(TRIAL_BATCH, self.batch)
         little = has_little_left(alone, self.data, self.latent_dim, update, self.training.convergence, batch)
         for index in np.flatnonzero(passing)[~little]:
             records[int(index)].asked = update
