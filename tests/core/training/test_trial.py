@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from collapsebench.suite.schema import Convergence
 from collapsebench.training.trainer import Controls
 from collapsebench.training.trial import has_little_left, measured_decrease, try_descent
 
@@ -95,11 +96,13 @@ def test_only_replicas_at_rest_have_little_left(gaussian, make_stack, exact):
     weights["decoder.0.weight"][2] *= 1.02
     weights["encoder.body.mean.weight"][2] *= 0.9
     stack.load({**stack.weights(), **weights})
-    assert has_little_left(stack, gaussian, LATENT, 100, batch=64).tolist() == [True, True, False]
+    assert has_little_left(stack, gaussian, LATENT, 100, Convergence(), batch=64).tolist() == [True, True, False]
 
 
 def test_a_replica_stopped_by_its_schedule_has_more_than_little_left(gaussian, make_stack, stopped):
-    assert not has_little_left(loaded(make_stack, gaussian, stopped), gaussian, LATENT, 40, batch=64).any()
+    assert not has_little_left(
+        loaded(make_stack, gaussian, stopped), gaussian, LATENT, 40, Convergence(), batch=64
+    ).any()
 
 
 def test_a_diverged_replica_never_has_little_left(gaussian, make_stack, exact):
@@ -107,4 +110,4 @@ def test_a_diverged_replica_never_has_little_left(gaussian, make_stack, exact):
     weights = exact(gaussian, TEMPERATURES, LATENT)
     weights["decoder.0.weight"][0] = torch.nan
     stack.load({**stack.weights(), **weights})
-    assert has_little_left(stack, gaussian, LATENT, 100, batch=64).tolist() == [False, True]
+    assert has_little_left(stack, gaussian, LATENT, 100, Convergence(), batch=64).tolist() == [False, True]
