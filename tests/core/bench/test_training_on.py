@@ -37,6 +37,9 @@ patience = 0.1
 ward_residual = 1e3
 edge_tolerance = 1e3
 drift = 1e3
+predicted_decrease = 1e3
+trial_decrease = 1e3
+envelope_gap = 1e3
 
 [[datasets]]
 use = "gaussian"
