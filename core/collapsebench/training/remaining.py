@@ -242,7 +242,8 @@ def _curvature(slopes: _Slopes, sample: list[Part]) -> Callable[[Tensor], Tensor
 
     def product(vector: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-        step = _STEP * length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        # Where the gradient vanishes, as at total collapse, so do all vectors, and their products.
+        step = torch.where(norm > 0, _STEP * length.clamp_min(_STEP) / norm, 1.0)
         slopes.move(step * vector)
         there = slope()
         slopes.move(None)

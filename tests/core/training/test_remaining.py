@@ -265,3 +265,13 @@ def test_batch_statistics_stay_as_they_are(gaussian, make_stack, component):
 def test_a_prediction_is_below_a_tolerance_with_its_error_included():
     found = RemainingDecrease(np.array([1e-5, 4e-5, -1e-5, np.nan]), np.array([1e-5, 2e-5, 1e-5, 0.0]))
     assert found.is_below(5e-5).tolist() == [True, False, True, False]
+
+
+def test_at_total_collapse_above_the_first_threshold_nothing_remains(gaussian, make_stack, exact):
+    """All gradients vanish exactly; lambda_1 / V = 0.52."""
+    temperatures = [0.9, 0.6]
+    stack = make_stack(gaussian, temperatures)
+    stack.load(exact(gaussian, temperatures, LATENT))
+    found = predict_decrease(stack, gaussian, LATENT)
+    assert found.decrease == pytest.approx([0, 0], abs=1e-12)
+    assert found.is_below(1e-9).all()
