@@ -35,7 +35,7 @@ TRIAL_BATCH = 256
 _FEWEST_ROWS = 4096
 _WARM_UP, _AVERAGE = 50, 0.1
 _ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK = 65_536, 65_536, 4, 512
-_MANY_PASSES, _PRECISION = 8, 2e-5
+_MANY_PASSES, _CERTAIN = 8, 3.0
 
 
 def has_little_left(
@@ -55,7 +55,8 @@ def has_little_left(
     if little.any():
         some = stack.select(torch.from_numpy(np.flatnonzero(little)).to(stack.device))
         length = max(1, round(TRIAL_SHARE * updates))
-        tried = try_descent(some, data, latent_dim, length, batch=batch)
+        after = descend(some, data, latent_dim, length, batch=batch)
+        tried = measured_decrease(some, after, data, latent_dim, tolerances.trial_decrease)
         little[little] = tried.is_below(tolerances.trial_decrease)
     return little
 
@@ -108,12 +109,14 @@ def _shared(value: Tensor | None, axes: int) -> Tensor | None:
 
 
 @torch.no_grad()
-def measured_decrease(before: Stack, after: Stack, data: Standardised, latent_dim: int) -> RemainingDecrease:
+def measured_decrease(
+    before: Stack, after: Stack, data: Standardised, latent_dim: int, tolerance: float | None = None
+) -> RemainingDecrease:
     """Return (L before - L after) / |L before| on the train split, with the same antithetic noise for both.
 
     At most 65,536 rows, always the same; for a linear decoder, the expectation over z has a closed form. Otherwise the
-    rows are passed several times, until all errors are at most 2e-5 or 65,536 samples are decoded; the error is that of
-    the mean over passes. Modules are in evaluation mode.
+    rows are passed several times, until 65,536 samples are decoded; the error is that of the mean over passes. With a
+    tolerance, as soon as every decrease differs from it by more than three errors. Modules are in evaluation mode.
     """
     split, count = data.splits["train"], min(_ROWS, len(data.splits["train"].values))
     rows = np.sort(np.random.default_rng(seed_of(use="rows")).permutation(len(split.values))[:count])
@@ -134,11 +137,16 @@ def measured_decrease(before: Stack, after: Stack, data: Standardised, latent_di
                         loss: Floats = stack.losses(x, part, weights, 1.0).double().cpu().numpy()
                         losses[number, index] += loss * (len(x) / count / len(pair))
             found = _relative(losses[: number + 1])
-            if number + 1 >= _MANY_PASSES and (found.error[np.isfinite(found.error)] <= _PRECISION).all():
+            if tolerance is not None and number + 1 >= _MANY_PASSES and _is_decided(found, tolerance):
                 break
     finally:
         before.template.train(was_training)
     return found
+
+
+def _is_decided(found: RemainingDecrease, tolerance: float) -> bool:
+    known = np.isfinite(found.error)
+    return bool((np.abs(found.decrease - tolerance) > _CERTAIN * found.error)[known].all())
 
 
 def _relative(losses: Floats) -> RemainingDecrease:
