@@ -110,6 +110,7 @@ class _Sampler:
         self._latent_dim, self._noisy = latent_dim, not stack.linear
         self._generator = torch.Generator().manual_seed(seed_of(use="remaining", seed=seed))
         self.count = len(split.values)
+        self._few = batch if self._noisy else 2 * batch
         # Where the rows are passed once, P must still see several batches.
         self._batch = min(batch, self.count if self._noisy else max(1, self.count // 16))
 
@@ -129,11 +130,11 @@ class _Sampler:
 
     def few(self, rows: int) -> list[Part]:
         """Return a fixed sample of at most `rows` rows with their noise, in parts."""
-        return list(self.parts(self._permutation()[:rows]))
+        return list(self.parts(self._permutation()[:rows], self._few))
 
-    def parts(self, rows: Tensor) -> Iterator[Part]:
+    def parts(self, rows: Tensor, size: int | None = None) -> Iterator[Part]:
         """Yield listed rows with their noise in parts, each row twice with opposite noise if the decoder is sampled."""
-        for part in torch.split(rows, self._batch):
+        for part in torch.split(rows, size or self._batch):
             x = torch.from_numpy(self._x[part.numpy()]).to(self._device, self._dtype)
             weights = None
             if self._weights is not None:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Mark = Literal["running", "converged", "budget", "unstable", "diverged"]
 Flags = NDArray[np.bool_]
 _SCREEN_ROWS = 4096
-_PATIENCE = 1.5
 _UNKNOWN = Line()
 
 
@@ -42,7 +41,7 @@ class Record:
 
     loss: the mean over the updates between the last two checks, at the weights of each update, without averaging.
     best, best_update: the lowest such loss, and when it was reached. fractions: (update, signal fractions) of each
-    check. unstable: whether it was at the end of the last round. asked: when it was last found to have more to gain.
+    check. unstable: whether it was at the end of the last round.
     line: its cost as a function of the dial, on every row of the train split, when its training ended. screened: the
     same at the last check, on the rows of that check.
     """
@@ -55,7 +54,6 @@ class Record:
     best_update: int = 0
     fractions: list[tuple[int, list[float]]] = field(default_factory=list)
     unstable: bool = False
-    asked: int = 0
     line: Line = _UNKNOWN
     screened: Line = _UNKNOWN
 
@@ -109,7 +107,7 @@ class Judge:
         self.data, self.latent_dim, self.training, self.evaluation = data, latent_dim, training, evaluation
         self.temperatures = np.asarray(temperatures)
         self.symmetry, self.values_at_once = symmetry, VALUES_AT_ONCE
-        self.batch, self._trained_rows = batch, batch * check_every
+        self.batch, self._check_every, self._trained_rows = batch, check_every, batch * check_every
 
     def look(
         self, stack: Stack, records: Sequence[Record], alive: NDArray[np.int64], losses: Floats, rising: Flags,
@@ -129,28 +127,24 @@ class Judge:
         candidate = stable & calm & self.is_stationary(measured, everything=final)
         if not final:
             candidate = self.confirm(candidate, stack, alive)
-        candidate = self.has_little_left(candidate, stack, records, update, final=final)
+        candidate = self.has_little_left(candidate, stack, update, final=final)
         finite = np.isfinite(losses) & np.isfinite(measured.ward_residual)
         return Finding(measured, stable, candidate, finite)
 
-    def has_little_left(
-        self, candidate: Flags, stack: Stack, records: Sequence[Record], update: int, *, final: bool
-    ) -> Flags:
+    def has_little_left(self, candidate: Flags, stack: Stack, update: int, *, final: bool) -> Flags:
         """Return which candidates have little left to gain, which no schedule can feign `(r,)`; see `trial`.
 
-        A candidate that had more to gain is asked again after half as many updates more, and at the end of a round.
+        They are asked at the first check after each power of 1.5 updates, and at the end of a round.
         """
-        at_once = final or update in self.training.rounds
-        due = [at_once or update >= _PATIENCE * record.asked for record in records]
-        passing: Flags = candidate & np.array(due, dtype=bool)
-        if not passing.any():
-            return passing
-        alone = stack.select(torch.from_numpy(np.flatnonzero(passing)).to(stack.device))
-        batch = min(TRIAL_BATCH, self.batch)
-        little = has_little_left(alone, self.data, self.latent_dim, update, self.training.convergence, batch)
-        for index in np.flatnonzero(passing)[~little]:
-            records[int(index)].asked = update
-        passing[passing] = little
+        before = max(1, update - self._check_every)
+        due = final or update in self.training.rounds or _power_below(update) > _power_below(before)
+        passing: Flags = candidate & due
+        if passing.any():
+            alone = stack.select(torch.from_numpy(np.flatnonzero(passing)).to(stack.device))
+            batch = min(TRIAL_BATCH, self.batch)
+            passing[passing] = has_little_left(
+                alone, self.data, self.latent_dim, update, self.training.convergence, batch
+            )
         return passing
 
     def costs(self, stack: Stack, leaving: Flags, alive: NDArray[np.int64]) -> list[Line]:
@@ -224,3 +218,8 @@ class Judge:
         confirmed = candidate.copy()
         confirmed[candidate] = self.is_stable(measured, alone) & self.is_stationary(measured, everything=True)
         return confirmed
+
+
+def _power_below(update: int) -> int:
+    """Return the largest n with 1.5^n <= update."""
+    return int(math.log(update) / math.log(1.5) + 1e-9)
