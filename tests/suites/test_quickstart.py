@@ -113,6 +113,8 @@ def test_strict_is_content_where_every_replica_converged(folder: Path) -> None:
     tolerant = [
         "training.convergence.ward_residual=100.0", "training.convergence.edge_tolerance=100.0",
         "training.convergence.drift=100.0", "training.convergence.relative_tolerance=1.0",
+        "training.convergence.predicted_decrease=100.0", "training.convergence.trial_decrease=100.0",
+        "training.convergence.envelope_gap=100.0",
     ]  # fmt: skip
     options = [part for override in tolerant for part in ("--set", override)]
     done = invoke("run", folder / "tiny.toml", "--store", folder / "store", "--strict", *options)

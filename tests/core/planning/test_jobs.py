@@ -17,7 +17,6 @@ from collapsebench.planning.cells import Cell, Plan, ScanName, key_of, make_plan
 from collapsebench.planning.jobs import SCHEMA_VERSION, Job, StackChoice, adopted_keys, make_jobs
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite.resolve import Reference, Suite, load_suite
-from collapsebench.verbs.run import open_session, prepare_session
 
 CHOICES = {ScanName("gaussian", name, "beta-vae"): StackChoice("batched") for name in ("linear", "mlp")}
 FORMER = Path(__file__).resolve().parents[2] / "data/store-20a43c3"
@@ -128,22 +127,16 @@ def test_a_job_of_a_later_schema_is_refused_and_kept(suite_file: Path, store: St
     assert path.exists()
 
 
-def test_a_job_of_an_earlier_schema_is_planned_anew_with_a_notice(tmp_path: Path) -> None:
-    folder = shutil.copytree(FORMER, tmp_path / "former")
+def test_a_job_of_an_earlier_schema_is_planned_anew_with_a_notice(suite_file: Path, store: Store) -> None:
+    former = make_jobs(planned(suite_file, store), store, "cpu", CHOICES)
+    for path in former:
+        path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 2'))
+        path.with_suffix(".safetensors").write_bytes(b"a checkpoint")
     notices: list[str] = []
-    overrides = ('datasets.five.path="' + str(folder / "five.csv") + '"',)
-    session = open_session(folder / "five.toml", overrides=overrides, seeds=3, store=folder / "store")
-    store = session.store
-    assert prepare_session(session, notices.append) == {}
-    notices.clear()
-    plan = make_plan(session.suite, store, session.registry)
-    former = sorted((store.root / "jobs").glob("*.json"))
-    assert len(former) == len(plan.missing) == 2
-    choices = {cell.scan: StackChoice("batched") for cell in plan.cells}
-    jobs = make_jobs(plan, store, "cpu", choices, notice=notices.append)
-    assert [notice.split(":")[0] for notice in notices] == [path.name for path in former]
-    assert all("job schema 1, now 2). Its cells are planned and trained anew" in notice for notice in notices)
-    assert [path for path in former if path.exists()] == []
+    plan = planned(suite_file, store)
+    jobs = make_jobs(plan, store, "cpu", CHOICES, notice=notices.append)
+    assert [notice.split(":")[0] for notice in notices] == sorted(path.name for path in former)
+    assert all("job schema 2, now 3). Its cells are planned and trained anew" in notice for notice in notices)
     assert list((store.root / "jobs").glob("*.safetensors")) == []
     assert sorted(cell.key for path in jobs for cell in Job.read(path).cells) == sorted(
         str(cell.key) for cell in plan.missing
@@ -187,9 +180,9 @@ def test_a_computation_that_no_release_knows_is_a_damaged_job_file(suite_file: P
         Job.read(path)
 
 
-def test_a_store_that_an_earlier_commit_wrote_is_read_and_trains_nothing_anew(tmp_path: Path) -> None:
+def test_the_cells_of_an_earlier_engine_stay_as_they_are_and_are_trained_anew(tmp_path: Path) -> None:
     folder = shutil.copytree(FORMER, tmp_path / "former")
-    before = stamps(folder / "store", "cells/*/*/weights.safetensors")
+    before = stamps(folder / "store", "cells/*/*/*")
     arguments = (
         folder / "five.toml",
         "--store",
@@ -197,12 +190,11 @@ def test_a_store_that_an_earlier_commit_wrote_is_read_and_trains_nothing_anew(tm
         "--set",
         f"datasets.five.path={folder / 'five.csv'}",
     )
+    assert invoke("prepare", *arguments).exit_code == 0
+    assert "engine" in invoke("explain", *arguments).output
     done = invoke("run", *arguments)
     assert done.exit_code == 0, done.output
-    assert "4 cells: 4 done, 0 to train in 0 jobs" in done.output
-    assert stamps(folder / "store", "cells/*/*/weights.safetensors") == before
+    assert "4 cells: 0 done, 4 to train" in done.output
+    assert before.items() <= stamps(folder / "store", "cells/*/*/*").items()
     board = (folder / "store/suites/five/board.csv").read_text()
     assert board.count(",linear,") > 10
-    status = json.loads(invoke("status", *arguments, "--json").output)
-    assert {row["status"] for row in status} == {"ok"}
-    assert {row["computation"] for row in status} == {"chained", "fused"}
