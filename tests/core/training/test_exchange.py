@@ -124,8 +124,7 @@ def test_a_cell_is_trained_alike_whatever_the_other_cells_of_its_stack(one_mode,
         assert [entry for entry in alone.log if "taken_from" in entry] == log
 
 
-@pytest.mark.parametrize("stop_at", [60, 130, 300])
-@pytest.mark.parametrize("use", ["adam", "preconditioned"])
+@pytest.mark.parametrize(("use", "stop_at"), [("preconditioned", 60), ("adam", 130), ("preconditioned", 300)])
 def test_an_interrupted_exchange_continues_to_the_same_numbers(one_mode, make_trainer, tmp_path, use, stop_at):
     changes = {"optimiser": {"use": use, "learning_rate": 0.01}}
     whole = metastable_trainer(make_trainer, one_mode, {}, **changes).run(Controls())

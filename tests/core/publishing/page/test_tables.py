@@ -83,8 +83,8 @@ def test_what_failed_stands_on_the_page_with_its_reason(results, curves):
 
 def test_the_equilibrium_report_counts_every_replica_and_shows_each_with_a_sign(results, curves):
     report = equilibrium_report(results, curves)
-    counts = [[cell.text for cell in row[2:6]] for row in report["rows"]]
-    assert counts == [["30", "4", "0", "0"], ["15", "2", "0", "0"], ["13", "2", "0", "2"]]
+    counts = [[cell.text for cell in row[2:7]] for row in report["rows"]]
+    assert counts == [["30", "0", "4", "0", "0"], ["15", "0", "2", "0", "0"], ["13", "0", "2", "0", "2"]]
     marks = report["grids"][1]["runs"][0]["marks"]
     assert [mark["sign"] for mark in marks].count("✕") == 2
     assert len(marks) == len(TEMPERATURES)
