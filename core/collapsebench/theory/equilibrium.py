@@ -32,6 +32,7 @@ _DENSE = 128
 _WINDOW = 1.25
 _COLLAPSED = 0.01
 _BLOCK, _EVERY = 256, 8
+_VALUES_TOGETHER = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,9 @@ def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_38
     """Measure both conditions on a split.
 
     For a linear decoder, the expectation over z has a closed form. For any other decoder, z is sampled in antithetic
-    pairs mu +- sigma eps, with enough pairs per row to decode at least `least_draws` samples. One more pair on every
-    eighth row tells how much the squared error of a row varies between pairs, hence the standard error.
+    pairs mu +- sigma eps, with enough pairs per row to decode at least `least_draws` samples; if rows are few, several
+    pairs are decoded together. One more pair on every eighth row tells how much the squared error of a row varies
+    between pairs, hence the standard error.
     """
     sums = _Sums()
     pairs = 0 if model.linear_decoder else max(1, math.ceil(least_draws / (2 * samples.count)))
@@ -167,12 +169,17 @@ def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_38
             sums.add(squared_error=spread, overlap=-spread)
         deviation, stop = variance.sqrt(), start + len(x)
         some = torch.arange(-start % _EVERY, len(x), _EVERY, device=x.device)
+        together = max(1, _VALUES_TOGETHER // (mean.shape[0] * target.numel()))
         errors: list[Tensor] = []
-        for pair in range(pairs):
-            shift = deviation * noise.rows(pair, start, stop)
+        for first in range(0, pairs, together):
+            group = range(first, min(first + together, pairs))
+            shift = torch.cat([deviation * noise.rows(pair, start, stop) for pair in group], 1)
+            centre, repeated, share = (
+                mean.repeat(1, len(group), 1), target.repeat(len(group), 1), w.repeat(len(group)) / (2 * pairs)
+            )  # fmt: skip
             up, down = (
-                _add_decoding(sums, w / (2 * pairs), target, model.decode(z).flatten(2))
-                for z in (mean + shift, mean - shift)
+                _add_decoding(sums, share, repeated, model.decode(z).flatten(2))
+                for z in (centre + shift, centre - shift)
             )
             errors.append((up + down)[:, some] / 2)
         if pairs:
