@@ -41,9 +41,8 @@ class Record:
 
     loss: the mean over the updates between the last two checks, at the weights of each update, without averaging.
     best, best_update: the lowest such loss, and when it was reached. fractions: (update, signal fractions) of each
-    check. unstable: whether it was at the end of the last round.
-    line: its cost as a function of the dial, on every row of the train split, when its training ended. screened: the
-    same at the last check, on the rows of that check.
+    check. unstable: whether it was at the end of the last round. line: its cost as a function of the dial, on every row
+    of the train split, when its training ended. screened: the same at the last check, on the rows of that check.
     """
 
     mark: Mark = "running"
@@ -158,9 +157,8 @@ class Judge:
     ) -> Equilibrium:
         """Measure the replicas of a stack, on every row or on those that screen.
 
-        alive: their numbers in the original stack. draws: of z, at least; by default those of an
-        evaluation. A penalty on weights shifts the Ward identities; its contribution is
-        subtracted.
+        alive: their numbers in the original stack. draws: of z, at least; by default those of an evaluation.
+        A penalty on weights shifts the Ward identities; its contribution is subtracted.
         """
         samples = SplitSamples(
             self.data, "train", replicas=len(stack), width=4 * self.latent_dim, device=stack.device,
