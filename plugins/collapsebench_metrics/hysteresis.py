@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from collapsebench import Evaluation, Measurement, Metric, Score, ranked_signal_fraction
+from collapsebench_metrics.onsets import last_crossing
 from collapsebench_metrics.outcome import Outcome, evaluation
 from collapsebench_metrics.parameters import HysteresisParameters
 
@@ -69,13 +70,4 @@ class Hysteresis(Metric[HysteresisParameters]):
         logarithms = np.log(scan.temperatures[order])
         table = scan.tables["latent-moments"]
         fractions = ranked_signal_fraction(table, self.parameters.split, scan.temperatures)[order]
-        return np.array([self._crossing(logarithms, column) for column in fractions.T])
-
-    def _crossing(self, logarithms: Floats, fractions: Floats) -> float:
-        level = self.parameters.collapsed
-        on = np.flatnonzero(fractions > level)
-        if not np.isfinite(fractions).all() or not on.size or on[-1] + 1 == fractions.size:
-            return float("nan")
-        last = on[-1]
-        share = (fractions[last] - level) / (fractions[last] - fractions[last + 1])
-        return float(np.exp(logarithms[last] + share * (logarithms[last + 1] - logarithms[last])))
+        return np.array([last_crossing(logarithms, column, self.parameters.collapsed) for column in fractions.T])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from collapsebench import Evaluation, Line, Measurement, Metric, Score, envelope, grid
+from collapsebench_metrics.onsets import last_crossing
 from collapsebench_metrics.outcome import Outcome, evaluation, value_or
 from collapsebench_metrics.parameters import MetastabilityParameters
 from collapsebench_metrics.replicas import by_replica
@@ -73,16 +74,7 @@ class Metastability(Metric[MetastabilityParameters]):
     def _onsets(self, scan: Measurement) -> Floats:
         """Return the onset of every rank, NaN where it lies outside the grid `(rank,)`."""
         logarithms = np.log(np.sort(scan.temperatures))
-        return np.array([self._onset(logarithms, column) for column in self._rates(scan).T])
-
-    def _onset(self, logarithms: Floats, rates: Floats) -> float:
-        level = self.parameters.rate
-        on = np.flatnonzero(rates > level)
-        if not np.isfinite(rates).all() or not on.size or on[-1] + 1 == rates.size:
-            return float("nan")
-        last = on[-1]
-        share = (rates[last] - level) / (rates[last] - rates[last + 1])
-        return float(np.exp(logarithms[last] + share * (logarithms[last + 1] - logarithms[last])))
+        return np.array([last_crossing(logarithms, column, self.parameters.rate) for column in self._rates(scan).T])
 
     def _jump(self, scan: Measurement) -> float:
         rates, temperatures = self._rates(scan), np.sort(scan.temperatures)
@@ -109,5 +101,4 @@ def _excess_cost(measurement: Measurement) -> Outcome:
 
 def _lines(scan: Measurement) -> list[Line]:
     rows = scan.tables["replicas"].set_index("temperature").reindex(scan.temperatures)
-    columns = [rows[name] if name in rows else pd.Series(np.nan, rows.index) for name in Line._fields]
-    return [Line(*map(float, row)) for row in zip(*columns, strict=True)]
+    return [Line.of({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")]

@@ -1,4 +1,4 @@
-"""Which replica's edge of stability predicts the threshold of which rank."""
+"""Where a rank switches on, and which replica's edge of stability predicts that."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def predicted_onsets(
         if edges[coldest] > (1.0 + margin) * left:
             predictions[rank] = temperatures[coldest], edges[coldest]
     return predictions
+
+
+def last_crossing(logarithms: Floats, values: Floats, level: float) -> float:
+    """Return the temperature above which a quantity stays at most at a level, interpolated in log T.
+
+    logarithms: log T, ascending `(t,)`. values: of the quantity `(t,)`. NaN if it does not fall below the level within
+    the grid, or if a value is not known.
+    """
+    on = np.flatnonzero(values > level)
+    if not np.isfinite(values).all() or not on.size or on[-1] + 1 == values.size:
+        return float("nan")
+    last = on[-1]
+    share = (values[last] - level) / (values[last] - values[last + 1])
+    return float(np.exp(logarithms[last] + share * (logarithms[last + 1] - logarithms[last])))

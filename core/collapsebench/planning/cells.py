@@ -166,7 +166,7 @@ def judged(cells: Sequence[Cell], tolerance: float) -> tuple[Cell, ...]:
     compared = list(cells)
     for members in scans.values():
         replicas = [replica for _, record in members for replica in record.replicas]
-        found = envelope([_line(replica) for replica in replicas])
+        found = envelope([Line.of(replica) for replica in replicas])
         rows = iter(zip(replicas, found.gap.tolist(), found.excess.tolist(), strict=True))
         for index, record in members:
             judged_rows = tuple(
@@ -179,11 +179,6 @@ def judged(cells: Sequence[Cell], tolerance: float) -> tuple[Cell, ...]:
             )
             compared[index] = replace(cells[index], record=replace(record, replicas=judged_rows))
     return tuple(compared)
-
-
-def _line(replica: Mapping[str, Any]) -> Line:
-    stored = (replica.get(name) for name in Line._fields)
-    return Line(*(math.nan if value is None else value for value in stored))
 
 
 def _cell(

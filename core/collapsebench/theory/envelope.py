@@ -9,9 +9,9 @@ Source: Hirn 2026, arXiv 2605.22691; the envelope theorem.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,12 @@ class Line(NamedTuple):
     slope: float = float("nan")
     constant: float = 0.0
     error: float = 0.0
+
+    @classmethod
+    def of(cls, replica: Mapping[str, Any]) -> Line:
+        """Return the line of a row of the table "replicas"; what it lacks is NaN."""
+        stored = (replica.get(name) for name in cls._fields)
+        return cls(*(float("nan") if value is None else float(value) for value in stored))
 
 
 @dataclass(frozen=True)

@@ -123,40 +123,26 @@ def make_trainer(
 
     If a cell has a pool of initialisations, its replicas come once for each, and all of them exchange weights.
     """
-    count = len(scan.temperatures)
-    if scan.exchange is not None and scan.exchange.pool > 1:
-        return _trainer_of_pools(scan, seeds, piece, computation, data, registry)
-    needed = sorted({replica // count for replica in piece.replicas})
+    count, pool = len(scan.temperatures), scan.exchange.pool if scan.exchange else 1
+    members = [_seed_of_member(seed, member) for seed in seeds for member in range(pool)]
+    chosen = [
+        (cell * pool + member) * count + replica % count
+        for cell in sorted({replica // count for replica in piece.replicas})
+        for member in range(pool)
+        for replica in piece.replicas
+        if replica // count == cell
+    ]
     # A price below that of the parents would lose the equilibrium from which a replica starts.
     training = scan.training.model_copy(update={"price_warm_up": 0.0}) if piece.parents else scan.training
     return Trainer(
-        build_stack(scan, seeds, computation, data, registry, piece.replicas),
+        build_stack(scan, members, computation, data, registry, chosen),
         data,
-        [scan.temperatures[replica % count] for replica in piece.replicas],
-        [seeds[index] for index in needed],
+        [scan.temperatures[replica % count] for replica in chosen],
+        [members[index] for index in sorted({replica // count for replica in chosen})],
         scan.latent_dim,
         training,
         scan.evaluation,
-        [replica // count for replica in piece.replicas],
-        scan.exchange,
-    )
-
-
-def _trainer_of_pools(
-    scan: ScanSpec, seeds: Sequence[int], piece: Piece, computation: Computation, data: Standardised, registry: Registry
-) -> Trainer:
-    count, pool = len(scan.temperatures), scan.exchange.pool if scan.exchange else 1
-    cells = sorted({replica // count for replica in piece.replicas})
-    members = [_seed_of_member(seeds[cell], member) for cell in cells for member in range(pool)]
-    return Trainer(
-        build_stack(scan, members, computation, data, registry),
-        data,
-        list(scan.temperatures) * len(members),
-        members,
-        scan.latent_dim,
-        scan.training,
-        scan.evaluation,
-        [cell for cell in cells for _ in range(pool * count)],
+        [replica // (count * pool) for replica in chosen],
         scan.exchange,
     )
 
