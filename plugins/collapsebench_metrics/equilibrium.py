@@ -10,6 +10,7 @@ import pandas as pd
 from collapsebench import Evaluation, Measurement, Metric, Score, oracle
 from collapsebench_metrics.outcome import Outcome, evaluation
 from collapsebench_metrics.parameters import EquilibriumParameters
+from collapsebench_metrics.replicas import by_replica
 
 if TYPE_CHECKING:
     from collapsebench_metrics.comparison import Flags, Floats
@@ -61,10 +62,10 @@ class Equilibrium(Metric[EquilibriumParameters]):
         marks = measurement.tables["replicas"].set_index("temperature")["mark"].reindex(measurement.temperatures)
         ended = (marks.notna() & (marks != "diverged")).to_numpy(dtype=np.bool_)
         table = measurement.tables["equilibrium"]
-        ward = _by_replica(table, split, measurement, "ward_residual")
-        edge = _by_replica(table, split, measurement, "residual_edge")
+        ward = by_replica(table, split, measurement, "ward_residual")
+        edge = by_replica(table, split, measurement, "residual_edge")
         edge = edge / measurement.effective_temperatures
-        spare = _by_replica(table, split, measurement, "spare_latents") > 0
+        spare = by_replica(table, split, measurement, "spare_latents") > 0
         outcomes: dict[str, Outcome] = {
             "converged-share": float((marks == "converged").mean()),
             "ward-residual": _largest(ward[ended], f"no replica that ended finite was observed on split '{split}'"),
@@ -86,13 +87,13 @@ class Equilibrium(Metric[EquilibriumParameters]):
             measurement.latent_dim,
             decoder_variance=measurement.decoder_variance,
         ).loss
-        loss = _by_replica(measurement.tables["losses"], "train", measurement, "loss")
+        loss = by_replica(measurement.tables["losses"], "train", measurement, "loss")
         return _largest(((loss - exact) / exact)[ended], "no replica that ended finite has a loss on the train split")
 
     def _derivative(self, measurement: Measurement, ended: Flags) -> dict[str, Outcome]:
         losses = measurement.tables["losses"]
-        distortion = _by_replica(losses, self.parameters.split, measurement, "distortion")
-        rate = _by_replica(losses, self.parameters.split, measurement, "rate")
+        distortion = by_replica(losses, self.parameters.split, measurement, "distortion")
+        rate = by_replica(losses, self.parameters.split, measurement, "rate")
         usable = np.flatnonzero(ended & np.isfinite(distortion) & np.isfinite(rate))
         effective = measurement.effective_temperatures
         order = usable[np.argsort(effective[usable], kind="stable")]
@@ -127,11 +128,6 @@ def _band_excess(beta: Floats, distortion: Floats, rate: Floats, least_rate: flo
     low, high = beta[:-1][active], beta[1:][active]
     excess: Floats = np.maximum(np.maximum(1.0 - slope / low, slope / high - 1.0), 0.0)
     return excess
-
-
-def _by_replica(table: pd.DataFrame, split: str, measurement: Measurement, quantity: str) -> Floats:
-    rows = table[table["split"] == split].set_index("temperature")[quantity]
-    return rows.reindex(measurement.temperatures).to_numpy(dtype=np.float64)
 
 
 def _largest(values: Floats, reason: str) -> Outcome:

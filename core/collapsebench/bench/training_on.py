@@ -179,7 +179,7 @@ def _train_on(
             "convergence": scan.training.convergence.model_copy(update={"checks": 1}),
         }
     )
-    longer = scan.model_copy(update={"training": training})
+    longer = scan.model_copy(update={"training": training, "exchange": None})
     name, _ = choose_computation(scan, data, registry, suite.compute)
     other = seed_of(use="training-on", seed=cell.seed, choice=seed)
     trainer = make_trainer(longer, (other,), Piece(0, places), COMPUTATIONS[name.name], data, registry)
