@@ -117,7 +117,7 @@ def trainer_of(
         list(seeds),
         latent_dim,
         Training.model_validate(settings),
-        EvaluationSettings.model_validate(evaluation or {}),
+        EvaluationSettings.model_validate({"cost_samples": 4096, **(evaluation or {})}),
         [cell for cell in range(len(seeds)) for _ in temperatures],
         None if exchange is None else Exchange.model_validate(exchange),
     )

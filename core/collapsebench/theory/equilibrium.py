@@ -107,7 +107,7 @@ def signal_drift(history: Sequence[tuple[int, Sequence[float]]]) -> float | None
 class _Sums:
     """Sums over a split of the moments that `Equilibrium` is computed from; weights sum to one over the split.
 
-    Rows of a chunk are summed at the precision of the model, chunks in float64.
+    What a cost is computed from is summed in float64, rows of a chunk otherwise at the precision of the model.
     """
 
     def __init__(self) -> None:
@@ -153,19 +153,21 @@ def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_38
     for x, weights in samples.chunks(values_per_sample=4):
         mean, log_variance = model.encode(x)
         variance, w = log_variance.exp(), weights.to(mean.dtype)
+        # Row by row, since the terms of a rate cancel where a latent is close to the prior.
+        rates = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
         sums.add(
             mean=w @ mean,
-            mean_square=w @ mean.square(),
-            variance=w @ variance,
-            log_variance=w @ log_variance,
+            mean_square=_exactly(mean.square(), weights),
+            variance=_exactly(variance, weights),
+            rates=_exactly(rates, weights),
         )
         target = x.flatten(1)
         decoded = model.decode(mean).flatten(2)
         residual = target - decoded
         sums.add(posterior_residual=w @ residual, posterior_outer=(residual * w[:, None]).mT @ residual)
         if gains is not None:
-            spread = ((w @ variance) * gains.to(mean.dtype)).sum(-1)
-            _add_decoding(sums, w, target, decoded)
+            spread = (_exactly(variance, weights) * gains).sum(-1)
+            _add_decoding(sums, weights, target, decoded)
             sums.add(squared_error=spread, overlap=-spread)
         deviation, stop = variance.sqrt(), start + len(x)
         some = torch.arange(-start % _EVERY, len(x), _EVERY, device=x.device)
@@ -174,9 +176,8 @@ def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_38
         for first in range(0, pairs, together):
             group = range(first, min(first + together, pairs))
             shift = torch.cat([deviation * noise.rows(pair, start, stop) for pair in group], 1)
-            centre, repeated, share = (
-                mean.repeat(1, len(group), 1), target.repeat(len(group), 1), w.repeat(len(group)) / (2 * pairs)
-            )  # fmt: skip
+            centre, repeated = mean.repeat(1, len(group), 1), target.repeat(len(group), 1)
+            share = weights.repeat(len(group)) / (2 * pairs)
             up, down = (
                 _add_decoding(sums, share, repeated, model.decode(z).flatten(2))
                 for z in (centre + shift, centre - shift)
@@ -194,14 +195,19 @@ def measure_equilibrium(model: Model, samples: Samples, least_draws: int = 16_38
     return _finish(model, sums, pairs)
 
 
-def _add_decoding(sums: _Sums, w: Tensor, target: Tensor, x_hat: Tensor) -> Tensor:
+def _exactly(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum over rows of values `(r, rows, k)`, in the precision of the weights `(r, k)`."""
+    return weights @ values.to(weights.dtype)
+
+
+def _add_decoding(sums: _Sums, weights: Tensor, target: Tensor, x_hat: Tensor) -> Tensor:
     """Add the moments of a decoding, and return the squared error of each row `(r, rows)`."""
     residual = target - x_hat
     squared: Tensor = torch.linalg.vecdot(residual, residual)
     sums.add(
-        residual=w @ residual,
-        squared_error=squared @ w,
-        overlap=torch.linalg.vecdot(x_hat, residual) @ w,
+        residual=weights.to(residual.dtype) @ residual,
+        squared_error=squared.to(weights.dtype) @ weights,
+        overlap=torch.linalg.vecdot(x_hat, residual).to(weights.dtype) @ weights,
     )
     return squared
 
@@ -229,7 +235,7 @@ def _finish(model: Model, sums: _Sums, pairs: int) -> Equilibrium:
         residual_edge=np.array([_top_eigenvalue(matrix) for matrix in covariance]) / model.total_variance,
         distortion=sums["squared_error"] / (2 * model.decoder_variance),
         distortion_error=spread / (2 * model.decoder_variance),
-        rates=0.5 * (mean_square + variance - 1 - sums["log_variance"]),
+        rates=sums["rates"],
         identities=model.ward_identities,
     )
 
