@@ -108,9 +108,10 @@ def _overall(results: SuiteResults, objective: str) -> Table:
         ranked = standings(results, compared)
         cells = tuple(_rank(ranked[name]) if name in ranked else NOTHING for name in names)
         columns.append(TableColumn((dataset, "rank ↓"), cells))
-    notes = [
-        f"{name} is not ranked: {_sentence(standing.reason)}" for name, standing in found.items() if standing.reason
-    ]
+    notes = _grouped(
+        {name: f"not ranked: {_sentence(standing.reason)}" for name, standing in found.items() if standing.reason},
+        ("is", "are"),
+    )
     if left_out and ranked_on:
         notes.append(f"Left out of the overall rank, since nothing is complete there: {', '.join(left_out)}.")
     return Table(
@@ -172,11 +173,12 @@ def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
     """Return what a table's reader must know: who is not ranked, what did not end ok, which score is missing."""
     _, problem = ranking_scores(results)
     unsuited = {contender.architecture: contender.cells[0].reason for contender in compared if contender.is_unsuited}
-    unranked = [
-        f"{name} is not ranked: {_sentence(': '.join(filter(None, (standing.reason, unsuited.get(name)))))}"
+    reasons = {
+        name: ": ".join(filter(None, (standing.reason, unsuited.get(name))))
         for name, standing in standings(results, compared).items()
         if standing.reason
-    ]
+    }
+    unranked = _grouped({name: f"not ranked: {_sentence(reason)}" for name, reason in reasons.items()}, ("is", "are"))
     failed = [
         f"{cell.architecture}, seed {cell.seed}: {_sentence(why_missing(cell, '', ''))}"
         for contender in compared
@@ -192,12 +194,26 @@ def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
                 count = sum(why_missing(cell, metric, score.name) == reason for cell in lacking)
                 key = (contender.architecture, f"{count} of {len(contender.ok)} runs", reason)
                 missing.setdefault(key, []).append(f"{metric}/{score.name}")
-    gaps = [
-        f"{architecture} has no {', '.join(names)} in {runs}: {_sentence(reason)}"
-        for (architecture, runs, reason), names in missing.items()
-    ]
+    gaps = _grouped(
+        {
+            (architecture, runs, reason): f"no {', '.join(names)} in {runs}: {_sentence(reason)}"
+            for (architecture, runs, reason), names in missing.items()
+        },
+        ("has", "have"),
+    )
     metastable = [text for contender in compared if (text := metastable_note(contender))]
     return [*unranked, *failed, *left_out, *metastable, *gaps, *_about(results.datasets.get(compared[0].dataset, {}))]
+
+
+def _grouped(sentences: Mapping[Any, str], verbs: tuple[str, str]) -> list[str]:
+    """Return sentences of which those that say the same of several architectures are one.
+
+    sentences: what is said, by the name of an architecture or a tuple that begins with it. verbs: for one, for several.
+    """
+    together: dict[str, list[str]] = {}
+    for key, text in sentences.items():
+        together.setdefault(text, []).append(key if isinstance(key, str) else key[0])
+    return [f"{', '.join(names)} {verbs[len(names) > 1]} {text}" for text, names in together.items()]
 
 
 def metastable_note(contender: Contender) -> str:
@@ -209,9 +225,10 @@ def metastable_note(contender: Contender) -> str:
         return ""
     total, gap = sum(map(len, tables)), max(float(table["envelope_gap"].max()) for table in found if len(table))
     where = f"T = {at[0]:.2g}" if at[0] == at[-1] else f"T from {at[0]:.2g} to {at[-1]:.2g}"
+    verb, who, its = ("is", "It rests", "its") if len(at) == 1 else ("are", "They rest", "their")
     return (
-        f"{contender.architecture}: {len(at)} of {total} replicas are metastable, at {where}. They rest, but the "
-        f"weights of another replica of the scan would cost up to {100 * gap:.2g} % less at their price."
+        f"{contender.architecture}: {len(at)} of {total} replicas {verb} metastable, at {where}. {who}, but the "
+        f"weights of another replica of the scan would cost up to {100 * gap:.2g} % less at {its} price."
     )
 
 

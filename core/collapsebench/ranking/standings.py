@@ -16,7 +16,7 @@ LATENTS = "latents"
 SKIPPED = "skipped"
 """The status of cells whose architecture is not meant for the data: nothing was tried, and nothing failed."""
 
-UNSUITED = "it is not meant for these data"
+UNSUITED = "not meant for these data"
 
 
 @dataclass(frozen=True)
@@ -177,4 +177,4 @@ def _why_incomplete(contender: Contender, ranking: Sequence[tuple[str, Score]]) 
         return f"{len(contender.ok)} of {planned} runs ended ok"
     found = {f"{metric}/{score.name}": len(contender.values(metric, score.name)) for metric, score in ranking}
     short = [f"{name} in {count} of {planned} runs" for name, count in found.items() if count < planned]
-    return f"it has a score of the ranking not in every run: {', '.join(short)}" if short else ""
+    return f"not every run has every score of the ranking: {', '.join(short)}" if short else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from scored_results import across, mixed_suite, standing, suite
+from scored_results import across, full, mixed_suite, standing, suite
 
 from collapsebench.publishing.board_report import render
 from collapsebench.ranking.standings import comparisons, overall_standings, standings
@@ -90,13 +90,22 @@ def test_an_architecture_that_is_not_meant_for_some_data_is_said_once_and_unrank
         for row in found.cells
     ]
     given = replace(found, cells=cells)
-    assert standing(given, "data-0")["b"].reason == "it is not meant for these data"
+    assert standing(given, "data-0")["b"].reason == "not meant for these data"
     together, used, left_out = overall_standings(given, "beta-vae")
     assert (together["b"].rank, together["a"].rank.text) == (None, "1")
-    assert together["b"].reason == "on data-0, data-1, it is not meant for these data"
+    assert together["b"].reason == "on data-0, data-1, not meant for these data"
     assert (len(used), left_out) == (3, [])
     text = " ".join(render(given, "text").split())
-    assert text.count(f"b is not ranked: it is not meant for these data: {why}") == 2
-    assert text.count("it is not meant for these data") == 3
+    assert text.count(f"b is not ranked: not meant for these data: {why}") == 2
+    assert text.count("not meant for these data") == 3
     assert "skipped" not in text
     assert "seed 0:" not in text
+
+
+def test_what_several_architectures_lack_for_one_reason_is_one_sentence():
+    names = ("a", "b", "c")
+    cells = [full(name, seed, 0.9, dimension__at_1=None) for name in names for seed in range(3)]
+    text = " ".join(render(suite([*cells, *(full("d", seed, 0.9) for seed in range(3))]), "text").split())
+    assert "a, b, c are not ranked: not every run has every score of the ranking: dimension/at-1% in 0 of 3" in text
+    assert "a, b, c have no dimension/at-1% in 3 of 3 runs: no at-1% here." in text
+    assert text.count("no at-1% here") == 1
