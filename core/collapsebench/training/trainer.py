@@ -251,7 +251,7 @@ class Trainer:
             replica not in waiting and record.mark != "diverged" and self.cells[replica] in cells
             for replica, record in enumerate(self.records)
         ]
-        taken = takeovers([record.screened for record in self.records], self.cells, eligible, exchange)
+        taken = takeovers([record.cost for record in self.records], self.cells, eligible, exchange)
         if not taken:
             return
         for replica in taken:

@@ -56,6 +56,11 @@ class Record:
     line: Line = _UNKNOWN
     screened: Line = _UNKNOWN
 
+    @property
+    def cost(self) -> Line:
+        """Its cost as precisely as it is known: on every row if its training has ended, else as last checked."""
+        return self.line if math.isfinite(self.line.intercept) else self.screened
+
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Record:
         """Return a record that was stored as JSON."""

@@ -109,6 +109,33 @@ def test_a_replica_that_has_left_the_stack_is_revived(one_mode, make_trainer):
     assert trained.records[0].line.slope > 0.1
 
 
+def test_who_has_left_is_undercut_by_less_than_the_noise_of_a_check(one_mode, make_trainer):
+    """At 0.785 the active state rests although collapse would cost 0.4 % less; a check draws 512 values of z."""
+    limit = float(one_mode.eigenvalues[0] / one_mode.total_variance)
+    longer = {**TRAINING, "max_updates": 1500, "convergence": {"checks": 30}}
+    options = {"latent_dim": 2, "training": longer, **FIRST_ORDER}
+    active = make_trainer(one_mode, [0.5 * limit], **options).run(Controls()).weights
+
+    def marks_and_rates(exchange):
+        trainer = make_trainer(
+            one_mode, [0.9 * limit, 0.785 * limit], exchange=exchange,
+            evaluation={"samples": 512, "cost_samples": 262_144}, **options,
+        )  # fmt: skip
+        start = trainer.stack.weights()
+        for name, value in start.items():
+            value[1] = active[name][0]
+        trainer.stack.load(start)
+        trained = trainer.run(Controls())
+        return trained.marks, [record.line.slope for record in trained.records]
+
+    marks, rates = marks_and_rates(None)
+    assert marks[1] == "converged"
+    assert rates[1] > 0.05 > rates[0]
+    marks, rates = marks_and_rates({"stop": 1.0})
+    assert marks == ["converged", "converged"]
+    assert max(rates) < 0.01
+
+
 def test_a_cell_is_trained_alike_whatever_the_other_cells_of_its_stack(one_mode, make_trainer):
     """To rounding: the losses to 1e-3, and the same replicas take over weights from the same at the same updates."""
     together = metastable_trainer(make_trainer, one_mode, {}, seeds=(0, 1)).run(Controls())
