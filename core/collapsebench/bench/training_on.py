@@ -2,7 +2,8 @@
 
 No criterion of convergence is proof of it. This experiment tests one: every sampled replica is trained for several
 times its updates more, from the initial learning rate, which decays again, on other batches and noise. If it had
-converged, its objective and its thresholds hardly move.
+converged, its objective and its thresholds hardly move. At that rate a replica can leave sharp minima and diverge: it
+is then trained on once more, and again, at half the rate.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 WORTH_KNOWING = 2e-3
 """A further relative decrease that a converged replica should not reach."""
+WORTH_SEEING = 0.02
+"""A shift of log T_k that the thresholds of a converged replica should not reach."""
+_HALVINGS = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class TrainedOn:
     tried: float
     tried_error: float
     threshold_shift: float
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,26 @@ class TrainingOn:
         return pd.DataFrame([asdict(each) for each in self.replicas]).sort_values("decrease", ascending=False)
 
     @property
+    def ended(self) -> list[TrainedOn]:
+        """The replicas that did not diverge."""
+        return [each for each in self.replicas if math.isfinite(each.decrease)]
+
+    @property
     def share_above(self) -> float:
-        """The share of replicas whose objective fell by more than `WORTH_KNOWING`."""
-        return float(np.mean([each.decrease > WORTH_KNOWING for each in self.replicas]))
+        """The share of replicas whose objective fell by more than `WORTH_KNOWING`, among those that did not diverge."""
+        return float(np.mean([each.decrease > WORTH_KNOWING for each in self.ended])) if self.ended else math.nan
+
+    @property
+    def share_moved(self) -> float:
+        """The share whose objective fell by more than that, or with a threshold that moved by over `WORTH_SEEING`."""
+        moved = [each.decrease > WORTH_KNOWING or each.threshold_shift > WORTH_SEEING for each in self.ended]
+        return float(np.mean(moved)) if moved else math.nan
 
     def rank_correlation(self, name: str) -> float:
         """Spearman's correlation of a column with the measured decrease, NaN for fewer than three replicas."""
         from scipy.stats import spearmanr
 
-        pairs = [(getattr(each, name), each.decrease) for each in self.replicas]
+        pairs = [(getattr(each, name), each.decrease) for each in self.ended]
         return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else math.nan
 
     def quantiles(self, name: str) -> tuple[float, float, float]:
@@ -167,16 +183,19 @@ def _train_on(
     group: _Group,
     factor: float,
     seed: int,
+    halvings: int = 0,
 ) -> list[TrainedOn]:
     cell, places = group.cell, group.places
     assert cell.record is not None
     scan = ScanSpec.of(suite, ScanName(*cell.scan), device)
+    rate = scan.training.optimiser.learning_rate / 2**halvings
     training = scan.training.model_copy(
         update={
             "max_updates": max(1, int(factor * group.updates)),
             "extensions": 0,
             "price_warm_up": 0.0,
             "convergence": scan.training.convergence.model_copy(update={"checks": 1}),
+            "optimiser": scan.training.optimiser.model_copy(update={"learning_rate": rate}),
         }
     )
     longer = scan.model_copy(update={"training": training, "exchange": None})
@@ -195,12 +214,20 @@ def _train_on(
     after.load(trainer.run(Controls()).weights)
     measured = measured_decrease(before, after, data, scan.latent_dim)
     shifts = _shifts(first, _observe(trainer, after), scan, places)
+    diverged = tuple(place for place, fell in zip(places, measured.decrease, strict=True) if not math.isfinite(fell))
+    again: dict[int, TrainedOn] = {}
+    if diverged and halvings < _HALVINGS:
+        slower = group._replace(places=diverged)
+        calmer = _train_on(suite, store, registry, device, data, slower, factor, seed, halvings + 1)
+        again = dict(zip(diverged, calmer, strict=True))
     return [
-        TrainedOn(
+        again.get(place)
+        or TrainedOn(
             *cell.scan, cell.seed, scan.temperatures[place], group.updates,
             decrease=float(measured.decrease[index]), error=float(measured.error[index]),
             predicted=float(predicted.decrease[index]), predicted_error=float(predicted.error[index]),
             tried=float(tried.decrease[index]), tried_error=float(tried.error[index]), threshold_shift=shifts[index],
+            learning_rate=rate,
         )
         for index, place in enumerate(places)
     ]  # fmt: skip

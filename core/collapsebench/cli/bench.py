@@ -262,20 +262,23 @@ def further(
 
 
 def _further_rows(result: TrainingOn) -> Rows:
-    from collapsebench.bench.training_on import WORTH_KNOWING
+    from collapsebench.bench.training_on import WORTH_KNOWING, WORTH_SEEING
 
     rows = {
         f"{text}: median, 95 %, largest": ", ".join(f"{value:.2g}" for value in result.quantiles(name))
         for name, text in (("decrease", "relative decrease"), ("threshold_shift", "|shift of log T_k|"))
     }
     rows[f"share above {WORTH_KNOWING:.1%}"] = f"{result.share_above:.1%}"
+    rows[f"share above {WORTH_KNOWING:.1%}, or with a shift above {WORTH_SEEING:.0%}"] = f"{result.share_moved:.1%}"
+    rows["diverged when trained on"] = f"{len(result.replicas) - len(result.ended)} of {len(result.replicas)}"
     for column in ("predicted", "tried"):
         rows[f"rank correlation with {column}"] = f"{result.rank_correlation(column):.2f}"
     for each in result.table.itertuples():
         name = f"{each.dataset}/{each.architecture}/{each.objective}/{each.seed}, T = {each.temperature:.3g}"
         rows[name] = (
             f"{each.decrease:.1e} +- {each.error:.0e}, predicted {each.predicted:.1e} +- {each.predicted_error:.0e}, "
-            f"tried {each.tried:.1e} +- {each.tried_error:.0e}, shift {each.threshold_shift:.1e}"
+            f"tried {each.tried:.1e} +- {each.tried_error:.0e}, shift {each.threshold_shift:.1e}, "
+            f"rate {each.learning_rate:g}"
         )
     return rows
 

@@ -10,8 +10,10 @@ import pytest
 from flow import invoke, write_suite
 
 import collapsebench
+from collapsebench.bench import training_on
 from collapsebench.bench.training_on import TrainedOn, TrainingOn, bench_training_on
 from collapsebench.errors import UserError
+from collapsebench.training.remaining import RemainingDecrease
 from collapsebench.verbs.run import open_session
 
 SUITE = """
@@ -69,7 +71,9 @@ def suite(tmp_path_factory):
 
 
 def row(decrease, predicted=0.0, shift=0.0):
-    return TrainedOn("data", "pair", "beta-vae", 0, 0.1, 100, decrease, 0.0, predicted, 0.0, predicted, 0.0, shift)
+    return TrainedOn(
+        "data", "pair", "beta-vae", 0, 0.1, 100, decrease, 0.0, predicted, 0.0, predicted, 0.0, shift, 0.02
+    )
 
 
 def test_the_share_above_and_the_quantiles_are_those_of_the_replicas():
@@ -79,6 +83,29 @@ def test_the_share_above_and_the_quantiles_are_those_of_the_replicas():
     assert result.quantiles("threshold_shift") == (0.0, 0.0, 0.0)
     assert result.rank_correlation("predicted") == pytest.approx(0.5)
     assert result.table["decrease"].tolist() == [5e-3, 1e-3, 1e-4]
+
+
+def test_shares_are_of_the_replicas_that_did_not_diverge_and_a_threshold_that_moves_counts():
+    rows = (row(5e-3), row(1e-4, shift=0.03), row(1e-4), row(1e-4, shift=math.nan), row(math.nan, shift=math.nan))
+    result = TrainingOn(rows, 9, 3.0)
+    assert (len(result.ended), result.share_above, result.share_moved) == (4, 0.25, 0.5)
+    assert math.isnan(TrainingOn(rows[-1:], 1, 3.0).share_moved)
+
+
+def test_who_diverges_is_trained_on_again_at_half_the_rate(suite, monkeypatch):
+    measure, calls = training_on.measured_decrease, []
+
+    def diverges_first(*arguments):
+        found = measure(*arguments)
+        calls.append(len(found.decrease))
+        nothing = np.full_like(found.decrease, math.nan)
+        return RemainingDecrease(nothing, nothing) if len(calls) == 1 else found
+
+    monkeypatch.setattr(training_on, "measured_decrease", diverges_first)
+    session = open_session(suite, store=suite.parent / "store")
+    result = bench_training_on(session.suite, session.store, session.registry, replicas=30)
+    assert len(result.ended) == len(result.replicas) == 12
+    assert [each.learning_rate for each in result.replicas] == [0.01] * calls[0] + [0.02] * (12 - calls[0])
 
 
 @pytest.mark.slow
