@@ -266,7 +266,7 @@ def _further_rows(result: TrainingOn) -> Rows:
 
     rows = {
         f"{text}: median, 95 %, largest": ", ".join(f"{value:.2g}" for value in result.quantiles(name))
-        for name, text in (("decrease", "relative decrease"), ("threshold_shift", "|shift of log T_k|"))
+        for name, text in (("decrease", "relative decrease"), ("threshold_shift", "shift of log T_k"))
     }
     rows[f"share above {WORTH_KNOWING:.1%}"] = f"{result.share_above:.1%}"
     rows[f"share above {WORTH_KNOWING:.1%}, or with a shift above {WORTH_SEEING:.0%}"] = f"{result.share_moved:.1%}"
