@@ -4,7 +4,7 @@ python results/recipes.py PATH [--out FOLDER]
 
 PATH: of WorldClim 1.4, `bio_10m_bil.zip`. Each replica is trained in one way and then in the other, on digits and on
 WorldClim, and judged by all conditions of today. The costs of both are measured on every row, in units of V / 2 for
-sigma_dec = 1. Writes recipes.json and recipes.md into FOLDER.
+sigma_dec = 1. Writes recipes.md into FOLDER.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def main() -> None:
     text = report(table)
     print(text)
     if given.out is not None:
-        hardware = {"cpu": processor(), "threads": 1, "torch": torch.__version__}
-        (given.out / "recipes.json").write_text(json.dumps({"hardware": hardware, "replicas": rows}, indent=1) + "\n")
-        footer = ", ".join(f"{key} {value}" for key, value in hardware.items())
+        footer = f"cpu {processor()}, threads 1, torch {torch.__version__}"
         (given.out / "recipes.md").write_text(f"{text}\n\n{footer}; `python results/recipes.py PATH --out FOLDER`\n")
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -109,7 +109,7 @@ def _overall(results: SuiteResults, objective: str) -> Table:
         cells = tuple(_rank(ranked[name]) if name in ranked else NOTHING for name in names)
         columns.append(TableColumn((dataset, "rank ↓"), cells))
     notes = _grouped(
-        {name: f"not ranked: {_sentence(standing.reason)}" for name, standing in found.items() if standing.reason},
+        ((name, f"not ranked: {_sentence(standing.reason)}") for name, standing in found.items() if standing.reason),
         ("is", "are"),
     )
     if left_out and ranked_on:
@@ -178,7 +178,7 @@ def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
         for name, standing in standings(results, compared).items()
         if standing.reason
     }
-    unranked = _grouped({name: f"not ranked: {_sentence(reason)}" for name, reason in reasons.items()}, ("is", "are"))
+    unranked = _grouped(((name, f"not ranked: {_sentence(reason)}") for name, reason in reasons.items()), ("is", "are"))
     failed = [
         f"{cell.architecture}, seed {cell.seed}: {_sentence(why_missing(cell, '', ''))}"
         for contender in compared
@@ -195,24 +195,24 @@ def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
                 key = (contender.architecture, f"{count} of {len(contender.ok)} runs", reason)
                 missing.setdefault(key, []).append(f"{metric}/{score.name}")
     gaps = _grouped(
-        {
-            (architecture, runs, reason): f"no {', '.join(names)} in {runs}: {_sentence(reason)}"
+        (
+            (architecture, f"no {', '.join(names)} in {runs}: {_sentence(reason)}")
             for (architecture, runs, reason), names in missing.items()
-        },
+        ),
         ("has", "have"),
     )
     metastable = [text for contender in compared if (text := metastable_note(contender))]
     return [*unranked, *failed, *left_out, *metastable, *gaps, *_about(results.datasets.get(compared[0].dataset, {}))]
 
 
-def _grouped(sentences: Mapping[Any, str], verbs: tuple[str, str]) -> list[str]:
-    """Return sentences of which those that say the same of several architectures are one.
+def _grouped(said: Iterable[tuple[str, str]], verbs: tuple[str, str]) -> list[str]:
+    """Return sentences, one for all architectures of which the same is said.
 
-    sentences: what is said, by the name of an architecture or a tuple that begins with it. verbs: for one, for several.
+    said: the name of an architecture, and what follows the verb. verbs: for one, for several.
     """
     together: dict[str, list[str]] = {}
-    for key, text in sentences.items():
-        together.setdefault(text, []).append(key if isinstance(key, str) else key[0])
+    for name, text in said:
+        together.setdefault(text, []).append(name)
     return [f"{', '.join(names)} {verbs[len(names) > 1]} {text}" for text, names in together.items()]
 
 
