@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-ENGINE = 3
+ENGINE = 4
 PROTOCOL_SETTINGS = ("protocol", "wave_size", "perturbation", "exchange")
 """The fields of a description that say in which order a scan is trained, and how its replicas start."""
 

@@ -161,6 +161,11 @@ class Convergence(Section):
         description="largest share of its objective that a replica at rest may lose in a trial descent of a fifth of "
         "its updates, standard error included",
     )
+    threshold_shift: NonNegativeFloat = Field(
+        default=0.005,
+        description="largest change of log T_k that a rotation of the latents of a linear decoder at rest may cause; "
+        "their distance from the thresholds of equilibrium is about four times that",
+    )
     checks: PositiveInt = Field(default=40, description="number of checks of convergence over the budget")
 
 

@@ -84,7 +84,7 @@ def predict_decrease(
     The loss is that of the end of training: full price, progress one, every penalty included. Modules are in evaluation
     mode, trained states of the objective stay fixed, and nothing is changed. At an exact saddle point the gradient
     vanishes and so does the prediction; `theory.equilibrium` says whether collapsed latents are stable, and
-    `rotation_decrease` whether those of a linear decoder are aligned.
+    `alignment` whether those of a linear decoder are aligned.
 
     batch: number of different rows whose gradient is computed at once. Cost: 2 `rows` + 17,408 rows, each decoded twice
     unless the decoder is linear; at the default that is as much as 580 updates of 256 rows with antithetic noise. Works
@@ -99,34 +99,6 @@ def predict_decrease(
         for replicas in torch.split(torch.arange(len(stack), device=stack.device), at_once)
     ]
     return RemainingDecrease(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-
-
-@torch.no_grad()
-def rotation_decrease(stack: Stack, eigenvalues: Floats, latent_dim: int) -> Floats:
-    """Return what the best rotation of the latents of a linear decoder would save, as a share of the objective `(r,)`.
-
-    With W the decoder's columns and b = T V the price of a nat, a diagonal posterior pays for W^T W that is not
-    diagonal (Hadamard's inequality), unless means or variances are not at their optimum for W:
-
-        b / 2 [ sum_k log(1 + |w_k|^2 / b) - log det(1 + W^T W / b) ] / L*
-
-    For two modes at an angle theta to two latents it is b / 2 log[1 + (lambda_1 - lambda_2)^2 sin^2(2 theta) /
-    (4 lambda_1 lambda_2)], stationary at 45 degrees: a saddle that a prediction from the gradient passes over.
-    eigenvalues: of the train covariance `(d,)`, which give the exact minimum L* of the plain objective
-    (`theory.oracle`). sigma_dec^2 = 1. A replica that is not finite gets NaN.
-    """
-    ends = torch.cat([torch.eye(latent_dim), torch.zeros(1, latent_dim)]).to(stack.device, stack.dtype)
-    decoded = stack.decode(ends.expand(len(stack), -1, -1)).flatten(2).double().cpu().numpy()
-    columns = decoded[:, :-1] - decoded[:, -1:]
-    prices = np.maximum(stack.effective_temperatures() * stack.total_variance, np.finfo(np.float64).tiny)
-    gram = columns @ columns.transpose(0, 2, 1) / prices[:, None, None]
-    lengths = np.log1p(np.diagonal(gram, axis1=1, axis2=2)).sum(1)
-    with np.errstate(invalid="ignore"):
-        saved = prices / 2 * (lengths - np.linalg.slogdet(gram + np.eye(latent_dim))[1])
-    kept, left = eigenvalues[:latent_dim], eigenvalues[latent_dim:]
-    ratios = np.maximum(kept / prices[:, None], 1.0)
-    least = np.minimum(kept, prices[:, None]).sum(1) + prices * np.log(ratios).sum(1) + left.sum()
-    return np.asarray(2 * saved / least)
 
 
 class _Sampler:

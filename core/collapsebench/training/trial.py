@@ -21,7 +21,8 @@ from collapsebench.seeds import seed_of
 from collapsebench.stack.optimisers import Average, Preconditioned
 from collapsebench.stack.stack import Stack, observation_noise
 from collapsebench.suite.schema import Convergence
-from collapsebench.training.remaining import ROWS, RemainingDecrease, predict_decrease, rotation_decrease
+from collapsebench.training.alignment import measure_misalignment
+from collapsebench.training.remaining import ROWS, RemainingDecrease, predict_decrease
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats
@@ -60,7 +61,8 @@ def has_little_left(
     rows = min(ROWS, max(_FEWEST_ROWS, updates * batch // 20))
     predicted = predict_decrease(stack, data, latent_dim, batch=batch, rows=rows)
     if stack.linear:
-        aligned = rotation_decrease(stack, data.eigenvalues, latent_dim) <= tolerances.predicted_decrease
+        turned = measure_misalignment(stack, data.eigenvalues, latent_dim)
+        aligned = (turned.decrease <= tolerances.predicted_decrease) & (turned.shift <= tolerances.threshold_shift)
         return predicted.is_below(tolerances.predicted_decrease / _EXACT) & aligned
     little = predicted.is_below(tolerances.predicted_decrease)
     if little.any():

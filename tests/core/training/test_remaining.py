@@ -9,12 +9,10 @@ from torch import nn
 
 from collapsebench.stack.stack import StackModel
 from collapsebench.stack.symmetry import Symmetry
-from collapsebench.suite.schema import Convergence
 from collapsebench.theory.equilibrium import measure_equilibrium
 from collapsebench.training import remaining
-from collapsebench.training.remaining import RemainingDecrease, predict_decrease, rotation_decrease
+from collapsebench.training.remaining import RemainingDecrease, predict_decrease
 from collapsebench.training.trainer import Controls
-from collapsebench.training.trial import has_little_left
 
 TEMPERATURES = [0.3, 0.05, 0.01]
 MLP = {"encoder": ("mlp", {"depth": 1, "width": 12}), "decoder": ("mlp", {"depth": 1, "width": 12})}
@@ -277,49 +275,3 @@ def test_at_total_collapse_above_the_first_threshold_nothing_remains(gaussian, m
     found = predict_decrease(stack, gaussian, LATENT)
     assert found.decrease == pytest.approx([0, 0], abs=1e-12)
     assert found.is_below(1e-9).all()
-
-
-def turned(weights, replica, angle):
-    """Turn the first two latents of a linear pair by an angle, and give each the best variance for its column."""
-    cosine, sine = np.cos(angle), np.sin(angle)
-    turn = torch.eye(LATENT).double()
-    turn[:2, :2] = torch.tensor([[cosine, -sine], [sine, cosine]])
-    columns = weights["decoder.0.weight"][replica] @ turn.T
-    weights["decoder.0.weight"][replica] = columns
-    weights["encoder.body.mean.weight"][replica] = turn @ weights["encoder.body.mean.weight"][replica]
-    return columns.square().sum(0)
-
-
-@pytest.mark.parametrize("angle", [0.0, 0.1, np.pi / 4])
-def test_turned_latents_leave_what_theory_says_a_rotation_costs(gaussian, make_stack, make_samples, exact, angle):
-    """beta / 2 log[1 + (lambda_1 - lambda_2)^2 sin^2(2 theta) / (4 lambda_1 lambda_2)], all that they leave."""
-    weights, price = exact(gaussian, [0.05], LATENT), 0.05 * gaussian.total_variance
-    lengths = turned(weights, 0, angle)
-    weights["encoder.body.log_variance.bias"][0] = -torch.log1p(lengths / price)
-    stack = make_stack(gaussian, [0.05], dtype=torch.float64)
-    stack.load({**stack.weights(), **weights})
-    gap = true_gap(stack, gaussian, [0.05], make_samples)
-    first, second = gaussian.eigenvalues[:2]
-    cost = price / 2 * np.log1p((first - second) ** 2 * np.sin(2 * angle) ** 2 / (4 * first * second))
-    least = cost * (1 / gap - 1) if angle else np.inf
-    found = rotation_decrease(stack, gaussian.eigenvalues, LATENT)
-    assert found == pytest.approx(cost / least, abs=1e-12)
-
-
-def test_latents_that_share_two_modes_half_and_half_rest_at_a_saddle_and_have_more_left(make_gaussian, make_stack):
-    """Plain gradient descent keeps the symmetry of the two, so it ends where the gradient vanishes."""
-    data = make_gaussian(dimension=2, spectrum={"kind": "explicit", "values": [1.0, 0.3]})
-    axes = torch.from_numpy(data.pca.components[:2].copy()).double()
-    stack = make_stack(data, [0.05], latent_dim=2, dtype=torch.float64)
-    start = {name: torch.zeros_like(value) for name, value in stack.weights().items()}
-    shared = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() @ axes / 2
-    start["encoder.body.mean.weight"][0], start["decoder.0.weight"][0] = shared, shared.T
-    stack.load(start)
-    x = torch.from_numpy(data.splits["train"].values).double()
-    for _ in range(1500):
-        _, gradients = stack.gradients(x, None, None, 1.0)
-        for name, value in stack.parameters.items():
-            value.data -= 0.3 * gradients[name]
-    assert abs(predict_decrease(stack, data, 2).decrease.item()) < 1e-6
-    assert rotation_decrease(stack, data.eigenvalues, 2).item() > 0.01
-    assert not has_little_left(stack, data, 2, 1500, Convergence(), batch=64).any()
