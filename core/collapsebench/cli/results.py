@@ -98,10 +98,16 @@ def compare(
     callback=_index,
     help="Write FOLDER/index.html over the suites published in the folders of FOLDER, and nothing else.",
 )
-def publish(suite: str, folder: Path, **options: Any) -> None:
+@click.option(
+    "--lean",
+    is_flag=True,
+    help="For a repository: no table that repeats data/ or board.csv, each figure once, as a small PNG.",
+)
+@click.option("--figure", "figures", multiple=True, metavar="KIND", help="Draw this kind of figure; repeatable.")
+def publish(suite: str, folder: Path, lean: bool, figures: tuple[str, ...], **options: Any) -> None:
     """Write board, tables, figures, page and data of SUITE into FOLDER. SUITE may be a published folder itself."""
     from collapsebench.verbs.run import publish as publish_suite
 
-    outcome = publish_suite(suite, folder, **options)
+    outcome = publish_suite(suite, folder, lean=lean, figures=figures or None, **options)
     click.echo(f"{sum(path.is_file() for path in folder.rglob('*'))} files in {folder}")
     sys.exit(0 if outcome.ok else 1)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import pandas as pd
 
 from collapsebench.errors import DataError, StoreError
 from collapsebench.publishing.board_report import read_board, render
-from collapsebench.publishing.bundle import read_data, write_bundle
-from collapsebench.publishing.figures.draw import draw_figures
+from collapsebench.publishing.bundle import is_bundle, read_bundle, read_data, write_bundle
+from collapsebench.publishing.figures.draw import check_kinds, draw_figures
 from collapsebench.publishing.figures.traversals import with_pictures
 from collapsebench.publishing.page.numbers import curve_tables, curves_of_cells
 from collapsebench.publishing.page.page import PAGE, suite_page
@@ -31,7 +31,7 @@ _ROW = ("dataset", "objective", "architecture", "metric", "score")
 
 @dataclass(frozen=True)
 class Published:
-    """A published folder. scores: the value of every seed, None in folders that an early release wrote."""
+    """A published folder. scores: the value of every seed, None in folders of an early release, without data."""
 
     folder: Path
     board: pd.DataFrame
@@ -40,18 +40,24 @@ class Published:
     provenance: Mapping[str, Any]
 
 
-def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
+def write_everything(
+    results: SuiteResults, folder: Path, *, lean: bool = False, figures: Sequence[str] | None = None
+) -> list[Path]:
     """Write results as a bundle: data, board, tables, figures, page, manifest; return the paths.
 
     Everything is made from the data that were written, so that the bundle alone makes it again, byte for byte. Files
     that an earlier manifest of the folder names and that are not written now are removed.
+
+    lean: for a repository, which keeps every version of every file: no table that repeats data/ or board.csv, and each
+    figure once, as a small PNG. figures: the kinds to draw, by default all; a UserError names them if one is unknown.
     """
+    check_kinds(results, figures)
     before = _listed(folder)
     try:
         data = write_bundle(with_pictures(results), folder)
         held = read_data(folder)
-        paths = [*data, *write_outputs(held, folder), *write_page(held, folder)]
-        paths += draw_figures(held, folder / "figures")
+        paths = [*data, *write_outputs(held, folder, lean=lean), *write_page(held, folder, lean=lean)]
+        paths += draw_figures(held, folder / "figures", kinds=figures, small=lean)
         for path in before - {path.relative_to(folder).as_posix() for path in paths}:
             (folder / path).unlink(missing_ok=True)
         _write(folder / MANIFEST, json.dumps(manifest(folder, paths), indent=1))
@@ -60,32 +66,40 @@ def write_everything(results: SuiteResults, folder: Path) -> list[Path]:
     return [*paths, folder / MANIFEST]
 
 
-def write_outputs(results: SuiteResults, folder: Path) -> list[Path]:
+def write_outputs(results: SuiteResults, folder: Path, *, lean: bool = False) -> list[Path]:
     """Write boards and tables as files; return their paths.
 
     board.{txt,md,csv,json,tex,html}; ranking.csv; cells.csv; in tables/, scores.csv with every value of every seed,
-    required-rank.{csv,md} and one table per metric with its modes; provenance.json.
+    required-rank.{csv,md} and one table per metric with its modes; provenance.json. lean: of these, no board.json, and
+    in tables/ required-rank.md alone.
     """
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     written = []
     for format, suffix in FORMATS.items():
-        written.append(_write(folder / f"board.{suffix}", render(results, format)))
+        if not (lean and format == "json"):
+            written.append(_write(folder / f"board.{suffix}", render(results, format)))
     written.append(_write(folder / "cells.csv", statuses(results).to_csv(index=False)))
     written.append(_write(folder / "ranking.csv", ranking(results).to_csv(index=False)))
-    written.append(_write(folder / "tables" / "scores.csv", scores(results).to_csv(index=False)))
     ranks = required_ranks(results)
-    written.append(_write(folder / "tables" / "required-rank.csv", required_rank_csv(ranks)))
     written.append(_write(folder / "tables" / "required-rank.md", required_rank_page(ranks)))
-    for metric, frame in mode_tables(results).items():
-        written.append(_write(folder / "tables" / f"{metric}.csv", frame.to_csv(index=False)))
+    if not lean:
+        written.append(_write(folder / "tables" / "scores.csv", scores(results).to_csv(index=False)))
+        written.append(_write(folder / "tables" / "required-rank.csv", required_rank_csv(ranks)))
+        for metric, frame in mode_tables(results).items():
+            written.append(_write(folder / "tables" / f"{metric}.csv", frame.to_csv(index=False)))
     about = {"provenance": dict(results.provenance), "datasets": {k: dict(v) for k, v in results.datasets.items()}}
     written.append(_write(folder / "provenance.json", json.dumps(about, indent=1, sort_keys=True, default=str)))
     return written
 
 
-def write_page(results: SuiteResults, folder: Path) -> list[Path]:
-    """Write the page of a suite, and in tables/ the numbers that its figures show; return the paths."""
+def write_page(results: SuiteResults, folder: Path, *, lean: bool = False) -> list[Path]:
+    """Write the page of a suite and, unless it is to be lean, the numbers of its figures in tables/; return the paths.
+
+    The page links what lies beside it.
+    """
     curves = curves_of_cells(results)
+    if lean:
+        return [_write(folder / PAGE, suite_page(results, curves, ["board.csv", "board.md"]))]
     tables = [_write(folder / "tables" / name, text) for name, text in curve_tables(results, curves).items()]
     beside = ["board.csv", "board.json", "board.md", *(f"tables/{path.name}" for path in tables)]
     return [*tables, _write(folder / PAGE, suite_page(results, curves, beside))]
@@ -150,11 +164,13 @@ def read_published(folder: str | Path) -> Published:
             "Publish the suite again."
         )
     table = place / "tables" / "scores.csv"
-    scores = _csv(place, "tables/scores.csv", hashes) if table.is_file() else None
-    if scores is not None:
-        scores = scores.astype({"seed": "int64", "value": "float64"})
+    values = None
+    if table.is_file():
+        values = _csv(place, "tables/scores.csv", hashes).astype({"seed": "int64", "value": "float64"})
+    elif is_bundle(place):
+        values = scores(read_bundle(place))
     about = _json(place / "provenance.json").get("provenance", {})
-    return Published(place, board, scores, _csv(place, "cells.csv", hashes), about)
+    return Published(place, board, values, _csv(place, "cells.csv", hashes), about)
 
 
 def rows(published: Published) -> dict[tuple[str, ...], dict[str, Any]]:

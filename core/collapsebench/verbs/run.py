@@ -186,11 +186,15 @@ def board(suite: str | Path, **options: Any) -> pd.DataFrame:
     return score(suite, **options).board
 
 
-def publish(source: str | Path, folder: str | Path, **options: Any) -> Outcome:
+def publish(
+    source: str | Path, folder: str | Path, *, lean: bool = False, figures: Sequence[str] | None = None, **options: Any
+) -> Outcome:
     """Write board, tables, figures, page and data of a suite into a folder. Options: `open_session`.
 
     source: a suite, of which what has been trained is scored; or a published folder, from which alone everything is
-    made again, byte for byte, and for which there are no options (write ./NAME if it is called like a shipped suite).
+    made again, byte for byte, and which takes no options of a session (write ./NAME if it is called like a shipped
+    suite). lean: for a repository, half of the bytes: no table that repeats data/ or board.csv, and each figure
+    once, as a small PNG; publishing that folder again brings back the rest. figures: the kinds to draw, by default all.
 
     >>> import collapsebench
     >>> options = {"preset": "smoke", "overrides": ['datasets=[{use="gaussian"}]']}
@@ -204,7 +208,11 @@ def publish(source: str | Path, folder: str | Path, **options: Any) -> Outcome:
     from collapsebench.publishing.folder import copy_outputs
     from collapsebench.suite.file import shipped_suites
 
+    chosen = lean or figures is not None
     if source in shipped_suites() or not is_bundle(source):
+        if chosen:
+            results = score_only(open_session(source, **options))
+            return written(results, Path(folder), lean=lean, figures=figures)
         outcome = score(source, **options)
         copy_outputs(outcome.folder, Path(folder))
         return Outcome(outcome.results, Path(folder), outcome.figures)
@@ -214,7 +222,7 @@ def publish(source: str | Path, folder: str | Path, **options: Any) -> Outcome:
             f"{source}: is a published folder, whose results are settled; found the option {', '.join(given)}. "
             "Leave options out, or publish the suite itself."
         )
-    return written(read_bundle(source), Path(folder))
+    return written(read_bundle(source), Path(folder), lean=lean, figures=figures)
 
 
 def prepare_session(session: Session, say: Say) -> dict[str, tuple[str, str]]:
@@ -299,12 +307,14 @@ def score_session(
     return written(results, session.store.suite_folder(session.suite.id))
 
 
-def written(results: SuiteResults, folder: Path) -> Outcome:
-    """Write results as a bundle, and return them with its paths."""
+def written(
+    results: SuiteResults, folder: Path, *, lean: bool = False, figures: Sequence[str] | None = None
+) -> Outcome:
+    """Write results as a bundle, and return them with its paths; see `publish`."""
     from collapsebench.publishing.folder import write_everything
 
-    figures = [path for path in write_everything(results, folder) if path.parent.name == "figures"]
-    return Outcome(results, folder, tuple(figures))
+    paths = write_everything(results, folder, lean=lean, figures=figures)
+    return Outcome(results, folder, tuple(path for path in paths if path.parent.name == "figures"))
 
 
 def score_only(session: Session) -> SuiteResults:

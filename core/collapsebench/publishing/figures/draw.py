@@ -16,7 +16,7 @@ import matplotlib as mpl
 
 from collapsebench.contracts import SplitName
 from collapsebench.errors import UserError
-from collapsebench.publishing.curves import declared_curves
+from collapsebench.publishing.curves import DeclaredCurve, declared_curves
 from collapsebench.publishing.figures import style
 from collapsebench.publishing.figures.ranks import (
     draw_rank_distortion_tails,
@@ -70,22 +70,19 @@ def draw_figures(
     folder: Path,
     splits: Mapping[str, SplitName] | None = None,
     kinds: Sequence[str] | None = None,
+    *,
+    small: bool = False,
 ) -> list[Path]:
     """Draw figures as PDF and PNG into a folder, with `captions.json`: file stem -> caption; return the paths.
 
     splits: figure -> split, where it should differ from `SPLIT_OF`. kinds: the figures to draw, by default all that
     `SPLIT_OF` names, then the curves that components declare, as `component-quantity`. A figure with nothing to draw is
-    left out; its caption says why. The same results give the same bytes.
+    left out; its caption says why. small: as PNG alone, of fewer pixels. The same results give the same bytes.
     """
-    declared = {one.name: one for one in declared_curves(results, taken=tuple(_KINDS))}
+    check_kinds(results, [*(kinds or ()), *(splits or {})])
+    declared = _declared(results)
     known = _KINDS | {name: partial(draw_declared, one) for name, one in declared.items()}
     wanted = list(known) if kinds is None else list(kinds)
-    unknown = sorted({*wanted, *(splits or {})} - known.keys())
-    if unknown:
-        raise UserError(
-            f"draw_figures: there is no figure {', '.join(map(repr, unknown))}. "
-            f"Expected some of {', '.join(known)}; choose from these."
-        )
     folder.mkdir(parents=True, exist_ok=True)
     chosen = {**SPLIT_OF, **{name: one.curve.split for name, one in declared.items()}, **(splits or {})}
     captions: dict[str, str] = {}
@@ -97,10 +94,25 @@ def draw_figures(
                 drawing = known[kind](contenders, chosen[kind])
                 captions[stem] = drawing.caption
                 if drawing.panels is not None:
-                    written += style.save(drawing.panels, folder, stem)
+                    written += style.save(drawing.panels, folder, stem, small=small)
     path = folder / "captions.json"
     path.write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return [*written, path]
+
+
+def check_kinds(results: SuiteResults, kinds: Sequence[str] | None) -> None:
+    """Raise a UserError that lists the figures of a suite if one of the given kinds is none of them."""
+    known = [*_KINDS, *_declared(results)]
+    unknown = sorted({*(kinds or ())} - {*known})
+    if unknown:
+        raise UserError(
+            f"figures: there is no figure {', '.join(map(repr, unknown))}. "
+            f"Expected some of {', '.join(known)}; choose from these."
+        )
+
+
+def _declared(results: SuiteResults) -> dict[str, DeclaredCurve]:
+    return {one.name: one for one in declared_curves(results, taken=tuple(_KINDS))}
 
 
 def _stem(kind: str, names: tuple[str, str], results: SuiteResults, taken: Mapping[str, str]) -> str:

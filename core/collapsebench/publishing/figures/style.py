@@ -59,6 +59,7 @@ LINES: tuple[Any, ...] = ("-", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), 
 NOTHING: dict[str, Any] = {"linestyle": "none"}
 CAPTION_SIZE = 7.5
 DPI = 160
+SMALL_DPI = 120
 _LINE = 0.155
 _CHARACTERS_PER_INCH = 16.5
 _LEGEND_CHARACTER = 0.062
@@ -222,16 +223,20 @@ def draw_curve(axes: Axes, x: Floats, mean: Floats, extremes: tuple[Floats, Floa
     axes.plot(x, mean, **style)
 
 
-def save(panels: PanelGrid, folder: Path, stem: str) -> list[Path]:
-    """Write a figure as PDF and, in 256 colours, as PNG, without dates or versions in them."""
-    # PDF, not SVG: compressed, a quarter of the bytes, and what LaTeX takes.
-    paths = [folder / f"{stem}.pdf", folder / f"{stem}.png"]
-    panels.figure.savefig(paths[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+def save(panels: PanelGrid, folder: Path, stem: str, *, small: bool = False) -> list[Path]:
+    """Write a figure as PDF and, in 256 colours, as PNG, without dates or versions in them.
+
+    small: as PNG alone, of about a third of the pixels.
+    """
+    vector, picture, dpi = folder / f"{stem}.pdf", folder / f"{stem}.png", SMALL_DPI if small else DPI
     drawn = BytesIO()
-    panels.figure.savefig(drawn, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    if not small:
+        # PDF, not SVG: compressed, a quarter of the bytes, and what LaTeX takes.
+        panels.figure.savefig(vector, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    panels.figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     # A quarter of the bytes; the PDF has every shade.
-    in_colours(Image.open(drawn).convert("RGB")).save(paths[1], optimize=True, dpi=(DPI, DPI))
-    return paths
+    in_colours(Image.open(drawn).convert("RGB")).save(picture, optimize=True, dpi=(dpi, dpi))
+    return [picture] if small else [vector, picture]
 
 
 def in_colours(picture: Image.Image) -> Image.Image:
