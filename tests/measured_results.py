@@ -72,7 +72,9 @@ def cell(dataset, architecture, seed, status="ok", **changes):
 
 def suite(cells, **changes):
     """Return the results of a suite with these cells."""
-    made = SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=(), published=PUBLISHED)
+    made = SuiteResults(
+        suite="synthetic", title="Synthetic", cells=cells, declared={}, questions=(), published=PUBLISHED
+    )
     return replace(made, **changes)
 
 
@@ -121,7 +123,9 @@ def exact_cell(architecture="linear", seed=0, scan=None, status="ok", reason="")
 
 def exact_suite(*cells):
     """Return the results of a suite of exact cells."""
-    return SuiteResults(suite="synthetic", title="Synthetic", cells=cells, declared={}, rank_by=(), published=PUBLISHED)
+    return SuiteResults(
+        suite="synthetic", title="Synthetic", cells=cells, declared={}, questions=(), published=PUBLISHED
+    )
 
 
 def contenders_of(*cells):

@@ -10,15 +10,20 @@ import pandas as pd
 
 from collapsebench import Evaluation, Measurement, Pca, Score
 from collapsebench.ranking.standings import comparisons, standings
-from collapsebench.scoring.results import CellResult, SuiteResults
+from collapsebench.scoring.results import RANK, CellResult, Question, SuiteResults
 
 DECLARED = {
     "agreement": [Score("r2", "Agreement.", "higher", high=1), Score("gap", "Gap.", "lower", "nats")],
     "dimension": [Score("at-1%", "Latents.", "lower", "latents"), Score("curvature", "Neither.")],
     "equilibrium": [Score("converged-share", "Share.", "higher"), Score("residual", "Residual.", "lower")],
 }
-RANK_BY = ("agreement/r2", "dimension/at-1%")
+RANK_BY = (Question(RANK, "", ("agreement/r2", "dimension/at-1%")),)
 NAMES = [f"{metric}/{score.name}" for metric, scores in DECLARED.items() for score in scores]
+
+
+def ranked_by(*scores):
+    """Return the only question of a suite that ranks by these scores."""
+    return (Question(RANK, "", scores),)
 
 
 def cell(architecture, seed, status="ok", reason="", dataset="digits", objective="beta-vae", failures=(), **values):
@@ -65,7 +70,7 @@ def marked(cell, converged, replicas):
 
 def suite(cells, **changes):
     """Return the results of a suite with these cells."""
-    made = SuiteResults(suite="small", title="A small suite", cells=cells, declared=DECLARED, rank_by=RANK_BY)
+    made = SuiteResults(suite="small", title="A small suite", cells=cells, declared=DECLARED, questions=RANK_BY)
     return replace(made, **changes)
 
 
@@ -93,7 +98,7 @@ def mixed_suite():
 
 def standing(results, dataset="digits"):
     """Return architecture -> standing on one dataset."""
-    return standings(results, comparisons(results)[dataset, "beta-vae"])
+    return standings(results, comparisons(results)[dataset, "beta-vae"], results.questions[0])
 
 
 def across(*datasets):
@@ -104,7 +109,7 @@ def across(*datasets):
         for name, row in values.items()
         for seed, value in enumerate(row)
     ]
-    return suite(cells, rank_by=("agreement/r2",))
+    return suite(cells, questions=ranked_by("agreement/r2"))
 
 
 COMPARED = {
@@ -131,4 +136,4 @@ def compared_suite(changes=(), datasets=("gaussian", "digits"), seeds=3):
                 key = f"{dataset}-{architecture}-{seed}"
                 cells.append(CellResult(key, dataset, architecture, "beta-vae", seed, "ok", evaluations=found))
     provenance = {"suite_hash": "0123456789abcdef", "collapsebench": "0.1.0", "date": "2026-01-02"}
-    return SuiteResults("images", "Images", cells, COMPARED, ("pca-agreement/r2",), provenance)
+    return SuiteResults("images", "Images", cells, COMPARED, ranked_by("pca-agreement/r2"), provenance)

@@ -9,6 +9,7 @@ import measured_results as made
 import numpy as np
 import pandas as pd
 import pytest
+from scored_results import ranked_by
 
 from collapsebench.contracts import Evaluation, Score
 from collapsebench.publishing.folder import write_everything
@@ -30,7 +31,11 @@ def hostile(chromium, tmp_path_factory):
     ]
     cells.append(replace(made.cell("gap", "mlp", 0, "failed", reason=f"OSError: {PATH}"), dataset=PATH))
     results = made.suite(
-        cells, title=SCRIPT, declared=declared, rank_by=(f"{IMAGE}/{SCRIPT}",), provenance={"path": PATH, IMAGE: SCRIPT}
+        cells,
+        title=SCRIPT,
+        declared=declared,
+        questions=ranked_by(f"{IMAGE}/{SCRIPT}"),
+        provenance={"path": PATH, IMAGE: SCRIPT},
     )
     results = replace(results, datasets={PATH: {"citation": IMAGE, "left_out": [SCRIPT]}})
     folder = tmp_path_factory.mktemp("hostile") / "it's <b>"
@@ -85,7 +90,7 @@ def big(chromium):
             for architecture, shape in {"linear": 1, "mlp": 0.7, "conv": 0.8, "a-linear": 1, "b": 0.9, "c": 0.6}.items()
             for seed in range(3)
         ]  # fmt: skip
-    return made.suite(cells, declared=declared, rank_by=("metric-0/score-0",))
+    return made.suite(cells, declared=declared, questions=ranked_by("metric-0/score-0"))
 
 
 def scan(measurement, temperatures, rng):

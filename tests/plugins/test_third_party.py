@@ -69,7 +69,8 @@ def test_the_score_with_a_direction_is_the_column_of_the_board_and_ranks(publish
     text = (published / "board.md").read_text(encoding="utf-8")
     assert "entropy-drop" in text
     assert "widest" not in text.split("Ranked by")[0]
-    assert json.loads((published / "data" / "results.json").read_text())["rank_by"][0] == "entropy-drop/total"
+    (question,) = json.loads((published / "data" / "results.json").read_text())["questions"]
+    assert question["scores"][0] == "entropy-drop/total"
     values = board[(board["metric"] == "entropy-drop") & (board["score"] == "total")].set_index("architecture")["value"]
     scores = pd.read_csv(published / "tables" / "scores.csv")
     own = scores[(scores["metric"] == "entropy-drop") & (scores["score"] == "total")]

@@ -16,7 +16,7 @@ from flow import SCRIPT, boards, digests, environment, invoke, script, weights
 from warmed import python
 
 from collapsebench.publishing.board_report import read_board
-from collapsebench.ranking.board import COLUMNS, FOOTER, RANKS
+from collapsebench.ranking.board import COLUMNS, FOOTER, QUESTION, RANKS
 
 ORACLE = """
 import sys
@@ -78,7 +78,7 @@ def test_two_runs_in_fresh_stores_leave_the_same_bytes(run_once: Path, folder: P
 def test_a_run_leaves_a_board_in_every_format_and_says_where(run_once: Path) -> None:
     outputs = run_once / "store/suites/tiny"
     board = read_board((outputs / "board.csv").read_text())
-    assert list(board) == [*COLUMNS, *RANKS, *FOOTER]
+    assert list(board) == [*COLUMNS, *RANKS, *FOOTER, *QUESTION]
     assert set(board["architecture"]) == {"linear", "mlp"}
     records = json.loads((outputs / "board.json").read_text())
     assert [list(record) for record in records] == [list(board)] * len(board)

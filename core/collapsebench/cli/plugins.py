@@ -26,8 +26,8 @@ LISTED = ("suite", *KINDS)
 @AS_JSON
 def check(suite: str | None, preset: str | None, overrides: tuple[str, ...], schema: bool, as_json: bool) -> None:
     """Validate SUITE, a shipped id or a path; without --preset, all of its presets too."""
+    from collapsebench.suite.json_schema import json_schema
     from collapsebench.suite.resolve import check_presets, load_suite
-    from collapsebench.suite.schema import json_schema
 
     if schema:
         click.echo(json.dumps(json_schema(), indent=2))

@@ -16,6 +16,7 @@ from collapsebench.publishing.report import Report, Table, TableColumn, number, 
 from collapsebench.ranking.board import (
     COLUMNS,
     FOOTER,
+    QUESTION,
     RANKS,
     complete_board,
     converged_share,
@@ -36,7 +37,7 @@ from collapsebench.ranking.standings import (
     value_of,
     why_missing,
 )
-from collapsebench.scoring.results import SuiteResults
+from collapsebench.scoring.results import RANK, Question, SuiteResults
 
 UNRANKED = "unranked"
 NOTHING = "-"
@@ -47,7 +48,12 @@ def board_report(results: SuiteResults) -> Report:
     """Return what a board shows; the same results give the same text."""
     compared = comparisons(results)
     objectives = {objective: sum(name == objective for _, name in compared) for _, objective in compared}
-    overall = [_overall(results, objective) for objective, datasets in objectives.items() if datasets > 1]
+    overall = [
+        _overall(results, objective, question)
+        for objective, datasets in objectives.items()
+        if datasets > 1
+        for question in results.questions
+    ]
     single = [
         _table(results, f"{dataset}, {objective}", contenders) for (dataset, objective), contenders in compared.items()
     ]
@@ -79,7 +85,7 @@ def read_board(text: str) -> pd.DataFrame:
     """Return the long table of a board from its CSV, with the columns' types as `complete_board` gives them."""
     # Read as text first: pandas's own reader of numbers may be off by the last bit, and takes some names for missing.
     frame = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
-    types = {column: kind for column, kind in (COLUMNS | RANKS | FOOTER).items() if column in frame}
+    types = {column: kind for column, kind in (COLUMNS | RANKS | FOOTER | QUESTION).items() if column in frame}
     numbers = {column: {"": "nan"} for column, kind in types.items() if kind == "float64"}
     whole = {column: frame[column].replace({"": pd.NA}) for column, kind in types.items() if kind == "Int64"}
     return frame.replace(numbers).assign(**whole).astype(types)
@@ -87,8 +93,8 @@ def read_board(text: str) -> pd.DataFrame:
 
 def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> Table:
     """Return the table of one dataset and objective."""
-    found = standings(results, compared)
-    rows = sorted(compared, key=lambda contender: _place(found[contender.architecture]))
+    found = {question.id: standings(results, compared, question) for question in results.questions}
+    rows = sorted(compared, key=lambda contender: [_place(one[contender.architecture]) for one in found.values()])
     scores = [
         TableColumn(_header(metric, score), tuple(_cell(contender, metric, score) for contender in rows))
         for metric, score in headline_scores(results)
@@ -97,15 +103,15 @@ def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> 
     return Table(title, _fixed(names, found, [[g] for g in rows]), tuple(scores), tuple(_notes(results, compared)))
 
 
-def _overall(results: SuiteResults, objective: str) -> Table:
+def _overall(results: SuiteResults, objective: str, question: Question) -> Table:
     """Return the table over all datasets with one objective: the mean rank, and the rank on each of them."""
-    found, ranked_on, left_out = overall_standings(results, objective)
+    found, ranked_on, left_out = overall_standings(results, objective, question)
     boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
     names = sorted(found, key=lambda name: _place(found[name]))
     contenders = [[g for together in boards.values() for g in together if g.architecture == name] for name in names]
     columns = []
     for dataset, compared in boards.items():
-        ranked = standings(results, compared)
+        ranked = standings(results, compared, question)
         cells = tuple(_rank(ranked[name]) if name in ranked else NOTHING for name in names)
         columns.append(TableColumn((dataset, "rank ↓"), cells))
     notes = _grouped(
@@ -114,26 +120,34 @@ def _overall(results: SuiteResults, objective: str) -> Table:
     )
     if left_out and ranked_on:
         notes.append(f"Left out of the overall rank, since nothing is complete there: {', '.join(left_out)}.")
+    title = f"All {len(boards)} datasets together, {objective}"
     return Table(
-        f"All {len(boards)} datasets together, {objective}",
-        _fixed(names, found, contenders),
+        f"{title}: {question.title}" if question.title else title,
+        _fixed(names, {question.id: found}, contenders),
         tuple(columns),
         tuple(notes),
     )
 
 
 def _fixed(
-    names: Sequence[str], found: Mapping[str, Standing], contenders: Sequence[Sequence[Contender]]
+    names: Sequence[str], found: Mapping[str, Mapping[str, Standing]], contenders: Sequence[Sequence[Contender]]
 ) -> tuple[TableColumn, ...]:
-    """Return the columns that every table has; contenders: per row, those that it sums up."""
+    """Return the columns that every table has. found: question -> standings. contenders: per row, those summed up."""
     ok = [f"{sum(len(g.ok) for g in row)}/{sum(len(g.cells) for g in row)}" for row in contenders]
-    means = [f"{rank.mean:.2f}" if (rank := found[name].rank) else NOTHING for name in names]
+    ranks = [
+        TableColumn(("rank", "↓") if question == RANK else ("rank", question, "↓"), tuple(_rank(one[n]) for n in names))
+        for question, one in found.items()
+    ]
+    means = [
+        TableColumn(("mean rank", "↓"), tuple(f"{at.mean:.2f}" if (at := one[n].rank) else NOTHING for n in names))
+        for one in found.values()
+    ]
     return (
-        TableColumn(("rank", "↓"), tuple(_rank(found[name]) for name in names)),
+        *ranks,
         TableColumn(("architecture",), tuple(names)),
         TableColumn(("runs ok", "of planned"), tuple(ok)),
         TableColumn(("converged", "↑ share"), tuple(_converged(row) for row in contenders)),
-        TableColumn(("mean rank", "↓"), tuple(means)),
+        *(means if len(means) == 1 else []),
     )
 
 
@@ -171,21 +185,26 @@ def _converged(contenders: Sequence[Contender]) -> str:
 
 def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
     """Return what a table's reader must know: who is not ranked, what did not end ok, which score is missing."""
-    _, problem = ranking_scores(results)
     unsuited = {contender.architecture: contender.cells[0].reason for contender in compared if contender.is_unsuited}
-    reasons = {
-        name: ": ".join(filter(None, (standing.reason, unsuited.get(name))))
-        for name, standing in standings(results, compared).items()
-        if standing.reason
-    }
-    unranked = _grouped(((name, f"not ranked: {_sentence(reason)}") for name, reason in reasons.items()), ("is", "are"))
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for question in results.questions:
+        for name, standing in standings(results, compared, question).items():
+            if standing.reason:
+                reason = ": ".join(filter(None, (standing.reason, unsuited.get(name))))
+                reasons.setdefault((name, reason), []).append(question.id)
+    unranked = _grouped(
+        (
+            (name, f"not ranked{asked_by(asked, results)}: {_sentence(reason)}")
+            for (name, reason), asked in reasons.items()
+        ),
+        ("is", "are"),
+    )
     failed = [
         f"{cell.architecture}, seed {cell.seed}: {_sentence(why_missing(cell, '', ''))}"
         for contender in compared
         for cell in contender.cells
         if cell.status != "ok" and contender.architecture not in unsuited
     ]
-    left_out = [f"Not ranked by every score asked for: {problem}."] if problem else []
     missing: dict[tuple[str, str, str], list[str]] = {}
     for contender in compared:
         for metric, score in declared_scores(results):
@@ -202,7 +221,29 @@ def _notes(results: SuiteResults, compared: Sequence[Contender]) -> list[str]:
         ("has", "have"),
     )
     metastable = [text for contender in compared if (text := metastable_note(contender))]
-    return [*unranked, *failed, *left_out, *metastable, *gaps, *_about(results.datasets.get(compared[0].dataset, {}))]
+    return [
+        *unranked,
+        *failed,
+        *unusable_scores(results),
+        *metastable,
+        *gaps,
+        *_about(results.datasets.get(compared[0].dataset, {})),
+    ]
+
+
+def asked_by(asked: Sequence[str], results: SuiteResults) -> str:
+    """Return the questions to which a reason applies, as part of a sentence; "" if to all."""
+    return "" if len(asked) == len(results.questions) else f" by {', '.join(asked)}"
+
+
+def unusable_scores(results: SuiteResults) -> list[str]:
+    """Return a note for each question of which a score cannot rank."""
+    problems = {question.id: ranking_scores(results, question)[1] for question in results.questions}
+    return [
+        f"Not ranked by every score asked for{asked_by([name], results)}: {problem}."
+        for name, problem in problems.items()
+        if problem
+    ]
 
 
 def _grouped(said: Iterable[tuple[str, str]], verbs: tuple[str, str]) -> list[str]:
@@ -245,19 +286,29 @@ def _about(dataset: Mapping[str, Any]) -> list[str]:
 
 
 def _footer(results: SuiteResults) -> list[str]:
-    ranking, _ = ranking_scores(results)
-    names = ", ".join(f"{metric}/{score.name}" for metric, score in ranking)
-    ranked = (
-        f"Ranked by {names}; a range of ranks is a tie: together the ranges cover the true ranks with "
-        f"{100 * CONFIDENCE:g} % confidence (differences in mean rank, paired by dataset and seed, over all pairs "
-        "together)."
+    names = {
+        question: ", ".join(f"{metric}/{score.name}" for metric, score in ranking_scores(results, question)[0])
+        for question in results.questions
+    }
+    several = " and questions" if len(names) > 1 else ""
+    tie = (
+        f"a range of ranks is a tie: together the ranges cover the true ranks with {100 * CONFIDENCE:g} % confidence "
+        f"(differences in mean rank, paired by dataset and seed, over all pairs{several} together)."
     )
+    asked = [
+        f"{question.id}: {question.title} Ranked by {scores or 'nothing'}."
+        for question, scores in names.items()
+        if question.title
+    ]
+    ranked = [*asked, f"{tie[0].upper()}{tie[1:]}"] if asked else [f"Ranked by {one}; {tie}" for one in names.values()]
+    if any(question.id == RANK and len(question.scores) > 1 for question in results.questions):
+        ranked.append("These scores are mixed into one rank; a suite with [[questions]] ranks by each question alone.")
     source = origin(results)
     facts = [f"suite {results.suite} {source['suite_hash']}".rstrip(), source["versions"], source["hardware"]]
     date = [f"date {source['date']}"] if source["date"] else []
     commands = results.provenance.get("commands")
     return [
-        ranked if names else "Nothing is ranked.",
+        *(ranked if any(names.values()) else ["Nothing is ranked."]),
         f"{interval_method(results)}.",
         "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium: stationary, stable, at "
         "rest, and undercut by no other replica of the scan.",

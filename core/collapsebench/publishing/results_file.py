@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, mod
 
 from collapsebench.contracts import Curve, Score, SplitName, load_registry
 from collapsebench.errors import CollapsebenchError, StoreError
+from collapsebench.scoring.results import RANK, Question
 
-FORMAT: Final = 2
-"""Format 1 had neither curves nor the column of a score; it is read as well."""
+FORMAT: Final = 3
+"""Format 2 asked one question, by `rank_by`; format 1 had neither curves nor the column of a score. Both are read."""
 
 
 class _Entry(BaseModel):
@@ -116,13 +117,31 @@ class CellEntry(_Entry):
     metric_failures: dict[str, str]
 
 
-class ResultsFile(_Entry):
-    """The whole file. provenance and datasets are facts for readers, under whatever names they came with."""
+class QuestionEntry(_Entry):
+    """A question that the board answers by ranks."""
 
-    format: Literal[1, 2] = FORMAT
+    id: str
+    title: str
+    scores: list[str]
+    better: str
+
+    @classmethod
+    def of(cls, question: Question) -> QuestionEntry:
+        """Return the entry of a question."""
+        return cls(**{**vars(question), "scores": list(question.scores)})
+
+
+class ResultsFile(_Entry):
+    """The whole file. provenance and datasets are facts for readers, under whatever names they came with.
+
+    rank_by: only in files of format 1 and 2, which ask one question.
+    """
+
+    format: Literal[1, 2, 3] = FORMAT
     suite: str
     title: str
-    rank_by: list[str]
+    rank_by: list[str] = []
+    questions: list[QuestionEntry] = []
     declared: dict[str, list[ScoreEntry]]
     provenance: dict[str, Any]
     datasets: dict[str, dict[str, Any]]
@@ -140,9 +159,17 @@ class ResultsFile(_Entry):
                 )
         return self
 
+    @property
+    def asked(self) -> tuple[Question, ...]:
+        """The questions that the board answers."""
+        if self.format < FORMAT:
+            return (Question(RANK, "", tuple(self.rank_by)),)
+        return tuple(Question(one.id, one.title, tuple(one.scores), one.better) for one in self.questions)
+
     def write(self, path: Path) -> Path:
         """Write the file and return its path."""
-        text = json.dumps(_plain(self.model_dump()), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+        content = _plain(self.model_dump(exclude={"rank_by"}))
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=str)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
@@ -154,7 +181,7 @@ class ResultsFile(_Entry):
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read ({error}). Publish the suite again.") from error
         found = content.get("format") if isinstance(content, dict) else None
-        if found not in (1, FORMAT):
+        if found not in (1, 2, FORMAT):
             raise StoreError(
                 f"{path}: has format {found!r}, expected at most {FORMAT}. Publish the suite again, or read it with "
                 "the release that wrote it."

@@ -34,8 +34,10 @@ COLUMNS = {
 RANKS = {
     "rank_best": "Int64", "rank_worst": "Int64", "mean_rank": "float64", "converged_share": "float64",
 }  # fmt: skip
+QUESTION = {"question": "str"}
 FOOTER = {"interval": "str", "suite_hash": "str", "versions": "str", "hardware": "str"}
-"""What follows `COLUMNS` in a file: the architecture's rank on the dataset, and what other formats have as a footer.
+"""What follows `COLUMNS` in a file: the architecture's rank on the dataset, by the question that the score answers, and
+what other formats have as a footer.
 All but the date: the same plan, path and machine give the same bytes on another day."""
 
 OVERALL = "(all)"
@@ -68,34 +70,28 @@ def board(results: SuiteResults) -> pd.DataFrame:
 
 
 def ranking(results: SuiteResults) -> pd.DataFrame:
-    """Return one row per dataset, objective and architecture, and for several datasets those of all together, `(all)`.
+    """Return one row per question, dataset, objective and architecture, and for several datasets all of them, `(all)`.
 
-    Columns: suite, dataset, objective, architecture; rank_best and rank_worst, the ends of the rank interval, missing
-    where it is not ranked; mean_rank; converged_share of the replicas; n_ok of n_planned cells; reason, why it is not
-    ranked.
+    Columns: suite, question, dataset, objective, architecture; rank_best and rank_worst, the ends of the rank interval,
+    missing where it is not ranked; mean_rank; converged_share of the replicas; n_ok of n_planned cells; reason, why it
+    is not ranked.
     """
     boards = comparisons(results)
     rows = []
-    for objective in dict.fromkeys(name for _, name in boards):
-        datasets = [contenders for (_, name), contenders in boards.items() if name == objective]
-        if len(datasets) > 1:
-            for name, standing in overall_standings(results, objective)[0].items():
-                contenders = [
-                    contender for compared in datasets for contender in compared if contender.architecture == name
-                ]
-                rows.append((results.suite, OVERALL, objective, *_rank_row(name, standing, contenders)))
-    for (dataset, objective), contenders in boards.items():
-        found = standings(results, contenders)
-        rows += [
-            (
-                results.suite,
-                dataset,
-                objective,
-                *_rank_row(contender.architecture, found[contender.architecture], [contender]),
-            )
-            for contender in contenders
-        ]
-    types = {**dict.fromkeys(("suite", "dataset", "objective", "architecture"), "str"), **RANKS}
+    for question in results.questions:
+        for objective in dict.fromkeys(name for _, name in boards):
+            datasets = [contenders for (_, name), contenders in boards.items() if name == objective]
+            if len(datasets) > 1:
+                for name, standing in overall_standings(results, objective, question)[0].items():
+                    contenders = [one for compared in datasets for one in compared if one.architecture == name]
+                    names = (results.suite, question.id, OVERALL, objective)
+                    rows.append((*names, *_rank_row(name, standing, contenders)))
+        for (dataset, objective), contenders in boards.items():
+            found = standings(results, contenders, question)
+            for one in contenders:
+                names = (results.suite, question.id, dataset, objective)
+                rows.append((*names, *_rank_row(one.architecture, found[one.architecture], [one])))
+    types = {**dict.fromkeys(("suite", "question", "dataset", "objective", "architecture"), "str"), **RANKS}
     return _frame(rows, types | {"n_ok": "int64", "n_planned": "int64", "reason": "str"})
 
 
@@ -115,14 +111,23 @@ def scores(results: SuiteResults) -> pd.DataFrame:
 
 
 def complete_board(results: SuiteResults) -> pd.DataFrame:
-    """Return `board` with what the other formats show around it: ranks on the dataset, interval method, origin.
+    """Return `board` with what the other formats show around it: question, ranks, interval method, origin.
 
-    The date is left to them, and to provenance.json: a table is the same on every day.
+    question: the first one that the score answers, "" if none. The ranks are those of that question; where a suite asks
+    only one, they stand on every row. The date is left to the other formats, and to provenance.json: a table is the
+    same on every day.
     """
-    ranks = ranking(results).set_index(["dataset", "objective", "architecture"])
-    frame = board(results).join(ranks[list(RANKS)], on=["dataset", "objective", "architecture"])
+    frame, by = board(results), ["question", "dataset", "objective", "architecture"]
+    ranks = ranking(results).set_index(by)[list(RANKS)]
+    answers = {name: question.id for question in reversed(results.questions) for name in question.scores}
+    names = zip(frame["metric"], frame["score"], strict=True)
+    asked = [answers.get(f"{metric}/{score}", "") for metric, score in names]
+    only = results.questions[0].id if len(results.questions) == 1 else ""
+    placed = frame.assign(question=pd.Series([one or only for one in asked], frame.index, "str"))
+    ranked = placed.join(ranks, on=by).assign(question=asked)
     constants = {"interval": interval_method(results), **origin(results)}
-    return frame.assign(**{name: constants[name] for name in FOOTER}).astype(COLUMNS | RANKS | FOOTER)
+    types = COLUMNS | RANKS | FOOTER | QUESTION
+    return ranked.assign(**{name: constants[name] for name in FOOTER})[list(types)].astype(types)
 
 
 def statuses(results: SuiteResults) -> pd.DataFrame:
@@ -170,7 +175,7 @@ def origin(results: SuiteResults) -> dict[str, str]:
 
 def headline_scores(results: SuiteResults) -> list[tuple[str, Score]]:
     """Return the scores that a board shows: those it ranks by, then the first one of every other metric."""
-    shown, _ = ranking_scores(results)
+    shown = list(dict.fromkeys(score for one in results.questions for score in ranking_scores(results, one)[0]))
     seen = {metric for metric, _ in shown}
     for metric, score in declared_scores(results):
         if metric not in seen and score.column:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from collapsebench.contracts import Score
-from collapsebench.ranking.ranks import PairedRank, paired_ranks
-from collapsebench.scoring.results import CellResult, SuiteResults
+from collapsebench.ranking.ranks import CONFIDENCE, PairedRank, paired_ranks
+from collapsebench.scoring.results import CellResult, Question, SuiteResults
 
 LATENTS = "latents"
 """The unit of a count of latents; where a tolerance is not reached, at least one more than there are is needed."""
@@ -69,26 +69,35 @@ def declared_scores(results: SuiteResults) -> list[tuple[str, Score]]:
     return [(metric, score) for metric, scores in results.declared.items() for score in scores]
 
 
-def standings(results: SuiteResults, compared: Sequence[Contender]) -> dict[str, Standing]:
-    """Return architecture -> standing among contenders of one dataset and objective, by the scores of `rank_by`.
+def standings(results: SuiteResults, compared: Sequence[Contender], question: Question) -> dict[str, Standing]:
+    """Return architecture -> standing among contenders of one dataset and objective, by the scores of a question.
 
     Ranked are the architectures of which every planned cell ended ok with every one of these scores, by paired
-    comparisons over the seeds that all of them share.
+    comparisons over the seeds that all of them share. The rank intervals of all questions hold together.
     """
-    ranking, problem = ranking_scores(results)
+    ranking, problem = ranking_scores(results, question)
     if not ranking:
         return {contender.architecture: Standing(None, problem) for contender in compared}
     found = {contender.architecture: Standing(None, _why_incomplete(contender, ranking)) for contender in compared}
-    return found | _ranked([[contender for contender in compared if not found[contender.architecture].reason]], ranking)
+    complete = [contender for contender in compared if not found[contender.architecture].reason]
+    return found | _ranked([complete], ranking, confidence_of(results))
 
 
-def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, Standing], list[str], list[str]]:
+def confidence_of(results: SuiteResults) -> float:
+    """Return the confidence of the ranks of one question, with which those of all questions together have that of the
+    board: its doubt is divided among them (Dunn 1961)."""
+    return 1 - (1 - CONFIDENCE) / max(1, len(results.questions))
+
+
+def overall_standings(
+    results: SuiteResults, objective: str, question: Question
+) -> tuple[dict[str, Standing], list[str], list[str]]:
     """Return architecture -> standing over the datasets together, those datasets, and those left out.
 
     Left out are the datasets on which no architecture is complete; ranked are the architectures that are complete on
     all the others.
     """
-    ranking, problem = ranking_scores(results)
+    ranking, problem = ranking_scores(results, question)
     boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
     names = list(dict.fromkeys(contender.architecture for contenders in boards.values() for contender in contenders))
     if not ranking:
@@ -107,10 +116,12 @@ def overall_standings(results: SuiteResults, objective: str) -> tuple[dict[str, 
         reasons = [f"on {', '.join(found_on)}, {reason}" for reason, found_on in places.items() if reason]
         found[name] = Standing(None, "; ".join(reasons))
     complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in ranked_on]
-    return found | _ranked(complete, ranking), ranked_on, left_out
+    return found | _ranked(complete, ranking, confidence_of(results)), ranked_on, left_out
 
 
-def _ranked(complete: Sequence[Sequence[Contender]], ranking: Sequence[tuple[str, Score]]) -> dict[str, Standing]:
+def _ranked(
+    complete: Sequence[Sequence[Contender]], ranking: Sequence[tuple[str, Score]], confidence: float
+) -> dict[str, Standing]:
     """Return the standings of architectures that are complete on every one of some datasets."""
     if not complete or not complete[0]:
         return {}
@@ -129,7 +140,7 @@ def _ranked(complete: Sequence[Sequence[Contender]], ranking: Sequence[tuple[str
                 for row in columns
             ]
         )
-    ranks = paired_ranks(datasets, [score.direction == "higher" for _, score in ranking])
+    ranks = paired_ranks(datasets, [score.direction == "higher" for _, score in ranking], confidence)
     return {contender.architecture: Standing(rank) for contender, rank in zip(complete[0], ranks, strict=True)}
 
 
@@ -137,17 +148,17 @@ def _latent_dims(contender: Contender) -> set[int]:
     return {cell.measurement.latent_dim for cell in contender.ok if cell.measurement is not None}
 
 
-def ranking_scores(results: SuiteResults) -> tuple[list[tuple[str, Score]], str]:
-    """Return the scores of `rank_by` that can rank, and a sentence about those that cannot ("" if all can)."""
+def ranking_scores(results: SuiteResults, question: Question) -> tuple[list[tuple[str, Score]], str]:
+    """Return the scores of a question that can rank, and a sentence about those that cannot ("" if all can)."""
     known = {f"{metric}/{score.name}": (metric, score) for metric, score in declared_scores(results)}
-    unknown = [name for name in results.rank_by if name not in known]
-    aimless = [name for name in results.rank_by if name in known and known[name][1].direction == "none"]
+    unknown = [name for name in question.scores if name not in known]
+    aimless = [name for name in question.scores if name in known and known[name][1].direction == "none"]
     problems = [
         *([f"no metric of the suite declares {', '.join(unknown)}"] if unknown else []),
         *([f"neither high nor low is better for {', '.join(aimless)}"] if aimless else []),
-        *([] if results.rank_by else ["the suite names no score to rank by"]),
+        *([] if question.scores else ["the suite names no score to rank by"]),
     ]
-    usable = [known[name] for name in results.rank_by if name not in (*unknown, *aimless)]
+    usable = [known[name] for name in question.scores if name not in (*unknown, *aimless)]
     return usable, "; ".join(problems)
 
 

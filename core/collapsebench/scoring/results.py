@@ -31,10 +31,28 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a board ranks by: one question to its architectures.
+
+    id: a short name, which heads a column. title: the question in words; scores: `metric/score` names that answer it.
+    better: what an architecture of a better rank does, as the end of a sentence; "" if the suite does not say.
+    """
+
+    id: str
+    title: str
+    scores: Sequence[str]
+    better: str = ""
+
+
+RANK = "rank"
+"""The id of the only question of a suite that asks none by name: it ranks by `rank_by`, or by what its metrics say."""
+
+
+@dataclass(frozen=True)
 class SuiteResults:
     """Every planned cell of a suite with its scores.
 
-    declared: metric id -> its scores, in the suite's order. rank_by: `metric/score` names that the board ranks by.
+    declared: metric id -> its scores, in the suite's order. questions: what the board ranks by, each for itself.
     provenance: what stands in the footer: suite_hash, versions, hardware, date, device, precision.
     datasets: id -> what travels with the data (revision, licence, citation, rows per split, features left out).
     published: the tables of a measurement that a bundle keeps. curves: table -> the curves that components declare of
@@ -45,7 +63,7 @@ class SuiteResults:
     title: str
     cells: Sequence[CellResult]
     declared: Mapping[str, Sequence[Score]]
-    rank_by: Sequence[str]
+    questions: Sequence[Question]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     published: Sequence[str] = ("replicas",)

@@ -18,7 +18,7 @@ from collapsebench.executing.observe import observable_name, observe_cells
 from collapsebench.planning.cells import PROTOCOL_SETTINGS, Cell, Plan, ScanName, create
 from collapsebench.planning.jobs import ScanSpec
 from collapsebench.planning.provenance import commands, provenance
-from collapsebench.scoring.results import CellResult, SuiteResults
+from collapsebench.scoring.results import RANK, CellResult, Question, SuiteResults
 from collapsebench.store import FINISHED, CellRecord, Store
 from collapsebench.suite.resolve import Reference, Suite
 from collapsebench.training.choose import on_threads
@@ -38,7 +38,7 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
         title=suite.title,
         cells=cells,
         declared=declared,
-        rank_by=suite.rank_by or default_ranking(metrics),
+        questions=questions_of(suite, metrics),
         provenance={
             **provenance(registry, device, suite.compute.precision),
             "suite_hash": suite.suite_hash,
@@ -91,14 +91,19 @@ def open_metrics(suite: Suite, registry: Registry) -> tuple[dict[str, Metric[Any
     return metrics, _observables(metrics, registry)
 
 
-def default_ranking(metrics: Mapping[str, Metric[Any]]) -> list[str]:
-    """Rank by the first score of each metric that has a direction, if the suite does not say what to rank by."""
+def questions_of(suite: Suite, metrics: Mapping[str, Metric[Any]]) -> tuple[Question, ...]:
+    """Return what a suite asks: its questions, or one that ranks by `rank_by`.
+
+    Without either, by the first score of each metric that has a direction.
+    """
+    if suite.questions:
+        return tuple(Question(one.id, one.title, one.scores, one.better) for one in suite.questions)
     ranking = []
     for id, metric in metrics.items():
         directed = [score.name for score in metric.scores if score.direction != "none"]
         if directed and metric.ranks:
             ranking.append(f"{id}/{directed[0]}")
-    return ranking
+    return (Question(RANK, "", suite.rank_by or tuple(ranking)),)
 
 
 def _observables(metrics: Mapping[str, Metric[Any]], registry: Registry) -> list[Reference]:

@@ -26,6 +26,7 @@ from collapsebench.suite.schema import (
     EvaluationSettings,
     Preconditioned,
     Protocol,
+    QuestionTable,
     Scan,
     SuiteFile,
     Training,
@@ -102,6 +103,7 @@ class Suite:
     seeds: tuple[int, ...]
     split_seed: int
     metrics: tuple[Reference, ...]
+    questions: tuple[QuestionTable, ...]
     rank_by: tuple[str, ...] | None
     scan: Scan
     training: Training
@@ -124,6 +126,10 @@ class Suite:
         for name in ("metrics", "datasets", "architectures", "objectives"):
             description[name] = [_without_locations(_plain(item)) for item in getattr(self, name)]
         description |= {name: getattr(self, name).model_dump(mode="json") for name in sections}
+        # A suite that asks nothing by name is what it was before there were questions.
+        del description["questions"]
+        if self.questions:
+            description["questions"] = [one.model_dump(mode="json") for one in self.questions]
         description["scan"] = {
             **self.scan.model_dump(mode="json", exclude={"grid"}),
             "temperatures": self.scan.temperatures,
@@ -207,7 +213,7 @@ def resolve_suite(
 ) -> Suite:
     """Return the suite that a table describes, as `load_suite` does; `label` names it in messages."""
     registry = registry or load_registry()
-    editor = SuiteEditor({**({} if "objectives" in raw else {"objectives": [_default(registry, "objective")]}), **raw})
+    editor = SuiteEditor({"objectives": [{"use": registry.default("objective")}], **raw})
     if preset is not None:
         editor.apply_preset(preset)
     for override in overrides:
@@ -228,6 +234,7 @@ def resolve_suite(
         seeds=tuple(range(file.seeds)) if isinstance(file.seeds, int) else file.seeds,
         split_seed=file.split_seed,
         metrics=tuple(parts["metrics"]),
+        questions=file.questions,
         rank_by=file.rank_by,
         scan=file.scan,
         training=file.training,
@@ -269,11 +276,6 @@ def check_presets(name_or_path: str | Path, *, registry: Registry | None = None)
     return list(presets)
 
 
-def _default(registry: Registry, kind: Kind) -> dict[str, str]:
-    """The table of the component that stands where a suite names none of its kind."""
-    return {"use": registry.default(kind)}
-
-
 class _Resolver:
     """Look up the components that raw tables name, as far as the tables can be read, and collect the problems."""
 
@@ -299,12 +301,15 @@ class _Resolver:
         self._refuse_repeated("architectures", [self.architecture_id(i) for i, _ in self._items("architectures")])
         compute = self._raw.get("compute", {})
         named = compute.get("executor") if isinstance(compute, dict) else None
-        executor = _default(self._registry, "executor") if named is None else named
+        executor = {"use": self._registry.default("executor")} if named is None else named
         parts["executor"] += self._reference("executor", executor, ("compute", "executor"))
         self._check_exchange(parts["objectives"])
-        self._check_rank_by(
-            [table if isinstance(table, str) else item_id(table) for _, table in self._items("metrics")]
-        )
+        metrics = [table if isinstance(table, str) else item_id(table) for _, table in self._items("metrics")]
+        self._check_scores(self._raw.get("rank_by"), ("rank_by",), metrics)
+        self._refuse_repeated("questions", [item_id(table) for _, table in self._items("questions")])
+        for i, table in self._items("questions"):
+            if isinstance(table, dict):
+                self._check_scores(table.get("scores"), ("questions", i, "scores"), metrics)
         return parts
 
     def architecture_id(self, index: int) -> str:
@@ -387,9 +392,9 @@ class _Resolver:
             value = value.get(key) if isinstance(value, dict) else value[int(key)]
         return value
 
-    def _check_rank_by(self, metrics: list[str]) -> None:
-        for i, score in self._items("rank_by"):
+    def _check_scores(self, scores: Any, path: KeyPath, metrics: list[str]) -> None:
+        for i, score in enumerate(scores) if isinstance(scores, list | tuple) else ():
             metric, slash, name = str(score).partition("/")
             if isinstance(score, str) and not (slash and name and metric in metrics):
                 message = f"{unknown_name('metric of this suite', metric, metrics)} Write METRIC/SCORE."
-                self.problems.append(Problem(("rank_by", i), message))
+                self.problems.append(Problem((*path, i), message))

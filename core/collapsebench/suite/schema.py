@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
-
-from collapsebench.contracts import Kind, Registry, load_registry
-from collapsebench.errors import PluginError
 
 Protocol = Literal["fresh", "up", "down", "exchange"]
 ComputationName = Literal["kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"]
@@ -312,6 +308,17 @@ class ArchitectureTable(Section):
     )
 
 
+class QuestionTable(Section):
+    """A question that the board answers by ranks of its own."""
+
+    id: Id = Field(description="short name, which heads the column of its ranks")
+    title: str = Field(min_length=1, description="the question in plain words")
+    scores: tuple[str, ...] = Field(min_length=1, description="scores that answer it, each as `metric/score`")
+    better: str = Field(
+        default="", description="what an architecture of a better rank does, as the end of a sentence about it"
+    )
+
+
 class SuiteFile(Section):
     """A suite file as people write it."""
 
@@ -323,8 +330,12 @@ class SuiteFile(Section):
     metrics: tuple[str | NamedComponent, ...] = Field(
         min_length=1, description="ids of metrics, or tables with their parameters"
     )
+    questions: tuple[QuestionTable, ...] = Field(
+        default=(), description="what the board ranks by: every question has ranks of its own"
+    )
     rank_by: tuple[str, ...] | None = Field(
-        default=None, description="scores that the board ranks by, each as `metric/score`"
+        default=None,
+        description="scores of one question without a title, each as `metric/score`; suites of today name questions",
     )
     scan: Scan = Field(description="temperatures, number of latents and order of training")
     training: Training = Field(description="how replicas are trained")
@@ -350,43 +361,8 @@ class SuiteFile(Section):
             raise ValueError(f"found seeds = {list(self.seeds)}, expected distinct seeds; remove the repeated ones.")
         return self
 
-
-def json_schema(registry: Registry | None = None) -> dict[str, Any]:
-    """Return the JSON Schema of suite files, including the parameters of the installed components."""
-    registry = registry or load_registry()
-    schema = SuiteFile.model_json_schema()
-    definitions = schema["$defs"]
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "A collapsebench suite"
-    named: dict[str, Kind] = {"datasets": "dataset", "objectives": "objective", "metrics": "metric"}
-    for section, kind in named.items():
-        tables = _component_schema(
-            kind, registry, definitions, {"id": definitions["NamedComponent"]["properties"]["id"]}
-        )
-        ids = {"enum": sorted({component.id for component in registry.components(kind)})}
-        schema["properties"][section]["items"] = {"anyOf": [ids, tables]} if kind == "metric" else tables
-    coders: tuple[Kind, ...] = ("encoder", "decoder")
-    for kind in coders:
-        definitions["ArchitectureTable"]["properties"][kind] = _component_schema(kind, registry, definitions, {})
-    return schema
-
-
-def _component_schema(
-    kind: Kind, registry: Registry, definitions: dict[str, Any], extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    options = []
-    for registered in registry.registered(kind):
-        component, prefix = (
-            registered.component,
-            f"{registered.owner.distribution}.{kind}.{registered.component.id}.",
-        )
-        try:
-            model = registered.parameters_model().model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
-        except PluginError:
-            continue  # `check` reports it where a suite uses it
-        definitions |= {prefix + name: value for name, value in model.pop("$defs", {}).items()}
-        use = {"enum": [component.id, f"{registered.owner.distribution}/{component.id}"]}
-        model["properties"] = {"use": use, **extra, **model.get("properties", {})}
-        model["required"] = ["use", *model.get("required", [])]
-        options.append(model)
-    return {"anyOf": options}
+    @model_validator(mode="after")
+    def _check_questions(self) -> SuiteFile:
+        if self.questions and self.rank_by is not None:
+            raise ValueError("found both questions and rank_by, expected one of them; make rank_by a question.")
+        return self

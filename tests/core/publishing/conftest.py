@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from measured_results import cell, suite
+from scored_results import ranked_by
 
 from collapsebench.contracts import Evaluation, Score
 from collapsebench.publishing.folder import write_everything
@@ -31,7 +32,9 @@ def results():
         cell("gap", "linear", 1, "diverged", **scores),
         cell("gap", "mlp", 0, "failed", reason="OSError: 'a \"quoted\" path'"),
     ]
-    made = suite(cells, declared=DECLARED, rank_by=("shape/slope",), provenance={"date": "2026-01-02", "git": None})
+    made = suite(
+        cells, declared=DECLARED, questions=ranked_by("shape/slope"), provenance={"date": "2026-01-02", "git": None}
+    )
     return replace(made, datasets={"gap": {"licence": "CC0-1.0", "rows": {"train": 5}, "left_out": ["one"]}})
 
 

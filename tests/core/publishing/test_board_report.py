@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scored_results import DECLARED, full, marked, mixed_suite, suite
+from scored_results import DECLARED, full, marked, mixed_suite, ranked_by, suite
 
 from collapsebench import Data, Evaluation, Score, Split, UserError
 from collapsebench.data.standardise import standardise
 from collapsebench.publishing.board_report import read_board, render
 from collapsebench.publishing.report import FORMATS
-from collapsebench.ranking.board import COLUMNS, FOOTER, RANKS, board, complete_board, ranking
+from collapsebench.ranking.board import COLUMNS, FOOTER, QUESTION, RANKS, board, complete_board, ranking
 from collapsebench.scoring.results import CellResult, SuiteResults
 from collapsebench.verbs.run import Outcome
 
@@ -42,7 +42,7 @@ def named_results(**changes: str) -> SuiteResults:
         for seed in range(2)
     ]
     declared = {"agreement": [Score("r2", "Agreement.", "higher")]}
-    return SuiteResults("small", names.pop("title", "A title"), cells, declared, ("agreement/r2",))
+    return SuiteResults("small", names.pop("title", "A title"), cells, declared, ranked_by("agreement/r2"))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -69,7 +69,7 @@ def test_csv_loads_back_with_every_value_and_type(results):
 
 def test_csv_loads_in_pandas_as_it_is_with_numbers_as_numbers_and_names_as_text(results):
     frame = pd.read_csv(io.StringIO(render(results, "csv")))
-    assert list(frame) == [*COLUMNS, *RANKS, *FOOTER]
+    assert list(frame) == [*COLUMNS, *RANKS, *FOOTER, *QUESTION]
     for column, kind in (COLUMNS | RANKS).items():
         assert pd.api.types.is_numeric_dtype(frame[column].dtype) == (kind in ("float64", "int64", "Int64")) or (
             column == "unit" and kind == "str"
@@ -82,7 +82,7 @@ def test_csv_loads_in_pandas_as_it_is_with_numbers_as_numbers_and_names_as_text(
 
 def test_json_has_the_columns_alone_and_null_for_what_it_cannot_say(results):
     records = json.loads(render(results, "json"))
-    assert all(list(record) == [*COLUMNS, *RANKS, *FOOTER] for record in records)
+    assert all(list(record) == [*COLUMNS, *RANKS, *FOOTER, *QUESTION] for record in records)
     by_name = {(r["dataset"], r["architecture"], r["score"]): r for r in records}
     not_reached, missing = by_name["digits", "mlp", "at-1%"], by_name["digits", "short", "at-1%"]
     assert (not_reached["value"], not_reached["n_ok"]) == (None, 3)

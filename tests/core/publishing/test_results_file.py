@@ -32,8 +32,8 @@ def changed(published, folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format=3), r"results\.json: has format 3, expected at most 2.*Publish the suite again"),
-        (lambda c: c.pop("format"), "has format None, expected at most 2"),
+        (lambda c: c.update(format=4), r"results\.json: has format 4, expected at most 3.*Publish the suite again"),
+        (lambda c: c.pop("format"), "has format None, expected at most 3"),
         (lambda c: c.pop("cells"), r"results\.json: cells is missing, but expected. Publish the suite again"),
         (lambda c: c.update(colour="red"), "colour is unknown here"),
         (lambda c: c["cells"][0].pop("status"), r"cells\[0\]\.status is missing"),
@@ -56,6 +56,15 @@ def changed(published, folder, change):
 def test_a_damaged_file_is_refused_with_the_place_and_what_to_do(published, tmp_path, change, message):
     with pytest.raises(StoreError, match=message):
         read_data(changed(published, tmp_path, change))
+
+
+def test_a_file_of_before_there_were_questions_asks_one(published, tmp_path):
+    def as_before(content):
+        content.pop("questions")
+        content.update(format=2, rank_by=["shape/slope"])
+
+    (question,) = read_data(changed(published, tmp_path, as_before)).questions
+    assert (question.id, question.title, question.scores) == ("rank", "", ("shape/slope",))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])

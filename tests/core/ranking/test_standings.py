@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from scored_results import across, full, mixed_suite, standing, suite
+from scored_results import across, full, mixed_suite, ranked_by, standing, suite
 
 from collapsebench.publishing.board_report import render
 from collapsebench.ranking.standings import comparisons, overall_standings, standings
@@ -43,17 +43,17 @@ def test_ranks_do_not_depend_on_architectures_that_are_not_ranked(results):
     ],
 )
 def test_without_a_score_to_rank_by_nothing_is_ranked_and_the_reason_is_said(results, rank_by, message):
-    found = standing(replace(results, rank_by=rank_by)).values()
+    found = standing(replace(results, questions=ranked_by(*rank_by))).values()
     assert all(place.rank is None and message in place.reason for place in found)
-    assert "Nothing is ranked." in render(replace(results, rank_by=rank_by), "text")
+    assert "Nothing is ranked." in render(replace(results, questions=ranked_by(*rank_by)), "text")
 
 
 def test_what_one_dataset_leaves_open_several_decide():
     better, worse = [0.9, 0.8, 0.87], [0.83, 0.78, 0.79]
     found = across(*({"a": better, "b": worse} for _ in range(4)))
-    alone = standings(found, comparisons(found)["data-0", "beta-vae"])
+    alone = standings(found, comparisons(found)["data-0", "beta-vae"], found.questions[0])
     assert alone["a"].rank.text == alone["b"].rank.text == "1-2"
-    together, used, left_out = overall_standings(found, "beta-vae")
+    together, used, left_out = overall_standings(found, "beta-vae", found.questions[0])
     assert (together["a"].rank.text, together["b"].rank.text, len(used), left_out) == ("1", "2", 4, [])
     text = render(found, "text")
     assert "All 4 datasets together, beta-vae" in text
@@ -70,7 +70,7 @@ def test_incomplete_on_one_dataset_is_unranked_overall_and_a_dataset_without_any
         for row in found.cells
     ]
     broken = replace(found, cells=cells)
-    together, used, left_out = overall_standings(broken, "beta-vae")
+    together, used, left_out = overall_standings(broken, "beta-vae", broken.questions[0])
     assert (together["a"].rank.text, together["b"].rank) == ("1", None)
     assert together["b"].reason == "on data-1, 2 of 3 runs ended ok"
     assert (used, left_out) == (["data-0", "data-1"], ["data-2"])
@@ -91,7 +91,7 @@ def test_an_architecture_that_is_not_meant_for_some_data_is_said_once_and_unrank
     ]
     given = replace(found, cells=cells)
     assert standing(given, "data-0")["b"].reason == "not meant for these data"
-    together, used, left_out = overall_standings(given, "beta-vae")
+    together, used, left_out = overall_standings(given, "beta-vae", given.questions[0])
     assert (together["b"].rank, together["a"].rank.text) == (None, "1")
     assert together["b"].reason == "on data-0, data-1, not meant for these data"
     assert (len(used), left_out) == (3, [])

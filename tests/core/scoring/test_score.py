@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -16,7 +17,7 @@ from collapsebench.executing.execute import execute_job
 from collapsebench.planning.cells import make_plan
 from collapsebench.planning.jobs import StackChoice, make_jobs
 from collapsebench.scoring.results import CellResult, SuiteResults
-from collapsebench.scoring.score import default_ranking, score_plan
+from collapsebench.scoring.score import questions_of, score_plan
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite.resolve import load_suite
 from collapsebench_objectives.beta_vae import BetaVae
@@ -190,7 +191,10 @@ class Aside(Two):
 
 
 def test_without_a_choice_the_first_directed_score_of_each_metric_that_ranks_is_taken(make: Callable[[], Any]) -> None:
-    assert default_ranking({"one": make(), "aside": Aside(None), "two": make()}) == ["one/gap", "two/gap"]
+    suite: Any = SimpleNamespace(questions=(), rank_by=None)
+    (asked,) = questions_of(suite, {"one": make(), "aside": Aside(None), "two": make()})
+    assert asked.scores == ("one/gap", "two/gap")
+    assert not asked.title
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from collapsebench.contracts import load_registry
 from collapsebench.errors import SuiteError, UserError
+from collapsebench.suite.json_schema import json_schema
 from collapsebench.suite.resolve import (
     Preconditioned,
     Suite,
@@ -23,7 +24,6 @@ from collapsebench.suite.resolve import (
     resolve_suite,
     shipped_suites,
 )
-from collapsebench.suite.schema import json_schema
 
 BASE = """
 title = "Toy"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from collapsebench.publishing.board_report import asked_by, unusable_scores
 from collapsebench.publishing.page.numbers import DIGITS, CellCurves, CurvesOfCells, names_of
 from collapsebench.publishing.report import number
 from collapsebench.ranking.board import board, headline_scores, reasons, statuses
@@ -25,7 +26,7 @@ from collapsebench.ranking.standings import (
     ranking_scores,
     standings,
 )
-from collapsebench.scoring.results import CellResult, SuiteResults
+from collapsebench.scoring.results import RANK, CellResult, SuiteResults
 
 MARKS = {
     "converged": ("●", "converged"),
@@ -82,18 +83,23 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
     }
     rows, unranked = [], []
     for (dataset, objective), compared in comparisons(results).items():
-        placed = standings(results, compared)
+        placed = {question: standings(results, compared, question) for question in results.questions}
         for contender in compared:
-            standing = placed[contender.architecture]
-            if standing.reason:
-                unranked.append(f"{dataset}, {contender.architecture} is not ranked: {standing.reason.rstrip('.')}.")
-            rank = standing.rank
+            why: dict[str, list[str]] = {}
+            for question, found_there in placed.items():
+                if reason := found_there[contender.architecture].reason.rstrip("."):
+                    why.setdefault(reason, []).append(question.id)
+            unranked += [
+                f"{dataset}, {contender.architecture} is not ranked{asked_by(asked, results)}: {reason}."
+                for reason, asked in why.items()
+            ]
+            ranks = [one[contender.architecture].rank for one in placed.values()]
             cells = [
                 TableEntry(contender.architecture),
                 TableEntry(dataset),
                 TableEntry(objective),
-                TableEntry(rank.text, rank.mean) if rank else TableEntry("-", ""),
-                TableEntry(f"{rank.mean:.2f}", rank.mean) if rank else TableEntry("-", ""),
+                *(TableEntry(rank.text, rank.mean) if rank else TableEntry("-", "") for rank in ranks),
+                *(TableEntry(f"{rank.mean:.2f}", rank.mean) if rank else TableEntry("-", "") for rank in ranks),
                 TableEntry(f"{len(contender.ok)}/{len(contender.cells)}", len(contender.ok) / len(contender.cells)),
                 converged_share(contender.ok),
             ]
@@ -112,13 +118,17 @@ def overall(results: SuiteResults) -> list[str]:
     """Return, per objective on several datasets, who stands where over all of them, and who is not ranked and why."""
     boards = Counter(objective for _, objective in comparisons(results))
     lines = []
-    for objective, count in boards.items():
-        if count < 2:
-            continue
-        found, _, left_out = overall_standings(results, objective)
+    for objective, count, question in (
+        (objective, count, question)
+        for objective, count in boards.items()
+        if count > 1
+        for question in results.questions
+    ):
+        found, _, left_out = overall_standings(results, objective, question)
         ranked = sorted((one.rank.mean, name, one.rank.text) for name, one in found.items() if one.rank)
         places = [f"{text} {name} (mean rank {mean:.2f})" for mean, name, text in ranked]
-        lines.append(f"All {count} datasets together, {objective}: {', '.join(places) or 'nothing is ranked'}.")
+        asked = f" {question.title}" if question.title else ""
+        lines.append(f"All {count} datasets together, {objective}:{asked} {', '.join(places) or 'nothing is ranked'}.")
         lines += [f"Not ranked: {name}: {one.reason.rstrip('.')}." for name, one in found.items() if one.reason]
         if left_out and ranked:
             lines.append(f"Left out, since nothing is complete there: {', '.join(left_out)}.")
@@ -265,12 +275,22 @@ def _columns(results: SuiteResults) -> list[BoardColumn]:
         {"name": "architecture", "number": False, "filtered": True, "pinned": True},
         {"name": "dataset", "number": False, "filtered": True},
         {"name": "objective", "number": False, "filtered": True, "shown": _several_objectives(results)},
-        {"name": "rank", "summary": "among the architectures of its dataset; a range is a tie"},
-        {
-            "name": "mean rank",
-            "sense": "lower is better",
-            "summary": "over scores and seeds",
-        },
+        *(
+            {
+                "name": "rank" if one.id == RANK else f"rank: {one.id}",
+                "summary": f"{one.title} Among the architectures of its dataset; a range is a tie".strip(),
+            }
+            for one in results.questions
+        ),
+        *(
+            {
+                "name": "mean rank" if one.id == RANK else f"mean rank: {one.id}",
+                "sense": "lower is better",
+                "summary": "over scores and seeds",
+                "shown": len(results.questions) == 1,
+            }
+            for one in results.questions
+        ),
         {"name": "runs ok", "summary": "runs that ended ok, of those planned"},
         {"name": "converged", "summary": "share of replicas at equilibrium"},
     ]
@@ -304,18 +324,22 @@ def _score_cell(row: Mapping[Any, Any], contender: Contender) -> TableEntry:
 
 
 def _board_notes(results: SuiteResults) -> list[str]:
-    ranking, problem = ranking_scores(results)
-    names = ", ".join(f"{metric}/{score.name}" for metric, score in ranking)
+    names = {
+        question: ", ".join(f"{metric}/{score.name}" for metric, score in ranking_scores(results, question)[0])
+        for question in results.questions
+    }
     seeds = len({cell.seed for cell in results.cells})
     interval = (
         f"± is half a {100 * CONFIDENCE:g} % t-interval over {seeds} seeds"
         if seeds > 1
         else "No interval: fewer than two seeds"
     )
-    ranked = f"Ranked, within each dataset, by {names}; a range of ranks is a tie that the seeds do not decide."
-    first = ranked if names else "Nothing is ranked."
-    lines = [f"{first} {interval}; the values in full are in board.csv."]
-    return [*lines, f"Not ranked by every score asked for: {problem}."] if problem else lines
+    asked = [f"{one.id}: {one.title} Ranked by {by or 'nothing'}." for one, by in names.items() if one.title]
+    first = f"Ranked, within each dataset, by {''.join(names.values())}; a" if not asked else "A"
+    ranked = f"{first} range of ranks is a tie that the seeds do not decide."
+    if not any(names.values()):
+        asked, ranked = [], "Nothing is ranked."
+    return [*asked, f"{ranked} {interval}; the values in full are in board.csv.", *unusable_scores(results)]
 
 
 def _equilibrium_row(contender: Contender, curves: Sequence[CellCurves], several: bool) -> list[TableEntry]:

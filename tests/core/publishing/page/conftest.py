@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from measured_results import SCORED, scored, suite
+from scored_results import ranked_by
 
 from collapsebench.publishing.page.numbers import curves_of_cells
 
@@ -19,7 +20,7 @@ def results():
         scored("gap", "mlp", 1, status="failed", reason="OSError: disk full"),
         scored("power-law", "linear", 0, status="diverged", reason="2 of 17 replicas diverged"),
     ]
-    made = suite(cells, declared=SCORED, rank_by=("shape/slope",), title="Synthetic & odd 100 %")
+    made = suite(cells, declared=SCORED, questions=ranked_by("shape/slope"), title="Synthetic & odd 100 %")
     return replace(made, provenance={"date": "2026-03-04", "suite_hash": "ab" * 32, "collapsebench": "0.1.0"})
 
 

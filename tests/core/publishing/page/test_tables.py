@@ -7,6 +7,7 @@ from html import unescape
 
 import pytest
 from measured_results import SCORED, TEMPERATURES, cell, scored, suite
+from scored_results import ranked_by
 
 from collapsebench.publishing.page.numbers import curves_of_cells
 from collapsebench.publishing.page.page import suite_page
@@ -38,7 +39,7 @@ def test_what_is_not_meant_for_the_data_is_said_and_is_no_failure(results):
     assert "2 were skipped: their architecture is not meant for the data." in page
     assert "run: skipped" not in page
     assert "gap, conv is not ranked: not meant for these data." in page
-    only = replace(results, cells=[results.cells[0], *empty], declared={}, rank_by=())
+    only = replace(results, cells=[results.cells[0], *empty], declared={}, questions=())
     assert "Every score has a value" not in suite_page(only, curves_of_cells(only), [])
 
 
@@ -49,8 +50,8 @@ def test_the_page_ranks_over_all_datasets_as_the_board_does():
         for name, slope in (("linear", 0.2), ("mlp", 0.8))
         for seed in range(3)
     ]
-    given = suite(cells, declared=SCORED, rank_by=("shape/slope",))
-    standing, _, _ = overall_standings(given, "beta-vae")
+    given = suite(cells, declared=SCORED, questions=ranked_by("shape/slope"))
+    standing, _, _ = overall_standings(given, "beta-vae", given.questions[0])
     best, other = standing["mlp"].rank, standing["linear"].rank
     assert overall(given) == [
         f"All 2 datasets together, beta-vae: {best.text} mlp (mean rank 1.00), {other.text} linear (mean rank 2.00)."
