@@ -24,6 +24,7 @@ from collapsebench.ranking.board import (
     interval_method,
     origin,
 )
+from collapsebench.ranking.findings import findings
 from collapsebench.ranking.ranks import CONFIDENCE, t_interval
 from collapsebench.ranking.standings import (
     LATENTS,
@@ -100,7 +101,8 @@ def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> 
         for metric, score in headline_scores(results)
     ]
     names = [contender.architecture for contender in rows]
-    return Table(title, _fixed(names, found, [[g] for g in rows]), tuple(scores), tuple(_notes(results, compared)))
+    fixed, said = _fixed(names, found, [[g] for g in rows]), tuple(one.text for one in findings(results, compared))
+    return Table(title, fixed, tuple(scores), tuple(_notes(results, compared)), said)
 
 
 def _overall(results: SuiteResults, objective: str, question: Question) -> Table:

@@ -73,12 +73,16 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table with notes. fixed: what every table has, the row's name second; scores: what differs."""
+    """A titled table with notes. fixed: what every table has, the row's name second; scores: what differs.
+
+    lead: sentences above it.
+    """
 
     title: str
     fixed: tuple[TableColumn, ...]
     scores: tuple[TableColumn, ...]
     notes: tuple[str, ...]
+    lead: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[TableColumn, ...]:
@@ -139,7 +143,8 @@ def plain_text(report: Report) -> str:
     """Return a report as plain text of at most 120 columns."""
     blocks = [_underlined(report.title, "="), _wrapped(report.lead)]
     for table in report.tables:
-        blocks += [_underlined(table.title, "-"), *map(_text_table, pieces(table, TEXT_WIDTH)), _wrapped(table.notes)]
+        parts = map(_text_table, pieces(table, TEXT_WIDTH))
+        blocks += [_underlined(table.title, "-"), _wrapped(table.lead), *parts, _wrapped(table.notes)]
     return _joined([*blocks, _wrapped(report.footer)])
 
 
@@ -147,7 +152,8 @@ def markdown(report: Report) -> str:
     """Return a report as Markdown."""
     blocks = [f"# {escape_markdown(report.title)}", _markdown_list(report.lead)]
     for table in report.tables:
-        blocks += [f"## {escape_markdown(table.title)}", _markdown_table(table.columns), _markdown_list(table.notes)]
+        said, notes = _markdown_list(table.lead), _markdown_list(table.notes)
+        blocks += [f"## {escape_markdown(table.title)}", said, _markdown_table(table.columns), notes]
     return _joined([*blocks, "---", _markdown_list(report.footer)])
 
 
@@ -176,7 +182,7 @@ def html_fragment(report: Report) -> str:
     parts = [f"<h4>{escape(report.title)}</h4>", _paragraphs(report.lead)]
     for table in report.tables:
         caption = f"<p><strong>{escape(table.title)}</strong></p>"
-        parts += [caption, _notebook_table(table), _paragraphs(table.notes)]
+        parts += [caption, _paragraphs(table.lead), _notebook_table(table), _paragraphs(table.notes)]
     return f"<div>{''.join(parts)}</div>{_paragraphs(report.footer)}"
 
 
@@ -233,8 +239,9 @@ def _html_section(table: Table) -> str:
     title = escape(table.title)
     header = "".join(f'<th scope="col">{"<br>".join(map(escape, column.header))}</th>' for column in table.columns)
     rows = "\n".join(f"<tr>{_html_row(row)}</tr>" for row in table.rows)
+    said = f"{_html_list(table.lead)}\n" if table.lead else ""
     return (
-        f'<section>\n<div class="wide" role="region" aria-label="{title}" tabindex="0">\n<table>\n'
+        f'<section>\n{said}<div class="wide" role="region" aria-label="{title}" tabindex="0">\n<table>\n'
         f"<caption>{title}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n"
         f"{_html_list(table.notes)}\n</section>"
     )
@@ -331,9 +338,10 @@ def _power(number: str) -> str:
 def _latex_table(title: str, table: Table, footer: Sequence[str]) -> str:
     parts = "\n\\par\\medskip\n".join(_tabular(piece) for piece in pieces(table, LATEX_WIDTH))
     notes = "\\par\n".join(escape_latex(line) for line in (*table.notes, *footer))
+    caption = f"{title}: {table.title}" + (f". {' '.join(table.lead)}" if table.lead else "")
     return (
         "\\begin{table}[htbp]\n\\centering\n"
-        f"\\caption{{{escape_latex(title)}: {escape_latex(table.title)}}}\n"
+        f"\\caption{{{escape_latex(caption)}}}\n"
         f"\\scriptsize\n\\setlength{{\\tabcolsep}}{{4pt}}\n{parts}\n\\par\\medskip\n"
         f"\\begin{{minipage}}{{\\linewidth}}\\raggedright\n{notes}\n\\end{{minipage}}\n\\end{{table}}\n"
     )

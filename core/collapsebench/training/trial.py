@@ -18,10 +18,10 @@ from torch import Tensor
 from collapsebench.data.batches import Batches
 from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
+from collapsebench.stack.alignment import measure_misalignment
 from collapsebench.stack.optimisers import Average, Preconditioned
 from collapsebench.stack.stack import Stack, observation_noise
 from collapsebench.suite.schema import Convergence
-from collapsebench.training.alignment import measure_misalignment
 from collapsebench.training.remaining import ROWS, RemainingDecrease, predict_decrease
 
 if TYPE_CHECKING:

@@ -70,6 +70,7 @@ def suite_page(results: SuiteResults, curves: CurvesOfCells, files: Sequence[str
         commands=results.provenance.get("commands", []),
         datasets=[{"name": name, "facts": dataset_facts(about)} for name, about in results.datasets.items()],
         files=[quote(name) for name in files],
+        tables=any(name.startswith("tables/") for name in files),
         exactness=exactness(results),
         bibtex=bibtex(results),
         uplot={**json.loads(_read("uplot/origin.json")), "licence": _read("uplot/LICENSE")},

@@ -15,6 +15,7 @@ from collapsebench.publishing.board_report import asked_by, unusable_scores
 from collapsebench.publishing.page.numbers import DIGITS, CellCurves, CurvesOfCells, names_of
 from collapsebench.publishing.report import number
 from collapsebench.ranking.board import board, headline_scores, reasons, statuses
+from collapsebench.ranking.findings import findings
 from collapsebench.ranking.ranks import CONFIDENCE
 from collapsebench.ranking.standings import (
     SKIPPED,
@@ -81,8 +82,9 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
         tuple(row[name] for name in ("dataset", "objective", "architecture", "metric", "score")): row
         for row in values.to_dict("records")
     }
-    rows, unranked = [], []
+    rows, unranked, said = [], [], []
     for (dataset, objective), compared in comparisons(results).items():
+        said += [one.text for one in findings(results, compared)]
         placed = {question: standings(results, compared, question) for question in results.questions}
         for contender in compared:
             why: dict[str, list[str]] = {}
@@ -110,7 +112,7 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
             rows.append(list(zip(columns, cells, strict=True)))
     return {
         "columns": columns, "rows": rows, "overall": overall(results), "unranked": unranked,
-        "notes": _board_notes(results),
+        "notes": _board_notes(results), "findings": said,
     }  # fmt: skip
 
 

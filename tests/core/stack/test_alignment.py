@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from collapsebench.stack.alignment import measure_misalignment
 from collapsebench.stack.stack import StackModel
 from collapsebench.suite.schema import Convergence
 from collapsebench.theory.equilibrium import measure_equilibrium
-from collapsebench.training.alignment import measure_misalignment
 from collapsebench.training.remaining import predict_decrease
 from collapsebench.training.trial import has_little_left
 

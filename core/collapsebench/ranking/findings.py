@@ -1,0 +1,184 @@
+"""What a board says in words: sentences that its own ranks and intervals carry, and none that they do not.
+
+Every sentence answers one question on one dataset. Whoever is named as better is decidedly so, by the rank intervals of
+the board, which hold together; where nothing is decided, the difference stands there with its interval. Whether an
+architecture needs fewer latents than PCA is a question of its own, asked of every architecture and answered together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from collapsebench.contracts import Score
+from collapsebench.ranking.differences import Difference, paired_difference
+from collapsebench.ranking.ranks import t_interval
+from collapsebench.ranking.standings import (
+    LATENTS,
+    Contender,
+    Standing,
+    confidence_of,
+    declared_scores,
+    ranking_scores,
+    standings,
+)
+from collapsebench.scoring.results import Question, SuiteResults
+
+REFERENCE = "pca-"
+"""How the name of a score begins that says the same of PCA as the score of the rest of its name says of a model."""
+
+
+_MANY = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, and what it claims.
+
+    kind: `first`, the only one of `ahead` is decidedly better than each of `behind`; `together`, nobody is decidedly
+    better than any of `ahead`, so nothing is decided between them, and each of `behind` is decidedly worse than
+    somebody; `fewer`, each of `ahead` needs
+    decidedly fewer latents than PCA, and none of `behind` does.
+    """
+
+    text: str
+    question: str
+    kind: Literal["first", "together", "fewer"]
+    ahead: tuple[str, ...]
+    behind: tuple[str, ...]
+
+
+def findings(results: SuiteResults, compared: Sequence[Contender]) -> list[Finding]:
+    """Return what is to be said about the architectures of one dataset and objective, at most two for a question.
+
+    Nothing is said of a question without a title, nor where fewer than two architectures are ranked.
+    """
+    said = []
+    for question in results.questions:
+        scores, _ = ranking_scores(results, question)
+        if not question.title or not scores:
+            continue
+        found = standings(results, compared, question)
+        ranked = sorted((one for one in compared if found[one.architecture].rank), key=lambda one: _mean(found, one))
+        if len(ranked) > 1:
+            said.append(_order(question, ranked, found, scores[0], confidence_of(results)))
+        for metric, score in scores:
+            if against := _against_pca(question, results, compared, metric, score):
+                said.append(against)
+                break
+    return said
+
+
+def _order(
+    question: Question,
+    ranked: Sequence[Contender],
+    found: dict[str, Standing],
+    first_score: tuple[str, Score],
+    confidence: float,
+) -> Finding:
+    """Return who comes first. ranked: by mean rank."""
+    metric, score = first_score
+    ranks = [rank for one in ranked if (rank := found[one.architecture].rank)]
+    ahead = [one for one, rank in zip(ranked, ranks, strict=True) if rank.best == 1]
+    behind = [one for one in ranked if one not in ahead]
+    names, others = ([one.architecture for one in group] for group in (ahead, behind))
+    where = f"{question.title} On {ranked[0].dataset},"
+    if len(ahead) == 1 and ranks[ranked.index(ahead[0])].worst == 1:
+        better = question.better or "is ranked first, better"
+        values = f"{score.name} {_value(ahead[0], metric, score)}; {others[0]} {_value(behind[0], metric, score)}"
+        text = f"{where} {names[0]} {better} than {_listed(others)} ({values})."
+        return Finding(text, question.id, "first", tuple(names), tuple(others))
+    if len(ahead) == 1:
+        text = f"{where} nobody is decidedly better than {names[0]}"
+    else:
+        difference = _difference(ahead[0], ahead[-1], metric, score, confidence)
+        apart = f"{score.name} of {names[0]} less that of {names[-1]}: {_interval(difference)}"
+        few = ", in too few runs to hold for all pairs together" if difference.decided else ""
+        text = f"{where} nothing is decided between {_all(names, len(ranked))} ({apart}{few})"
+    if others:
+        verb = "is" if len(others) == 1 else "are each"
+        text += f"; {_listed(others)} {verb} decidedly behind another"
+    return Finding(f"{text}.", question.id, "together", tuple(names), tuple(others))
+
+
+def _against_pca(
+    question: Question, results: SuiteResults, compared: Sequence[Contender], metric: str, score: Score
+) -> Finding | None:
+    """Return which architectures need decidedly fewer latents than PCA; None where a score does not say so."""
+    reference = f"{REFERENCE}{score.name}"
+    if score.unit != LATENTS or reference not in {one.name for name, one in declared_scores(results) if name == metric}:
+        return None
+    measured = [
+        one
+        for one in compared
+        if len(one.ok) == len(one.cells) == len(one.values(metric, score.name)) == len(one.values(metric, reference))
+    ]
+    pca = [value for one in measured for value in one.values(metric, reference).values()]
+    if not pca or not all(map(math.isfinite, pca)):
+        return None
+    confidence = 1 - (1 - confidence_of(results)) / len(measured)
+    fewer = [one for one in measured if _is_fewer(one, metric, score.name, reference, confidence)]
+    names = [one.architecture for one in fewer]
+    others = [one.architecture for one in measured if one not in fewer]
+    needs = f"PCA needs {_short(min(pca))}" if min(pca) == max(pca) else f"PCA needs {min(pca):g} to {max(pca):g}"
+    where = f"On {compared[0].dataset}, {metric}/{score.name}:"
+    if not fewer:
+        who = others[0] if len(others) == 1 else "none of " + _listed(others)
+        verb = "does not need" if len(others) == 1 else "needs"
+        text = f"{where} {who} {verb} decidedly fewer latents than PCA ({needs})."
+    else:
+        counts = [f"{one.architecture} needs {_value(one, metric, score)} latents" for one in fewer]
+        rest = f"; {_listed(others)} {'needs' if len(others) == 1 else 'need'} not decidedly fewer" if others else ""
+        text = f"{where} {_listed(counts)} where {needs}{rest}."
+    return Finding(text, question.id, "fewer", tuple(names), tuple(others))
+
+
+def _is_fewer(one: Contender, metric: str, name: str, reference: str, confidence: float) -> bool:
+    ours, theirs = one.values(metric, name), one.values(metric, reference)
+    seeds = sorted(ours)
+    difference = paired_difference([[ours[s] for s in seeds]], [[theirs[s] for s in seeds]], confidence)
+    return difference.decided and difference.value < 0
+
+
+def _difference(one: Contender, other: Contender, metric: str, score: Score, confidence: float) -> Difference:
+    ours, theirs = one.values(metric, score.name), other.values(metric, score.name)
+    seeds = sorted(ours.keys() & theirs.keys())
+    return paired_difference([[ours[s] for s in seeds]], [[theirs[s] for s in seeds]], confidence)
+
+
+def _mean(found: dict[str, Standing], one: Contender) -> float:
+    rank = found[one.architecture].rank
+    return rank.mean if rank else math.inf
+
+
+def _value(one: Contender, metric: str, score: Score) -> str:
+    return _number(*t_interval(list(one.values(metric, score.name).values())))
+
+
+def _interval(difference: Difference) -> str:
+    return _number(difference.value, difference.low, difference.high)
+
+
+def _number(mean: float, low: float, high: float) -> str:
+    """Return a value with half of its interval, as short as the interval allows."""
+    half = (high - low) / 2
+    if math.isinf(mean):
+        return "not reached"
+    if math.isnan(half) or half == 0:
+        return _short(mean) if half == 0 else f"{_short(mean)}, no interval"
+    digits = max(0, -math.floor(math.log10(half)))
+    return f"{round(mean, digits) + 0.0:.{digits}f} ± {half:.{digits}f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _all(names: Sequence[str], count: int) -> str:
+    return f"all {count} architectures" if len(names) == count > _MANY else _listed(names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
