@@ -30,6 +30,8 @@ from collapsebench.ranking.standings import (
     LATENTS,
     Contender,
     Standing,
+    Together,
+    asked_together,
     comparisons,
     declared_scores,
     overall_standings,
@@ -38,7 +40,7 @@ from collapsebench.ranking.standings import (
     value_of,
     why_missing,
 )
-from collapsebench.scoring.results import RANK, Question, SuiteResults
+from collapsebench.scoring.results import RANK, SuiteResults
 
 UNRANKED = "unranked"
 NOTHING = "-"
@@ -48,13 +50,7 @@ _ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 def board_report(results: SuiteResults) -> Report:
     """Return what a board shows; the same results give the same text."""
     compared = comparisons(results)
-    objectives = {objective: sum(name == objective for _, name in compared) for _, objective in compared}
-    overall = [
-        _overall(results, objective, question)
-        for objective, datasets in objectives.items()
-        if datasets > 1
-        for question in results.questions
-    ]
+    overall = [_overall(results, one) for one in asked_together(results)]
     single = [
         _table(results, f"{dataset}, {objective}", contenders) for (dataset, objective), contenders in compared.items()
     ]
@@ -95,7 +91,8 @@ def read_board(text: str) -> pd.DataFrame:
 def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> Table:
     """Return the table of one dataset and objective."""
     found = {question.id: standings(results, compared, question) for question in results.questions}
-    rows = sorted(compared, key=lambda contender: [_place(one[contender.architecture]) for one in found.values()])
+    suited = [contender for contender in compared if not contender.is_unsuited] or compared
+    rows = sorted(suited, key=lambda contender: [_place(one[contender.architecture]) for one in found.values()])
     scores = [
         TableColumn(_header(metric, score), tuple(_cell(contender, metric, score) for contender in rows))
         for metric, score in headline_scores(results)
@@ -105,15 +102,16 @@ def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> 
     return Table(title, fixed, tuple(scores), tuple(_notes(results, compared)), said)
 
 
-def _overall(results: SuiteResults, objective: str, question: Question) -> Table:
-    """Return the table over all datasets with one objective: the mean rank, and the rank on each of them."""
-    found, ranked_on, left_out = overall_standings(results, objective, question)
-    boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
+def _overall(results: SuiteResults, asked: Together) -> Table:
+    """Return the table over all datasets of a track with one objective: the mean rank, and the rank on each of them."""
+    question, compared = asked.question, comparisons(results)
+    found, ranked_on, left_out = overall_standings(results, asked.objective, question, asked.track)
+    boards = {dataset: compared[dataset, asked.objective] for dataset in asked.datasets}
     names = sorted(found, key=lambda name: _place(found[name]))
     contenders = [[g for together in boards.values() for g in together if g.architecture == name] for name in names]
     columns = []
-    for dataset, compared in boards.items():
-        ranked = standings(results, compared, question)
+    for dataset, contenders_there in boards.items():
+        ranked = standings(results, contenders_there, question)
         cells = tuple(_rank(ranked[name]) if name in ranked else NOTHING for name in names)
         columns.append(TableColumn((dataset, "rank ↓"), cells))
     notes = _grouped(
@@ -122,9 +120,8 @@ def _overall(results: SuiteResults, objective: str, question: Question) -> Table
     )
     if left_out and ranked_on:
         notes.append(f"Left out of the overall rank, since nothing is complete there: {', '.join(left_out)}.")
-    title = f"All {len(boards)} datasets together, {objective}"
     return Table(
-        f"{title}: {question.title}" if question.title else title,
+        f"{asked.title}: {question.title}" if question.title else asked.title,
         _fixed(names, {question.id: found}, contenders),
         tuple(columns),
         tuple(notes),

@@ -16,6 +16,7 @@ from collapsebench.ranking.ranks import CONFIDENCE, t_interval
 from collapsebench.ranking.standings import (
     Contender,
     Standing,
+    asked_together,
     comparisons,
     declared_scores,
     overall_standings,
@@ -70,7 +71,8 @@ def board(results: SuiteResults) -> pd.DataFrame:
 
 
 def ranking(results: SuiteResults) -> pd.DataFrame:
-    """Return one row per question, dataset, objective and architecture, and for several datasets all of them, `(all)`.
+    """Return one row per question, dataset, objective and architecture, and for several datasets all of them, `(all)`,
+    or `(all images)` and `(all vectors)` if there are both.
 
     Columns: suite, question, dataset, objective, architecture; rank_best and rank_worst, the ends of the rank interval,
     missing where it is not ranked; mean_rank; converged_share of the replicas; n_ok of n_planned cells; reason, why it
@@ -79,13 +81,17 @@ def ranking(results: SuiteResults) -> pd.DataFrame:
     boards = comparisons(results)
     rows = []
     for question in results.questions:
-        for objective in dict.fromkeys(name for _, name in boards):
-            datasets = [contenders for (_, name), contenders in boards.items() if name == objective]
-            if len(datasets) > 1:
-                for name, standing in overall_standings(results, objective, question)[0].items():
-                    contenders = [one for compared in datasets for one in compared if one.architecture == name]
-                    names = (results.suite, question.id, OVERALL, objective)
-                    rows.append((*names, *_rank_row(name, standing, contenders)))
+        for asked in (one for one in asked_together(results) if one.question == question):
+            for name, standing in overall_standings(results, asked.objective, question, asked.track)[0].items():
+                planned = [one for dataset in asked.datasets for one in boards[dataset, asked.objective]]
+                contenders = [one for one in planned if one.architecture == name]
+                names = (
+                    results.suite,
+                    question.id,
+                    f"(all {asked.track})" if asked.track else OVERALL,
+                    asked.objective,
+                )
+                rows.append((*names, *_rank_row(name, standing, contenders)))
         for (dataset, objective), contenders in boards.items():
             found = standings(results, contenders, question)
             for one in contenders:

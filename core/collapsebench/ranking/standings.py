@@ -18,6 +18,9 @@ SKIPPED = "skipped"
 
 UNSUITED = "not meant for these data"
 
+VECTORS, IMAGES = "vectors", "images"
+"""The tracks."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -89,17 +92,63 @@ def confidence_of(results: SuiteResults) -> float:
     return 1 - (1 - CONFIDENCE) / max(1, len(results.questions))
 
 
+def tracks(results: SuiteResults, objective: str) -> dict[str, list[str]]:
+    """Return track -> its datasets, in the order first planned: "images" or "vectors", or "" where all are of a kind.
+
+    Ranks over several datasets are those of a track: architectures that are meant for images alone compete there.
+    """
+    found: dict[str, list[str]] = {}
+    for (dataset, name), contenders in comparisons(results).items():
+        if name == objective:
+            measured = [cell.measurement for one in contenders for cell in one.cells if cell.measurement is not None]
+            kind = IMAGES if any(len(one.shape) > 1 for one in measured) else VECTORS
+            found.setdefault(kind, []).append(dataset)
+    return found if len(found) > 1 else {"": [dataset for datasets in found.values() for dataset in datasets]}
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several datasets that one question is asked of together."""
+
+    objective: str
+    track: str
+    datasets: tuple[str, ...]
+    question: Question
+
+    @property
+    def title(self) -> str:
+        """What is ranked, as a heading."""
+        kind = f"datasets of {self.track}" if self.track else "datasets"
+        return f"All {len(self.datasets)} {kind} together, {self.objective}"
+
+
+def asked_together(results: SuiteResults) -> list[Together]:
+    """Return every question of every track that has several datasets."""
+    return [
+        Together(objective, track, tuple(datasets), question)
+        for objective in dict.fromkeys(objective for _, objective in comparisons(results))
+        for track, datasets in tracks(results, objective).items()
+        if len(datasets) > 1
+        for question in results.questions
+    ]
+
+
 def overall_standings(
-    results: SuiteResults, objective: str, question: Question
+    results: SuiteResults, objective: str, question: Question, track: str = ""
 ) -> tuple[dict[str, Standing], list[str], list[str]]:
-    """Return architecture -> standing over the datasets together, those datasets, and those left out.
+    """Return architecture -> standing over the datasets of a track together, those datasets, and those left out.
 
     Left out are the datasets on which no architecture is complete; ranked are the architectures that are complete on
-    all the others.
+    all the others. Those that are meant for none of the track are not named.
     """
     ranking, problem = ranking_scores(results, question)
-    boards = {dataset: contenders for (dataset, name), contenders in comparisons(results).items() if name == objective}
-    names = list(dict.fromkeys(contender.architecture for contenders in boards.values() for contender in contenders))
+    boards = {
+        dataset: contenders
+        for (dataset, name), contenders in comparisons(results).items()
+        if name == objective and dataset in tracks(results, objective)[track]
+    }
+    planned = [contender for contenders in boards.values() for contender in contenders]
+    names = list(dict.fromkeys(one.architecture for one in planned if not (track and one.is_unsuited)))
     if not ranking:
         return {name: Standing(None, problem) for name in names}, list(boards), []
     lacks = {
@@ -115,7 +164,10 @@ def overall_standings(
             places.setdefault(lacks[dataset].get(name, "it is not planned there"), []).append(dataset)
         reasons = [f"on {', '.join(found_on)}, {reason}" for reason, found_on in places.items() if reason]
         found[name] = Standing(None, "; ".join(reasons))
-    complete = [[g for g in boards[dataset] if not found[g.architecture].reason] for dataset in ranked_on]
+    complete = [
+        [g for g in boards[dataset] if g.architecture in found and not found[g.architecture].reason]
+        for dataset in ranked_on
+    ]
     return found | _ranked(complete, ranking, confidence_of(results)), ranked_on, left_out
 
 

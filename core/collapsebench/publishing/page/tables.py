@@ -21,6 +21,7 @@ from collapsebench.ranking.standings import (
     SKIPPED,
     UNSUITED,
     Contender,
+    asked_together,
     comparisons,
     declared_scores,
     overall_standings,
@@ -118,20 +119,14 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
 
 def overall(results: SuiteResults) -> list[str]:
     """Return, per objective on several datasets, who stands where over all of them, and who is not ranked and why."""
-    boards = Counter(objective for _, objective in comparisons(results))
     lines = []
-    for objective, count, question in (
-        (objective, count, question)
-        for objective, count in boards.items()
-        if count > 1
-        for question in results.questions
-    ):
-        found, _, left_out = overall_standings(results, objective, question)
-        ranked = sorted((one.rank.mean, name, one.rank.text) for name, one in found.items() if one.rank)
+    for one in asked_together(results):
+        found, _, left_out = overall_standings(results, one.objective, one.question, one.track)
+        ranked = sorted((at.rank.mean, name, at.rank.text) for name, at in found.items() if at.rank)
         places = [f"{text} {name} (mean rank {mean:.2f})" for mean, name, text in ranked]
-        asked = f" {question.title}" if question.title else ""
-        lines.append(f"All {count} datasets together, {objective}:{asked} {', '.join(places) or 'nothing is ranked'}.")
-        lines += [f"Not ranked: {name}: {one.reason.rstrip('.')}." for name, one in found.items() if one.reason]
+        asked = f" {one.question.title}" if one.question.title else ""
+        lines.append(f"{one.title}:{asked} {', '.join(places) or 'nothing is ranked'}.")
+        lines += [f"Not ranked: {name}: {at.reason.rstrip('.')}." for name, at in found.items() if at.reason]
         if left_out and ranked:
             lines.append(f"Left out, since nothing is complete there: {', '.join(left_out)}.")
     return lines
