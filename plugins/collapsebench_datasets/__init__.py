@@ -22,6 +22,12 @@ def collapsebench_datasets() -> list[Component]:
             parameters="collapsebench_datasets.parameters:RandomFieldParameters",
         ),
         Component(
+            "arcs",
+            "collapsebench_datasets.arcs:Arcs",
+            "A product of circular arcs: a curved manifold of known dimension, for which PCA needs twice as many",
+            parameters="collapsebench_datasets.parameters:ArcsParameters",
+        ),
+        Component(
             "rare-events",
             "collapsebench_datasets.rare_events:RareEvents",
             "Independent on/off events and Gaussian features, for which the cost of nonlinear codes is known",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -131,7 +132,7 @@ def _check_covariance(rows: tuple[tuple[float, ...], ...], dimension: int) -> No
 
 
 class RandomFieldParameters(Parameters):
-    """Images of a Gaussian random field with an isotropic power spectrum."""
+    """Images of a Gaussian random field."""
 
     size: int = Field(default=16, ge=2, le=64, description="side of the square image, pixels")
     boundary: Boundary = Field(
@@ -145,6 +146,11 @@ class RandomFieldParameters(Parameters):
         description="pixels; longer waves have nearly the same power; without it the power law holds for all waves, "
         "and the constant image has no power",
     )
+    anisotropy: PositiveFloat = Field(
+        default=1.0,
+        description="correlation length along a row over that along a column; unless it is 1, waves along the two have "
+        "different power, and with reflecting borders all eigenvalues differ",
+    )
     samples: int = Field(default=2048, ge=2, description="training samples")
     evaluation_samples: int = Field(default=1024, ge=2, description="samples in each of the validation and test splits")
     exact: bool = Field(default=True, description="make the training samples' covariance equal the target exactly")
@@ -155,6 +161,31 @@ class RandomFieldParameters(Parameters):
             raise ValueError(
                 f"found samples = {self.samples} for {self.size} x {self.size} = {self.size**2} pixels, expected more "
                 "samples than pixels for an exact covariance; raise 'samples' or set exact = false."
+            )
+        return self
+
+
+class ArcsParameters(Parameters):
+    """A product of circular arcs."""
+
+    arcs: int = Field(default=3, ge=1, description="number of arcs, the dimension of the manifold")
+    half_angle: PositiveFloat = Field(
+        default=2.2, le=math.pi, description="half of the angle that an arc covers, radians; pi closes it to a circle"
+    )
+    shrinkage: PositiveFloat = Field(default=0.7, le=1, description="radius of an arc over that of the one before it")
+    dimension: int = Field(default=12, ge=2, description="number of features, at least two for each arc")
+    noise: NonNegativeFloat = Field(
+        default=0.02, description="standard deviation of the Gaussian noise of a feature, in radii of the first arc"
+    )
+    samples: int = Field(default=8192, ge=2, description="training samples")
+    evaluation_samples: int = Field(default=4096, ge=2, description="samples in each of the validation and test splits")
+
+    @model_validator(mode="after")
+    def _check(self) -> ArcsParameters:
+        if self.dimension < 2 * self.arcs:
+            raise ValueError(
+                f"found dimension = {self.dimension} for {self.arcs} arcs, expected at least {2 * self.arcs}: an arc "
+                "takes two dimensions. Raise 'dimension' or lower 'arcs'."
             )
         return self
 

@@ -19,11 +19,12 @@ Floats = NDArray[np.float64]
 
 
 class RandomField(Dataset[RandomFieldParameters]):
-    """Zero-mean Gaussian images `(1, size, size)` with an isotropic power spectrum; the mean variance of a pixel is 1.
+    """Zero-mean Gaussian images `(1, size, size)` with a known power spectrum; the mean variance of a pixel is 1.
 
-        power(k) ~ (1 / correlation_length^2 + k^2)^(-exponent / 2),    k^2 = k_x^2 + k_y^2, radians per pixel
+        power(k) ~ (1 / correlation_length^2 + k^2)^(-exponent / 2),    k^2 = (a k_x)^2 + k_y^2, radians per pixel
 
-    Without a correlation length the power is k^-exponent, and the constant image has none. Waves of equal k have equal
+    a is the anisotropy: along a row, where x counts, correlations reach a times as far as along a column. Without a
+    correlation length the power is k^-exponent, and the constant image has none. Waves of equal k have equal
     eigenvalues, so that only the subspace that they span is determined. With `exact`, the training samples are
     transformed linearly so that their mean is zero and their covariance equals the target to rounding. The seed draws
     the samples.
@@ -72,7 +73,7 @@ def eigenvalues(parameters: RandomFieldParameters) -> Floats:
 def power_spectrum(parameters: RandomFieldParameters) -> Floats:
     """Return the variance of the coefficient of each wave `(size, size)`: vertical, then horizontal wave number."""
     k = waves(parameters.size, parameters.boundary)[0]
-    square = k[:, None] ** 2 + k[None, :] ** 2
+    square = k[:, None] ** 2 + (parameters.anisotropy * k[None, :]) ** 2
     length = parameters.correlation_length
     if length is not None:
         square = square + length**-2

@@ -29,6 +29,17 @@ def flat(split):
     return split.values.reshape(len(split.values), -1).astype(np.float64)
 
 
+def test_an_anisotropic_field_correlates_further_along_a_row_and_has_distinct_eigenvalues(load):
+    """Covariance of neighbours: greater to the right than below; with reflecting borders no two waves are equal."""
+    settings = {"size": 8, "boundary": "reflecting", "anisotropy": 1.6, "exponent": 3.0}
+    covariance = load(**settings).covariance.reshape(8, 8, 8, 8)
+    middle = covariance[3, 3]
+    assert middle[3, 4] > middle[4, 3] + 0.01
+    spectrum = eigenvalues(RandomFieldParameters(**settings))[:-1]
+    assert (spectrum[:-1] / spectrum[1:]).min() > 1.001
+    assert load(size=8).covariance == pytest.approx(load(size=8, anisotropy=1.0).covariance)
+
+
 @pytest.mark.parametrize("size", [2, 7, 8])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_the_waves_on_a_line_are_an_orthonormal_basis(boundary, size):

@@ -129,7 +129,8 @@ def _against_pca(
         verb = "does not need" if len(others) == 1 else "needs"
         text = f"{where} {who} {verb} decidedly fewer latents than PCA ({needs})."
     else:
-        counts = [f"{one.architecture} needs {_value(one, metric, score)} latents" for one in fewer]
+        values = {one.architecture: _value(one, metric, score) for one in fewer}
+        counts = [f"{name} needs {value} latent{'s' * (value != '1')}" for name, value in values.items()]
         rest = f"; {_listed(others)} {'needs' if len(others) == 1 else 'need'} not decidedly fewer" if others else ""
         text = f"{where} {_listed(counts)} where {needs}{rest}."
     return Finding(text, question.id, "fewer", tuple(names), tuple(others))
