@@ -74,11 +74,11 @@ scores = ["effective-dimension/at-10%"]
 better = "needs fewer latents"
 [scan]
 latent_dim = 3
-temperatures = [0.02, 0.005]
+temperatures = [0.1, 0.02, 0.005]
 [training]
 optimiser = { use = "preconditioned", learning_rate = 0.03 }
 batch_size = 256
-max_updates = 500
+max_updates = 800
 convergence.checks = 2
 [evaluation]
 max_rows = 1000
