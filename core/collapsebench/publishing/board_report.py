@@ -99,7 +99,7 @@ def _table(results: SuiteResults, title: str, compared: Sequence[Contender]) -> 
     ]
     names = [contender.architecture for contender in rows]
     fixed, said = _fixed(names, found, [[g] for g in rows]), tuple(one.text for one in findings(results, compared))
-    return Table(title, fixed, tuple(scores), tuple(_notes(results, compared)), said)
+    return Table(title, fixed, tuple(scores), tuple(_notes(results, compared)), said, named=len(found))
 
 
 def _overall(results: SuiteResults, asked: Together) -> Table:

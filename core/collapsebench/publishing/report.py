@@ -73,9 +73,9 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table with notes. fixed: what every table has, the row's name second; scores: what differs.
+    """A titled table with notes. fixed: what every table has; scores: what differs.
 
-    lead: sentences above it.
+    lead: sentences above it. named: the place of the row's name among the fixed columns.
     """
 
     title: str
@@ -83,6 +83,7 @@ class Table:
     scores: tuple[TableColumn, ...]
     notes: tuple[str, ...]
     lead: tuple[str, ...] = ()
+    named: int = 1
 
     @property
     def columns(self) -> tuple[TableColumn, ...]:
@@ -191,7 +192,7 @@ def pieces(table: Table, width: int) -> list[list[TableColumn]]:
     found = [list(table.fixed)]
     for column in table.scores:
         if sum(_width(item) + 2 for item in found[-1]) + _width(column) > width:
-            found.append([table.fixed[1]])
+            found.append([table.fixed[table.named]])
         found[-1].append(column)
     return found
 
@@ -238,7 +239,7 @@ def _markdown_list(lines: Iterable[str]) -> str:
 def _html_section(table: Table) -> str:
     title = escape(table.title)
     header = "".join(f'<th scope="col">{"<br>".join(map(escape, column.header))}</th>' for column in table.columns)
-    rows = "\n".join(f"<tr>{_html_row(row)}</tr>" for row in table.rows)
+    rows = "\n".join(f"<tr>{_html_row(row, table.named)}</tr>" for row in table.rows)
     said = f"{_html_list(table.lead)}\n" if table.lead else ""
     return (
         f'<section>\n{said}<div class="wide" role="region" aria-label="{title}" tabindex="0">\n<table>\n'
@@ -247,10 +248,10 @@ def _html_section(table: Table) -> str:
     )
 
 
-def _html_row(row: tuple[str, ...]) -> str:
-    """Return the cells of a row; the second one, its name, heads it."""
+def _html_row(row: tuple[str, ...], named: int) -> str:
+    """Return the cells of a row, whose name heads it."""
     cells = [f"<td>{escape(cell)}</td>" for cell in row]
-    cells[1] = f'<th scope="row">{escape(row[1])}</th>'
+    cells[named] = f'<th scope="row">{escape(row[named])}</th>'
     return "".join(cells)
 
 

@@ -30,7 +30,7 @@ REFERENCE = "pca-"
 """How the name of a score begins that says the same of PCA as the score of the rest of its name says of a model."""
 
 
-_MANY = 4
+_MANY, _FEWEST_RUNS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,11 @@ class Finding:
 def findings(results: SuiteResults, compared: Sequence[Contender]) -> list[Finding]:
     """Return what is to be said about the architectures of one dataset and objective, at most two for a question.
 
-    Nothing is said of a question without a title, nor where fewer than two architectures are ranked.
+    Nothing is said of a question without a title, of a single seed, nor where fewer than two architectures are ranked.
     """
-    said = []
+    said: list[Finding] = []
+    if max((len(one.ok) for one in compared), default=0) < _FEWEST_RUNS:
+        return said
     for question in results.questions:
         scores, _ = ranking_scores(results, question)
         if not question.title or not scores:

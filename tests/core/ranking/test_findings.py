@@ -127,8 +127,10 @@ def test_every_format_says_it_above_the_table(format):
     assert text.index(sentence) < text.rindex("linear")
 
 
-def test_nothing_is_said_of_a_question_without_a_title_or_of_one_architecture():
+def test_nothing_is_said_of_a_question_without_a_title_of_one_architecture_or_of_one_seed():
     results = compared_suite(seeds=8)
     assert findings(results, comparisons(results)["digits", "beta-vae"]) == []
     alone = replace(results, questions=(PCA,), cells=[one for one in results.cells if one.architecture == "conv"])
     assert findings(alone, comparisons(alone)["digits", "beta-vae"]) == []
+    one_seed = replace(results, questions=(PCA, FEW), cells=[one for one in results.cells if one.seed == 0])
+    assert findings(one_seed, comparisons(one_seed)["digits", "beta-vae"]) == []

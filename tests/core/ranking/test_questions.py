@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from scored_results import full, suite
 
-from collapsebench.publishing.board_report import read_board, render
+from collapsebench.publishing.board_report import board_report, read_board, render
+from collapsebench.publishing.report import pieces
 from collapsebench.ranking.board import complete_board, ranking
 from collapsebench.ranking.ranks import CONFIDENCE
 from collapsebench.ranking.standings import comparisons, confidence_of, standings
@@ -57,6 +58,13 @@ def test_a_board_has_a_column_of_ranks_for_every_question_and_no_rank_that_mixes
     assert "over all pairs and questions together" in text
     single = text.split("digits, beta-vae")[1]
     assert "mean rank" not in single.split("Provenance")[0].replace("differences in mean rank", "")
+
+
+def test_every_piece_of_a_wide_table_and_every_row_is_named_by_the_architecture(asked):
+    (table,) = [one for one in board_report(asked).tables if one.title.startswith("digits")]
+    assert [column.header for column in table.fixed][table.named] == ("architecture",)
+    assert all(("architecture",) in [column.header for column in piece] for piece in pieces(table, 60))
+    assert '<th scope="row">linear</th>' in render(asked, "html")
 
 
 def test_a_long_table_says_which_question_a_score_answers_and_has_its_ranks(asked):
