@@ -114,7 +114,7 @@ def test_strict_is_content_where_every_replica_converged(folder: Path) -> None:
         "training.convergence.ward_residual=100.0", "training.convergence.edge_tolerance=100.0",
         "training.convergence.drift=100.0", "training.convergence.relative_tolerance=1.0",
         "training.convergence.predicted_decrease=100.0", "training.convergence.trial_decrease=100.0",
-        "training.convergence.envelope_gap=100.0",
+        "training.convergence.envelope_gap=100.0", "training.convergence.threshold_shift=100.0",
     ]  # fmt: skip
     options = [part for override in tolerant for part in ("--set", override)]
     done = invoke("run", folder / "tiny.toml", "--store", folder / "store", "--strict", *options)
@@ -147,11 +147,18 @@ def test_what_was_published_makes_itself_again_when_the_store_is_gone(ran: Path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_shipped_quickstart_ends_ok_and_its_linear_decoders_land_on_pca(tmp_path: Path) -> None:
+def test_the_shipped_quickstart_comes_to_rest_lands_on_pca_and_beats_it_on_arcs_alone(tmp_path: Path) -> None:
     done = script("run", "quickstart", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "On arcs, effective-dimension/at-10%: mlp needs 2 latents where PCA needs 4; linear and mlp-linear" in said
+    assert "On gaussian, effective-dimension/at-10%: none of linear, mlp and mlp-linear needs decidedly fewer" in said
     board = read_board((tmp_path / "store/suites/quickstart/board.csv").read_text())
-    assert set(board["n_planned"]) == {3}
+    assert set(board["n_planned"]) == {4}
+    shares = board.groupby("architecture")["converged_share"].mean()
+    assert shares["linear"] >= 0.95
+    assert shares["mlp-linear"] >= 0.95
+    assert shares["mlp"] >= 0.9
     name = (board["dataset"] == "gaussian") & (board["architecture"] == "linear")
     r2 = board[name & (board["metric"] == "pca-agreement") & (board["score"] == "threshold-identity-r2")]
     assert float(r2["value"].iloc[0]) > 0.99

@@ -41,6 +41,7 @@ edge_tolerance = 1e3
 drift = 1e3
 predicted_decrease = 1e3
 trial_decrease = 1e3
+threshold_shift = 1e3
 envelope_gap = 1e3
 
 [[datasets]]
