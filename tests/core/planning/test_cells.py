@@ -12,7 +12,17 @@ from flow import TINY, write_suite
 
 import collapsebench
 from collapsebench.contracts import load_registry
-from collapsebench.planning.cells import Cell, Plan, describe, differences, key_of, make_plan, nearest
+from collapsebench.planning.cells import (
+    ENGINE,
+    ENGINE_OF_SMALL_BATCHES,
+    Cell,
+    Plan,
+    describe,
+    differences,
+    key_of,
+    make_plan,
+    nearest,
+)
 from collapsebench.store import CellRecord, Store
 from collapsebench.suite.resolve import Suite, load_suite
 
@@ -210,3 +220,12 @@ def test_a_plan_shows_every_cell_in_a_notebook_and_escapes_its_title(tmp_path: P
     broken = replace(plan, failures={"digits": ("failed", hostile)})._repr_html_()
     assert "Dataset digits cannot be loaded: &lt;script&gt;" in broken
     assert "<script" not in broken
+
+
+def test_only_cells_that_train_with_larger_batches_are_of_the_newest_engine() -> None:
+    engines = {}
+    for size in ("256", "257", '"full"'):
+        suite = load_suite("linear-gaussian", overrides=[f"training.batch_size={size}"])
+        first = suite.datasets[0], suite.architectures[0], suite.objectives[0]
+        engines[size] = describe(suite, *first, 0, "data")["engine"]
+    assert engines == {"256": ENGINE_OF_SMALL_BATCHES, "257": ENGINE, '"full"': ENGINE}
