@@ -31,9 +31,6 @@ SCHEMA = 1
 ENGINE, ENGINE_OF_SMALL_BATCHES = 5, 4
 """What decides the numbers of a cell beyond its description. Engine 5 tries what is left to gain with batches of up to
 1,024 rows; where training has at most 256, nothing changed since engine 4."""
-_SMALL_BATCHES = 5, 4
-"""What decides the numbers of a cell beyond its description. Engine 5 tries what replicas have left to gain with batches
-of up to 1,024 rows; where training has at most 256, nothing changed since engine 4."""
 _SMALL_BATCH = 256
 PROTOCOL_SETTINGS = ("protocol", "wave_size", "perturbation", "exchange")
 """The fields of a description that say in which order a scan is trained, and how its replicas start."""
