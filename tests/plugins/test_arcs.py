@@ -99,6 +99,7 @@ decoder = { use = "linear" }
 """
 
 
+@pytest.mark.slow
 def test_an_mlp_needs_one_latent_for_an_arc_where_pca_needs_two_and_the_board_says_so(tmp_path, no_figures):
     """The positive control: the better of two components leaves a quarter of the variance, the arc nothing."""
     cosine, sine = arc_variances(ArcsParameters(arcs=1, dimension=2))
