@@ -35,7 +35,7 @@ from collapsebench.training.build import make_trainer
 from collapsebench.training.choose import choose_computation
 from collapsebench.training.remaining import predict_decrease
 from collapsebench.training.trainer import Controls, Trainer
-from collapsebench.training.trial import TRIAL_SHARE, measured_decrease, try_descent
+from collapsebench.training.trial import TRIAL_BATCH, TRIAL_SHARE, measured_decrease, try_descent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +208,8 @@ def _train_on(
         trainer.average = Average(trainer.stack.parameters, training.average)
     before = trainer.stack.select(torch.arange(len(places), device=trainer.stack.device))
     predicted = predict_decrease(before, data, scan.latent_dim)
-    tried = try_descent(before, data, scan.latent_dim, max(1, round(TRIAL_SHARE * group.updates)))
+    length, rows = max(1, round(TRIAL_SHARE * group.updates)), min(TRIAL_BATCH, trainer.batches.size)
+    tried = try_descent(before, data, scan.latent_dim, length, batch=rows)
     first = _observe(trainer, before)
     after = before.select(torch.arange(len(places), device=trainer.stack.device))
     after.load(trainer.run(Controls()).weights)

@@ -29,7 +29,6 @@ from collapsebench.scoring.results import Question, SuiteResults
 REFERENCE = "pca-"
 """How the name of a score begins that says the same of PCA as the score of the rest of its name says of a model."""
 
-
 _MANY, _FEWEST_RUNS = 4, 2
 
 
@@ -39,8 +38,7 @@ class Finding:
 
     kind: `first`, the only one of `ahead` is decidedly better than each of `behind`; `together`, nobody is decidedly
     better than any of `ahead`, so nothing is decided between them, and each of `behind` is decidedly worse than
-    somebody; `fewer`, each of `ahead` needs
-    decidedly fewer latents than PCA, and none of `behind` does.
+    somebody; `fewer`, each of `ahead` needs decidedly fewer latents than PCA, and none of `behind` does.
     """
 
     text: str
@@ -82,12 +80,12 @@ def _order(
 ) -> Finding:
     """Return who comes first. ranked: by mean rank."""
     metric, score = first_score
-    ranks = [rank for one in ranked if (rank := found[one.architecture].rank)]
-    ahead = [one for one, rank in zip(ranked, ranks, strict=True) if rank.best == 1]
+    ranks = {one.architecture: rank for one in ranked if (rank := found[one.architecture].rank)}
+    ahead = [one for one in ranked if ranks[one.architecture].best == 1]
     behind = [one for one in ranked if one not in ahead]
     names, others = ([one.architecture for one in group] for group in (ahead, behind))
     where = f"{question.title} On {ranked[0].dataset},"
-    if len(ahead) == 1 and ranks[ranked.index(ahead[0])].worst == 1:
+    if len(ahead) == 1 and ranks[ahead[0].architecture].worst == 1:
         better = question.better or "is ranked first, better"
         values = f"{score.name} {_value(ahead[0], metric, score)}; {others[0]} {_value(behind[0], metric, score)}"
         text = f"{where} {names[0]} {better} than {_listed(others)} ({values})."
