@@ -38,7 +38,7 @@ def gaussian_data(**parameters):
     return standardise(create("dataset", "gaussian", **settings).load(0, Path()), "gaussian")
 
 
-def stack_of(
+def stack_of(  # noqa: PLR0913 - what tests vary
     data,
     temperatures,
     *,
@@ -50,6 +50,7 @@ def stack_of(
     objective=None,
     computation="batched",
     dtype=None,
+    device="cpu",
 ):
     """Build a stack, seed by seed, the temperatures in their order within each.
 
@@ -80,7 +81,7 @@ def stack_of(
         data.shape,
         decoder=decoder,
         computation=COMPUTATIONS[computation],
-        device=torch.device("cpu"),
+        device=torch.device(device),
         dtype=dtype or torch.float32,
     )
 

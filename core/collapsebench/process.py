@@ -47,6 +47,19 @@ def returned_memory() -> Iterator[None]:
             glibc.mallopt(_M_MMAP_THRESHOLD, _GIB)
 
 
+@contextmanager
+def matrix_precision(precision: str) -> Iterator[None]:
+    """Let CUDA devices round float32 matrix products to TF32 within this context if `precision` is "tf32", else not."""
+    import torch
+
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+
+
 def share_cores() -> None:
     """Let waiting threads yield their core early. Call this before torch is imported.
 

@@ -20,8 +20,8 @@ from collapsebench_datasets.spatial_blocks import (
     split_by_block,
     systematic_sample,
 )
-from collapsebench_datasets.worldclim_archive import Cells, content_sha256, read_cells
-from collapsebench_datasets.worldclim_parameters import ALL_VARIABLES, WorldClimParameters
+from collapsebench_datasets.worldclim_cells import Cells, content_sha256, prepared_cells
+from collapsebench_datasets.worldclim_parameters import ALL_VARIABLES, Resolution, Version, WorldClimParameters
 
 LICENCE = (
     "WorldClim: free for academic and other non-commercial use; redistribution and commercial use need the "
@@ -34,6 +34,12 @@ CITATIONS = {
     "interpolated climate surfaces for global land areas, International Journal of Climatology 25, "
     "1965-1978, doi:10.1002/joc.1276",
 }
+
+
+def _read_layers(source: Path, version: Version, resolution: Resolution, variables: tuple[int, ...]) -> Cells:
+    from collapsebench_datasets.worldclim_archive import read_cells  # prepared cells need no raster library
+
+    return read_cells(source, version, resolution, variables)
 
 
 class WorldClim(Dataset[WorldClimParameters]):
@@ -55,13 +61,14 @@ class WorldClim(Dataset[WorldClimParameters]):
             return
         p = self.parameters
         if p.path is not None:
-            cells = read_cells(p.path, p.version, p.resolution, p.variables)
+            read = prepared_cells if p.path.suffix == ".npz" else _read_layers
+            cells = read(p.path, p.version, p.resolution, p.variables)
             cache.mkdir(parents=True, exist_ok=True)
             cells.save(self._cells_file(cache, content_sha256(p.path)))
             return
         cache.mkdir(parents=True, exist_ok=True)
         with verified(p.source_url, self._archive(cache), p.sha256) as (archive, sha256):
-            read_cells(archive, p.version, p.resolution, p.variables).save(self._cells_file(cache, sha256))
+            _read_layers(archive, p.version, p.resolution, p.variables).save(self._cells_file(cache, sha256))
 
     def is_prepared(self, cache: Path) -> bool:
         """Return whether the cells of this archive and these variables are in `cache`."""
@@ -92,7 +99,7 @@ class WorldClim(Dataset[WorldClimParameters]):
             validation=validation,
             test=test,
             feature_names=cells.names,
-            revision=f"WorldClim {p.version}, {p.resolution}, archive sha256:{self._sha256(cache)}",
+            revision=f"{cells.origin or self._origin}, archive sha256:{self._sha256(cache)}",
             licence=LICENCE,
             citation=CITATIONS[p.version],
             notes={
@@ -120,6 +127,10 @@ class WorldClim(Dataset[WorldClimParameters]):
             cells.values[part[drawn]],
             None if weights is None else (weights / weights.mean()).astype(np.float32),
         )
+
+    @property
+    def _origin(self) -> str:
+        return f"WorldClim {self.parameters.version}, {self.parameters.resolution}"
 
     def _archive(self, cache: Path) -> Path:
         p = self.parameters

@@ -7,15 +7,12 @@ stores the temperatures as whole tenths, which are divided by ten here.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +22,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from collapsebench import DataError
-from collapsebench_datasets.resumable_download import sha256_of
+from collapsebench_datasets.worldclim_cells import Cells
 from collapsebench_datasets.worldclim_parameters import ALL_VARIABLES, Resolution, Version
 
 STORED_IN_TENTHS = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11})
@@ -35,61 +32,6 @@ _LAYOUT = {
 }
 _DRIVER = {".tif": "GTiff", ".bil": "EHdr"}
 _EXAMPLE = {"2.1": "wc2.1_{resolution}_bio_{variable}.tif", "1.4": "bio{variable}.bil"}
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells that are valid in every chosen layer, from north to south and west to east.
-
-    values: `(cells, variables)` float32. latitude, longitude: of the cells' centres `(cells,)`, degrees,
-    rounded to 1e-9 because headers write the cell size with few digits. variables: the number of the BIO in
-    each column.
-    """
-
-    values: NDArray[np.float32]
-    latitude: NDArray[np.float64]
-    longitude: NDArray[np.float64]
-    variables: tuple[int, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the columns, BIO1 to BIO19."""
-        return tuple(f"BIO{number}" for number in self.variables)
-
-    @property
-    def area(self) -> NDArray[np.float64]:
-        """The area of each cell over the mean area `(cells,)`: proportional to cos(latitude) on a sphere."""
-        cosine = np.cos(np.radians(self.latitude))
-        return np.asarray(cosine / cosine.mean())
-
-    def save(self, path: Path) -> None:
-        """Write the cells to one file, which appears under its name only when it is complete."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    values=self.values,
-                    latitude=self.latitude,
-                    longitude=self.longitude,
-                    variables=np.array(self.variables),
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: Path) -> Cells:
-        """Return the cells written by `save`."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                variables = tuple(int(number) for number in stored["variables"])
-                return cls(stored["values"], stored["latitude"], stored["longitude"], variables)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"{path}: cannot be read ({error}), expected the cells written by prepare. Delete the file "
-                f"and prepare again."
-            ) from error
 
 
 def read_cells(
@@ -114,18 +56,8 @@ def read_cells(
         latitude=np.round(transform.f + (row + 0.5) * transform.e, 9),
         longitude=np.round(transform.c + (column + 0.5) * transform.a, 9),
         variables=tuple(layers),
+        origin=f"WorldClim {version}, {resolution}",
     )
-
-
-def content_sha256(source: Path) -> str:
-    """Return the SHA-256 of an archive, or of the names and contents of a folder's layers."""
-    if not source.is_dir():
-        return sha256_of(source)
-    digest = hashlib.sha256()
-    for file in sorted(source.iterdir()):
-        if file.suffix.lower() in {".tif", ".bil", ".hdr"}:
-            digest.update(f"{file.name} {sha256_of(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def _find_layers(source: Path, version: Version, resolution: Resolution, variables: Sequence[int]) -> dict[int, str]:

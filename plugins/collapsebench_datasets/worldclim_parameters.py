@@ -25,7 +25,9 @@ class WorldClimParameters(Parameters):
     version: Version = Field(default="2.1", description="release of WorldClim")
     resolution: Resolution = Field(default="10m", description="side of a cell in arc-minutes")
     variables: tuple[int, ...] = Field(default=ALL_VARIABLES, description="which of BIO1 to BIO19")
-    path: Path | None = Field(default=None, description="archive (zip) or folder of layers, instead of a download")
+    path: Path | None = Field(
+        default=None, description="archive (zip), folder of layers, or prepared cells (npz), instead of a download"
+    )
     url: str | None = Field(
         default=None, pattern=r"^https?://", description="another address to download the archive from"
     )

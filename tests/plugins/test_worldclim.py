@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -26,7 +28,8 @@ from collapsebench_datasets.spatial_blocks import (
     systematic_sample,
 )
 from collapsebench_datasets.worldclim import WorldClim
-from collapsebench_datasets.worldclim_archive import STORED_IN_TENTHS, Cells, read_cells
+from collapsebench_datasets.worldclim_archive import STORED_IN_TENTHS, read_cells
+from collapsebench_datasets.worldclim_cells import Cells
 from collapsebench_datasets.worldclim_parameters import WorldClimParameters
 
 ROWS, COLUMNS, WEST, NORTH = 60, 150, 5.0, 62.0
@@ -284,7 +287,7 @@ def test_a_download_that_was_complete_when_the_run_was_interrupted_is_not_sent_a
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("collapsebench_datasets.worldclim.read_cells", interrupt)
+        patch.setattr("collapsebench_datasets.worldclim_archive.read_cells", interrupt)
         with pytest.raises(KeyboardInterrupt):
             worldclim(url=server.url).prepare(tmp_path)
     worldclim(url=server.url).prepare(tmp_path)
@@ -507,7 +510,7 @@ def test_cells_appear_in_the_cache_only_when_they_are_complete(
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(np, "savez", fail)
+    monkeypatch.setattr(np, "savez_compressed", fail)
     with pytest.raises(OSError, match="disk full"):
         worldclim(path=bil_archive).prepare(tmp_path)
     assert contents(tmp_path) == {}
@@ -735,3 +738,41 @@ def test_worldclim_1_4_meets_the_target_of_the_depth_protocol(tmp_path: Path) ->
     assert min(data.notes["blocks"].values()) > 50
     assert len(data.validation.values) == pytest.approx(len(data.test.values), rel=0.1)
     assert -30 < data.train.values[:, 0].min() < data.train.values[:, 0].max() < 35
+
+
+def test_prepared_cells_are_read_without_the_layers_and_without_a_raster_library(
+    bil_archive: Path, tmp_path: Path
+) -> None:
+    """A sample of an archive's cells by the documented command, loaded by a process that cannot import rasterio."""
+    target, cache = tmp_path / "cells.npz", tmp_path / "cache"
+    command = [sys.executable, "-m", "collapsebench_datasets.worldclim_cells", str(bil_archive), str(target)]
+    subprocess.run([*command, "--version", "1.4", "--cells", "400"], check=True, capture_output=True)
+    program = (
+        "import sys; sys.modules['rasterio'] = None\n"
+        "from pathlib import Path\n"
+        "from collapsebench_datasets.worldclim import WorldClim\n"
+        "from collapsebench_datasets.worldclim_parameters import WorldClimParameters\n"
+        f"data = WorldClim(WorldClimParameters(version='1.4', path={str(target)!r}))\n"
+        f"data.prepare(Path({str(cache)!r}))\n"
+        f"print(data.load(0, Path({str(cache)!r})).revision)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert "WorldClim 1.4, 10m, 400 of" in said
+    whole, cells = read_cells(bil_archive, "1.4", "10m"), Cells.load(target)
+    where = zip(whole.latitude, whole.longitude, strict=True)
+    places = dict(zip(where, whole.values.tolist(), strict=True))
+    found = zip(cells.latitude, cells.longitude, cells.values.tolist(), strict=True)
+    assert len(cells.values) == 400
+    assert all(places[latitude, longitude] == values for latitude, longitude, values in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"version": "2.1"}, "WorldClim 1.4"), ({"variables": (1, 7)}, "BIO")]
+)
+def test_prepared_cells_of_something_else_are_refused(
+    changes: dict[str, Any], message: str, bil_archive: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "cells.npz"
+    read_cells(bil_archive, "1.4", "10m", (1, 2)).save(target)
+    with pytest.raises(DataError, match=message):
+        worldclim(**{"version": "1.4", "path": target, **changes}).prepare(tmp_path / "cache")

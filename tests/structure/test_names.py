@@ -13,6 +13,7 @@ from collapsebench.contracts import KINDS, load_registry
 
 OTHER_MEANINGS = {
     "authoring/networks.py": {"linear"},  # the name of a law
+    "bench/gpu.py": {"linear"},  # a part of the benchmark
     "bench/equilibrium.py": {"linear", "mlp"},  # architectures of the shipped suite `bench`
     "cli/bench.py": {"linear", "conv", "equilibrium", "mlp"},  # benchmarks, and words of their options
     "planning/cells.py": {"equilibrium"},  # in what is trained, the settings that decide convergence

@@ -66,7 +66,7 @@ def test_every_room_is_a_layer_of_a_contract_that_fits_on_twelve_lines() -> None
 def test_no_folder_holds_more_than_nine_modules_and_the_core_about_a_hundred() -> None:
     folders = {folder: sum(path.parent == folder for path in MODULES) for folder in {path.parent for path in MODULES}}
     assert {folder.name: count for folder, count in folders.items() if count > 9} == {}
-    assert len(MODULES) <= 110
+    assert len(MODULES) <= 120
 
 
 def test_no_module_is_longer_than_four_hundred_lines() -> None:

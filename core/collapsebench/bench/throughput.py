@@ -129,7 +129,9 @@ def bench_throughput(replicas: int = 64, repeats: int = 9, device: str = "cpu") 
     stack = bench_stack(scan, data, registry)
     general = trainer_of(scan, COMPUTATIONS["batched"], data, registry)
     third_party = bench_stack(
-        bench_scan(Networks(_FOREIGN, _FOREIGN), _temperatures(replicas), LATENTS, plain_adam(), device), data, registry
+        bench_scan(Networks(_FOREIGN, _FOREIGN), temperatures_of(replicas), LATENTS, plain_adam(), device),
+        data,
+        registry,
     )
     pair = bench_pair(registry, _published(), (INPUTS,), LATENTS)
     plain = plain_loop(data, copy.deepcopy(pair).to(place), place, BATCH)
@@ -184,7 +186,7 @@ def bench_images(replicas: int = 32, batch: int = 64, repeats: int = 9, device: 
     keep_freed_memory()
     registry, place, data = load_registry(), torch.device(device), image_data()
     convolutions = networks("convolutions", *IMAGE_OVERRIDES)
-    scan = bench_scan(convolutions, _temperatures(replicas), IMAGE_LATENTS, plain_adam(batch), device)
+    scan = bench_scan(convolutions, temperatures_of(replicas), IMAGE_LATENTS, plain_adam(batch), device)
     computation, reason = _fastest_for_images(scan, data, registry)
     trainer = trainer_of(scan, COMPUTATIONS[computation], data, registry)
     plain = plain_loop(data, bench_pair(registry, convolutions, IMAGE, IMAGE_LATENTS).to(place), place, batch)
@@ -212,7 +214,7 @@ def _fastest_for_images(scan: ScanSpec, data: Standardised, registry: Registry) 
     if scan.device != "cpu":
         return "batched", "computations are timed on a CPU only"
     replicas = min(len(scan.temperatures), TIMED_REPLICAS)
-    few = scan.at(_temperatures(replicas).tolist())
+    few = scan.at(temperatures_of(replicas).tolist())
     stacks = {name: build_stack(few, (0,), COMPUTATIONS[name], data, registry) for name in _FOR_IMAGES}
     size = scan.training.batch_size
     x = torch.from_numpy(data.splits["train"].values[: None if isinstance(size, str) else size])
@@ -295,7 +297,7 @@ def bench_pair(registry: Registry, parts: Networks, shape: tuple[int, ...], late
 
 def published_scan(replicas: int, width: int, device: str) -> ScanSpec:
     """Return the scan of the published network, or of one of another width, with plain Adam."""
-    return bench_scan(_published(width), _temperatures(replicas), LATENTS, plain_adam(), device)
+    return bench_scan(_published(width), temperatures_of(replicas), LATENTS, plain_adam(), device)
 
 
 def bench_scan(
@@ -332,5 +334,6 @@ def _published(width: int = WIDTH) -> Networks:
     return networks("published", *changed)
 
 
-def _temperatures(replicas: int) -> Floats:
+def temperatures_of(replicas: int) -> Floats:
+    """Return the temperatures of the published scan `(r,)`, from 1 to 1e-6."""
     return np.logspace(0, -6, replicas)

@@ -283,12 +283,53 @@ def _further_rows(result: TrainingOn) -> Rows:
     return rows
 
 
+@bench.command()
+@click.option("--part", "parts", multiple=True, help="One of tests, throughput, linear, scan; repeatable; all.")
+@click.option("--tests", multiple=True, type=click.Path(path_type=Path), help="Folder whose tests marked gpu are run.")
+@click.option("--worldclim", type=click.Path(exists=True, path_type=Path), help="Prepared cells (npz), for the scan.")
+@click.option("--preset", default="gpu", show_default=True, help="Of worldclim-depth.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Of worldclim-depth; repeatable.")
+@click.option("--minutes", default=8.0, show_default=True, help="After these, no further part is started.")
+@STORE
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for JSON, Markdown, and the board.")
+def gpu(
+    parts: tuple[str, ...],
+    tests: tuple[Path, ...],
+    worldclim: Path | None,
+    preset: str,
+    overrides: tuple[str, ...],
+    minutes: float,
+    store: str | None,
+    out: Path,
+) -> None:
+    """Measure a CUDA device: its tests, its speed against its ceilings, theory, and the scan of worldclim-depth.
+
+    What has been trained is kept in the store, so the same command continues where it was stopped.
+    """
+    from collapsebench.bench.gpu import GpuReport, GpuSettings, Verbs, bench_gpu, rows_of
+    from collapsebench.verbs.run import publish, run
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def save(report: GpuReport) -> None:
+        title = f"What one command measures on {report.device}"
+        _deliver("gpu", title, asdict(report), rows_of(report), as_json=False, out=out, quiet=True)
+
+    place = None if store is None else Path(store)
+    settings = GpuSettings(out, Verbs(run, publish), parts, tests, worldclim, minutes, place, preset, overrides)
+    for name, value in rows_of(bench_gpu(settings, save, say)).items():
+        click.echo(f"  {name:60s}{value}")
+
+
 def _spread(spread: Spread) -> str:
     return f"{spread.median:9.3f}  ({spread.low:.3f} to {spread.high:.3f})"
 
 
-def _deliver(name: str, title: str, results: dict[str, Any], rows: Rows, *, as_json: bool, out: Path | None) -> None:
-    """Print the results, and write them into a folder together with the hardware and the command."""
+def _deliver(
+    name: str, title: str, results: dict[str, Any], rows: Rows, *, as_json: bool, out: Path | None, quiet: bool = False
+) -> None:
+    """Print the results unless `quiet`, and write them into a folder together with the hardware and the command."""
     import torch
 
     from collapsebench.planning.provenance import processor
@@ -302,7 +343,7 @@ def _deliver(name: str, title: str, results: dict[str, Any], rows: Rows, *, as_j
     footer = ", ".join(f"{key} {value}" for key, value in hardware.items())
     if as_json:
         click.echo(text)
-    else:
+    elif not quiet:
         click.echo(title)
         for row, value in rows.items():
             click.echo(f"  {row:38s}{value}")

@@ -13,13 +13,23 @@ from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
 
 VALUES_AT_ONCE = 16_777_216
+_SHARE_OF_DEVICE = 512
+"""A device with memory of its own processes a value at once for so many of its bytes, 160 million for 80 GiB."""
+
+
+def values_for(device: torch.device) -> int:
+    """Return the largest number of values that the rows of a chunk may need together on a device."""
+    if device.type != "cuda":
+        return VALUES_AT_ONCE
+    return max(VALUES_AT_ONCE, torch.cuda.get_device_properties(device).total_memory // _SHARE_OF_DEVICE)
 
 
 class SplitSamples(Samples):
     """A standardised split in chunks whose memory stays bounded for all replicas together.
 
     max_rows: the largest number of rows, always the same ones; None for all. width: values per row and replica where
-    the model is widest. values_at_once: the largest number of values that the rows of a chunk may need together.
+    the model is widest. values_at_once: the largest number of values that the rows of a chunk may need
+    together; by default, as many as suit the device.
     """
 
     def __init__(
@@ -32,7 +42,7 @@ class SplitSamples(Samples):
         device: torch.device,
         dtype: torch.dtype,
         max_rows: int | None = None,
-        values_at_once: int = VALUES_AT_ONCE,
+        values_at_once: int | None = None,
     ) -> None:
         split = data.splits[name]
         values, weights = split.values, split.weights
@@ -43,7 +53,7 @@ class SplitSamples(Samples):
         self._values, self._device, self._dtype = values, device, dtype
         self._weights = np.full(len(values), 1.0) if weights is None else weights.astype(np.float64)
         self._weights /= self._weights.sum()
-        self._values_at_once = values_at_once
+        self._values_at_once = values_for(device) if values_at_once is None else values_at_once
         self._row_footprint = replicas * max(width, int(np.prod(data.shape)))
 
     def chunks(self, values_per_sample: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -55,11 +65,11 @@ class SplitSamples(Samples):
             yield x, weights.to(self._device, torch.float32 if self._device.type == "mps" else torch.float64)
 
 
-def rows_at_once(values_per_row: int, values_at_once: int = VALUES_AT_ONCE) -> int:
+def rows_at_once(values_per_row: int, values: int = VALUES_AT_ONCE) -> int:
     """Return the number of rows in a chunk, at least 8.
 
     >>> from collapsebench.data.samples import rows_at_once
     >>> rows_at_once(64 * 128)
     2048
     """
-    return max(8, values_at_once // values_per_row)
+    return max(8, values // values_per_row)

@@ -19,7 +19,7 @@ from collapsebench.errors import DataError, StoreError, classify, error_text
 from collapsebench.executing.observe import observe_cells
 from collapsebench.planning.jobs import Job
 from collapsebench.planning.provenance import provenance
-from collapsebench.process import keep_freed_memory
+from collapsebench.process import keep_freed_memory, matrix_precision
 from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.stack.kernel.library import KernelError, load_kernel
 from collapsebench.store import FINISHED, CellRecord, Store
@@ -56,7 +56,7 @@ def execute_job(
     job, store = possible_here(Job.read(path)), Store(path.parent.parent)
     registry = registry or load_registry()
     keep_freed_memory()
-    with on_threads(job.threads):
+    with on_threads(job.threads), matrix_precision(job.scan.precision):
         started = time.monotonic()
         ended = _train(path, job, store, registry, Controls(None, lambda at: report(job.label, at), stop))
         about = {

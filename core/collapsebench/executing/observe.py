@@ -14,6 +14,7 @@ from collapsebench.errors import error_text
 from collapsebench.observing.observe import measure
 from collapsebench.planning.cells import key_of
 from collapsebench.planning.jobs import ScanSpec
+from collapsebench.process import matrix_precision
 from collapsebench.stack.computation import observing_computation
 from collapsebench.stack.stack import Stack, StackModel
 from collapsebench.store import CellRecord, Store
@@ -51,6 +52,19 @@ def observe_cells(
 
     KeyboardInterrupt is raised before the next observable once `stop()` is true.
     """
+    with matrix_precision(scan.precision):
+        return _observe(store, records, scan, data, observables, registry, stop)
+
+
+def _observe(
+    store: Store,
+    records: Sequence[CellRecord],
+    scan: ScanSpec,
+    data: Standardised,
+    observables: Sequence[Reference],
+    registry: Registry,
+    stop: Callable[[], bool],
+) -> dict[str, str]:
     model = _model_of(store, records, scan, data, registry)
     evaluation, count = scan.evaluation, len(scan.temperatures)
     failures: dict[str, str] = {}

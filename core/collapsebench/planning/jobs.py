@@ -18,7 +18,7 @@ from collapsebench.planning.cells import Cell, Plan, ScanName, key_of
 from collapsebench.planning.order import Piece, make_pieces, make_waves
 from collapsebench.store import FINISHED, Store
 from collapsebench.suite.resolve import Reference, Suite
-from collapsebench.suite.schema import ComputationName, EvaluationSettings, Exchange, Training
+from collapsebench.suite.schema import ComputationName, EvaluationSettings, Exchange, Precision, Training
 
 SCHEMA_VERSION = 3
 """To be raised when the meaning of job files changes; jobs of an earlier version are planned again."""
@@ -62,7 +62,7 @@ class ScanSpec(_Spec):
     evaluation: EvaluationSettings
     perturbation: float = 0.0
     exchange: Exchange | None = None
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
     device: str = "cpu"
 
     @classmethod

@@ -34,8 +34,18 @@ def provenance(registry: Registry, device: str, precision: str) -> dict[str, Any
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "device": device,
+        **_gpu(device),
         "precision": precision,
     }
+
+
+def _gpu(device: str) -> dict[str, str]:
+    """Return the name of a CUDA device."""
+    if device != "cuda":
+        return {}
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name()}
 
 
 def commands(suite: Suite) -> list[str]:

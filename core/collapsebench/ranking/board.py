@@ -46,7 +46,7 @@ OVERALL = "(all)"
 
 
 _VERSIONS = ("collapsebench", "git", "python", "torch")
-_HARDWARE = ("cpu", "cores", "device", "precision")
+_HARDWARE = ("cpu", "cores", "device", "gpu", "precision")
 
 
 def board(results: SuiteResults) -> pd.DataFrame:

@@ -5,6 +5,7 @@ The results of all computations agree within rounding; `why_not` compares one of
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +17,8 @@ from collapsebench.contracts import Objective
 from collapsebench.stack.groups import AllAtOnce, Grouping, OnCores, OneByOne
 from collapsebench.stack.kernel.chains import StackedPosterior, with_chains
 from collapsebench.stack.kernel.library import KernelError
-from collapsebench.stack.kernel.pair import FusedPair
+from collapsebench.stack.kernel.pair import FusedPair, PairInOnePass
+from collapsebench.stack.kernel.triton_pair import TritonPair
 from collapsebench.suite.schema import ComputationName
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ class Engine(ABC):
     """How the loss and the gradient of a replica are computed. Raises KernelError with the reason if it cannot."""
 
     by_kernel: ClassVar[bool] = False
+    """Whether the compiled kernel of the CPU does some of it."""
+    in_one_pass: ClassVar[bool] = False
+    """Whether loss and gradient of a pair are computed without torch.func, which needs a decoder that is sampled."""
 
     @abstractmethod
     def modules(self, plain: nn.ModuleDict, device: torch.device, dtype: torch.dtype) -> nn.ModuleDict:
@@ -39,7 +44,7 @@ class Engine(ABC):
 
     def one_pass(
         self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
-    ) -> FusedPair | None:
+    ) -> PairInOnePass | None:
         """Return what computes the loss and gradient of a whole stack in one call, or None if the engine cannot."""
         return None
 
@@ -78,6 +83,8 @@ class KernelChains(Engine):
 class KernelPair(KernelChains):
     """Loss and gradient of a whole pair in one pass of the compiled kernel; observables use its chains."""
 
+    in_one_pass = True
+
     def one_pass(
         self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
     ) -> FusedPair | None:
@@ -87,14 +94,35 @@ class KernelPair(KernelChains):
         return FusedPair(plain, objective, parameters, features)
 
 
+class TritonKernels(TorchFunc):
+    """Loss and gradient of a whole pair layer by layer in Triton kernels; observables use torch.func."""
+
+    in_one_pass = True
+
+    def one_pass(
+        self, plain: nn.ModuleDict, objective: Objective[Any], parameters: Tensors, features: int, *, linear: bool
+    ) -> PairInOnePass | None:
+        """Return the pair as Triton kernels compute it."""
+        first = next(iter(parameters.values()))
+        if first.dtype != torch.float32 or (first.device.type != "cuda" and "TRITON_INTERPRET" not in os.environ):
+            raise KernelError(f"Triton kernels compute float32 on CUDA devices, not {first.dtype} on {first.device}")
+        if linear:
+            raise KernelError("a linear decoder has its expectation over z taken in closed form")
+        return TritonPair(plain, objective, parameters, features)
+
+
 @dataclass(frozen=True)
 class Computation:
-    """How a stack is computed. name: in suites and results. description: the end of a sentence 'it is computed ...'."""
+    """How a stack is computed. name: in suites and results. description: the end of a sentence 'it is computed ...'.
+
+    captured: whether updates only change tensors in place, so that on CUDA they are recorded as graphs and replayed.
+    """
 
     name: ComputationName
     engine: Engine
     grouping: Grouping
     description: str
+    captured: bool = False
 
 
 COMPUTATIONS: dict[str, Computation] = {
@@ -104,13 +132,23 @@ COMPUTATIONS: dict[str, Computation] = {
         Computation(
             "kernel-chains", KernelChains(), AllAtOnce(), "through torch.func, affine maps by the compiled kernel"
         ),
+        Computation(
+            "graph-of-kernels",
+            TritonKernels(),
+            AllAtOnce(),
+            "layer by layer in Triton kernels, every update replayed as a graph",
+            captured=True,
+        ),
+        Computation(
+            "graph", TorchFunc(), AllAtOnce(), "through torch.func, every update replayed as a graph", captured=True
+        ),
         Computation("batched", TorchFunc(), AllAtOnce(), "through torch.func, all replicas at once"),
         Computation("groups-on-cores", TorchFunc(), OnCores(4), "in groups of four replicas, one group on each core"),
         Computation("replicas-on-cores", TorchFunc(), OnCores(1), "one replica on each core"),
         Computation("one-by-one", TorchFunc(), OneByOne(), "one replica after the other"),
     )
 }
-"""Every computation by its name, in the order in which they are tried: those of the kernel come first."""
+"""Every computation by its name, in the order in which they are tried."""
 
 _FORMER_NAMES = {"grouped": "groups-on-cores", "side-by-side": "replicas-on-cores"}
 
@@ -147,7 +185,8 @@ def why_not(stack: Stack, latent_dim: int) -> str | None:
             stack.load(before)
         if changed:
             return "its forward pass changes buffers (batch statistics), which belongs to one model at a time"
+    rounding = 3e-3 if torch.backends.cuda.matmul.allow_tf32 and stack.device.type == "cuda" else 1e-5
     for reference, ours in zip(*results, strict=True):
-        if not torch.allclose(ours, reference, rtol=1e-3, atol=1e-5 * float(1 + reference.abs().max())):
+        if not torch.allclose(ours, reference, rtol=1e-3, atol=rounding * float(1 + reference.abs().max())):
             return f"computed {stack.computation.description}, it gives other numbers than one by one"
     return None

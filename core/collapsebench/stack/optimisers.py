@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,35 @@ if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
 
 
-_RIDGE, _DAMPING = 1e-3, 1e-6
+RIDGE, DAMPING = 1e-3, 1e-6
 _WIDEST = 256  # for larger matrices, PyTorch's blocked matrix products are faster
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of an update that only changes tensors in place, given parameters and gradients `(r, ...)`.
+
+    feeds: whether later phases read what it returns or keeps, other than the state of the optimiser.
+    """
+
+    name: str
+    run: Callable[[Tensors, Tensors], None]
+    feeds: bool = True
+
+
 class StackOptimiser(ABC):
-    """The optimiser that the training loop expects. Its state is a dict of tensors, so that it can be stored."""
+    """The optimiser that the training loop expects. Its state is a dict of tensors, so that it can be stored.
+
+    in_place: whether an update is made of phases, which can be recorded and replayed. generation: rises when the state
+    moves to other tensors, so that what was recorded before is void.
+    """
+
+    in_place: bool = False
+    generation: int = 0
+
+    def begin(self, parameters: Tensors, learning_rate: float) -> list[Phase]:
+        """Count an update, and return the phases that it consists of; only for an optimiser that works in place."""
+        raise NotImplementedError
 
     @abstractmethod
     def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
@@ -48,17 +72,32 @@ class StackOptimiser(ABC):
 class Adam(StackOptimiser):
     """Adam (Kingma and Ba 2015) over stacked parameters, with PyTorch's fused kernel where the device has one."""
 
-    def __init__(self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+    def __init__(
+        self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, *, in_place: bool = False
+    ) -> None:
         self._settings = {"betas": (beta1, beta2), "eps": epsilon}
+        self.in_place = in_place
         self._state: dict[str, Tensors] = {}
         self._inner: tuple[tuple[int, ...], torch.optim.Adam] | None = None
 
     def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
         """Update the parameters in place."""
+        for phase in self.begin(parameters, learning_rate):
+            phase.run(parameters, gradients)
+
+    def begin(self, parameters: Tensors, learning_rate: float) -> list[Phase]:
+        """Set the learning rate, and return the only phase; PyTorch's optimiser counts the update itself."""
+        rates = self._bind(parameters).param_groups[0]
+        if isinstance(rates["lr"], Tensor):
+            rates["lr"].fill_(learning_rate)
+        else:
+            rates["lr"] = learning_rate
+        return [Phase("move", self._move)]
+
+    def _move(self, parameters: Tensors, gradients: Tensors) -> None:
         inner = self._bind(parameters)
         for name, parameter in parameters.items():
             parameter.grad = gradients[name].contiguous()  # the fused kernel pairs elements by address
-        inner.param_groups[0]["lr"] = learning_rate
         inner.step()
         for name, parameter in parameters.items():
             self._state[name] = inner.state[parameter]
@@ -69,7 +108,15 @@ class Adam(StackOptimiser):
         if self._inner is None or self._inner[0] != identity:
             first = next(iter(parameters.values()))
             fused = first.device.type in ("cpu", "cuda", "mps")
-            inner = torch.optim.Adam(list(parameters.values()), lr=0.0, fused=fused, **self._settings)  # type: ignore[arg-type]
+            rate = torch.zeros((), device=first.device) if self.in_place else 0.0
+            capturable = self.in_place and first.device.type == "cuda"
+            inner = torch.optim.Adam(
+                list(parameters.values()),
+                lr=rate,
+                fused=fused,
+                capturable=capturable,
+                **self._settings,  # type: ignore[arg-type]
+            )
             for name, parameter in parameters.items():
                 if name in self._state:
                     inner.state[parameter] = self._state[name]
@@ -79,6 +126,7 @@ class Adam(StackOptimiser):
     def keep(self, replicas: Tensor) -> None:
         """Drop the state of every replica whose index is not listed."""
         self._inner = None
+        self.generation += 1
         self._state = {
             name: {key: value if value.dim() == 0 else value[replicas] for key, value in entries.items()}
             for name, entries in self._state.items()
@@ -91,6 +139,7 @@ class Adam(StackOptimiser):
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self._inner = None
+        self.generation += 1
         self._state = {}
         for path, value in state.items():
             name, _, key = path.rpartition("/")
@@ -180,7 +229,7 @@ class Preconditioned(StackOptimiser):
         ]
         call = UpdateCall(
             replicas, out, inputs, start, self._updates % self.refresh_every == 0, learning_rate, self.beta1,
-            self.beta2, self.decay, 1 - self.beta1**self._updates, 1 - self.beta2**self._updates, _RIDGE, _DAMPING,
+            self.beta2, self.decay, 1 - self.beta1**self._updates, 1 - self.beta2**self._updates, RIDGE, DAMPING,
             self.epsilon, *(None if part is None else part.data_ptr() for part in pointers),
         )  # fmt: skip
         if kernel.precondition_run(ctypes.byref(call)):
@@ -202,7 +251,7 @@ class Preconditioned(StackOptimiser):
         square = self._running(f"{name}/v", rotated.square(), self.beta2)
         scale = (square / (1 - self.beta2**self._updates)).sqrt_()
         if left is not None or right is not None:
-            scale = scale + _DAMPING * scale.amax((-2, -1), keepdim=True)
+            scale = scale + DAMPING * scale.amax((-2, -1), keepdim=True)
         scale = scale.add_(self.epsilon)
         return _rotate(momentum / scale, _inverse(left), _inverse(right)).div_(1 - self.beta1**self._updates)
 
@@ -213,7 +262,7 @@ class Preconditioned(StackOptimiser):
         outer = gradient @ gradient.mT if side == "left" else gradient.mT @ gradient
         covariance = self._running(f"{name}/{side}", outer, self.decay)
         key = f"{name}/{side}-basis"
-        ridge = _RIDGE * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        ridge = RIDGE * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         if key not in self._state:
             eye = torch.eye(size, device=gradient.device, dtype=gradient.dtype)
             self._state[key] = torch.linalg.qr(covariance + ridge * eye)[0].contiguous()
@@ -307,8 +356,7 @@ class Average:
     def add(self, parameters: Mapping[str, Tensor], update: int) -> None:
         """Include the parameters after an update, where updates are counted from one."""
         newest = 1 / (1 + self.share * (update - 1))
-        for name, value in self.weights.items():
-            value.lerp_(parameters[name].detach(), newest)
+        torch._foreach_lerp_(list(self.weights.values()), [parameters[name] for name in self.weights], newest)
 
     def keep(self, replicas: Tensor) -> None:
         """Drop every replica whose index is not listed."""

@@ -23,7 +23,7 @@ from collapsebench.contracts import Decoder, Model, Objective
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import COMPUTATIONS, Computation
 from collapsebench.stack.groups import Batch, GroupedGradients
-from collapsebench.stack.kernel.pair import FusedPair, prices_of
+from collapsebench.stack.kernel.pair import PairInOnePass, prices_of
 from collapsebench.theory.envelope import Line
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Stack:
 
     @torch.no_grad()
     def _gradients_in_one_pass(
-        self, pair: FusedPair, batch: Batch, dials: Tensor, progress: Tensor
+        self, pair: PairInOnePass, batch: Batch, dials: Tensor, progress: Tensor
     ) -> tuple[Tensor, Tensors]:
         x, noise, weights = batch
         assert x is not None
@@ -141,10 +141,13 @@ class Stack:
         self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensors]:
         """Return the `losses`, and the gradients of their sum `(r, ...)` by parameter, valid until the next call."""
-        batch, dials, done = (x, noise, weights), self.dials * price, self._number(progress)
-        if self._one_pass is not None and noise is not None:
-            return self._gradients_in_one_pass(self._one_pass, batch, dials, done)
-        return self.computation.grouping.gradients(self, batch, dials, done)
+        return self.gradients_at((x, noise, weights), self.dials * price, self._number(progress))
+
+    def gradients_at(self, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
+        """Return the same at given dials `(r,)`, price included; progress: a scalar."""
+        if self._one_pass is not None and batch[1] is not None:
+            return self._gradients_in_one_pass(self._one_pass, batch, dials, progress)
+        return self.computation.grouping.gradients(self, batch, dials, progress)
 
     @property
     def _batch_axes(self) -> tuple[int, int, int]:

@@ -7,8 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
 
 Protocol = Literal["fresh", "up", "down", "exchange"]
-ComputationName = Literal["kernel", "kernel-chains", "batched", "groups-on-cores", "replicas-on-cores", "one-by-one"]
+ComputationName = Literal[
+    "kernel", "kernel-chains", "graph-of-kernels", "graph", "batched", "groups-on-cores", "replicas-on-cores",
+    "one-by-one",
+]  # fmt: skip
 
+Precision = Literal["float32", "tf32", "float64"]
 Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -259,8 +263,10 @@ class ComputeSettings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="where stacks are trained; auto: on CUDA if it is available, otherwise on the CPU"
     )
-    precision: Literal["float32", "float64"] = Field(
-        default="float32", description="floating-point type of weights and arithmetic"
+    precision: Precision = Field(
+        default="float32",
+        description="floating-point type of weights and arithmetic; tf32: float32 with factors of matrix products "
+        "rounded to ten bits, on CUDA devices only",
     )
     max_replicas_per_stack: PositiveInt = Field(default=128, description="largest number of replicas trained together")
     memory_limit: Amount | None = Field(
@@ -272,10 +278,11 @@ class ComputeSettings(Section):
     path: Literal["auto"] | ComputationName = Field(
         default="auto",
         description="how a stack is computed. kernel: loss and gradient in one pass of the compiled kernel; "
-        "kernel-chains: with torch.func, affine maps by the kernel; batched: with torch.func, all replicas at "
-        "once; groups-on-cores: with torch.func in groups of four, one group on each core; replicas-on-cores: one "
-        "replica on each core; one-by-one: one replica after the other. auto: by the kernel if it covers the networks, "
-        "one by one if they cannot be batched, otherwise by the computation that is measured to be fastest",
+        "kernel-chains: with torch.func, affine maps by the kernel; graph-of-kernels: by Triton kernels, every update "
+        "replayed as CUDA graphs; graph: the same with torch.func; batched: with torch.func, all replicas at once; "
+        "groups-on-cores: with torch.func in groups of four, one group on each core; replicas-on-cores: one replica on "
+        "each core; one-by-one: one replica after the other. auto: by kernels if they cover the networks, one by one "
+        "if they cannot be batched, otherwise by the computation that is measured to be fastest",
     )
     time_limit: PositiveFloat | None = Field(
         default=None, description="seconds after which a job stops at a checkpoint, with status timeout"

@@ -23,7 +23,7 @@ from collapsebench.data.standardise import Standardised
 from collapsebench.errors import error_text
 from collapsebench.planning.cells import Cell, Plan, ScanName
 from collapsebench.planning.jobs import ScanSpec, StackChoice, adopted_keys, pool_of, waves_of
-from collapsebench.process import keep_freed_memory
+from collapsebench.process import keep_freed_memory, matrix_precision
 from collapsebench.stack.computation import COMPUTATIONS, Computation, why_not
 from collapsebench.stack.kernel.chains import covers
 from collapsebench.stack.kernel.library import KernelError
@@ -143,21 +143,24 @@ def choose_computation(
 
     Where even one-by-one fails, it is returned all the same, so that the job reports the plugin's error.
     """
+    with matrix_precision(scan.precision):
+        return _choose(scan, data, registry, compute)
+
+
+def _choose(
+    scan: ScanSpec, data: Standardised, registry: Registry, compute: ComputeSettings
+) -> tuple[Computation, str]:
     automatic = compute.path == "auto"
-    by_kernel = automatic and scan.device == "cpu" and scan.precision == "float32"
-    wanted = [_BATCHED] if automatic else [COMPUTATIONS[compute.path], _BATCHED]
-    if by_kernel:
-        wanted[:0] = [computation for computation in COMPUTATIONS.values() if computation.engine.by_kernel]
     trial = _few(scan, 4)
     reasons: list[str] = []
-    for computation in wanted:
+    for computation in _wanted(scan, compute):
         if computation is _ONE_BY_ONE:
             return computation, ""
         try:
-            if by_kernel and computation.name == "kernel" and scan.decoder.create("decoder", registry).linear:
+            if automatic and computation.engine.in_one_pass and scan.decoder.create("decoder", registry).linear:
                 continue  # its expectation over z has a closed form, so there is no failure to report
             stack = build_stack(trial, (0,), computation, data, registry)
-            reason = why_not(stack, scan.latent_dim)
+            reason = why_not(stack, scan.latent_dim) or _why_not_captured(scan, data, registry, computation)
         except KernelError as error:
             reason = f"{computation.name}: {error}"
         except Exception:
@@ -169,6 +172,29 @@ def choose_computation(
             return computation, "; ".join(reasons)
         reasons.append(reason)
     return _ONE_BY_ONE, "; ".join(dict.fromkeys(reasons))
+
+
+def _wanted(scan: ScanSpec, compute: ComputeSettings) -> list[Computation]:
+    """Return the computations that are tried, the first of which is taken if it works."""
+    if compute.path != "auto":
+        return [COMPUTATIONS[compute.path], _BATCHED]
+    fast = []
+    if scan.device == "cpu" and scan.precision == "float32":
+        fast = [computation for computation in COMPUTATIONS.values() if computation.engine.by_kernel]
+    if scan.device == "cuda":
+        fast = [computation for computation in COMPUTATIONS.values() if computation.captured]
+    return [*fast, _BATCHED]
+
+
+def _why_not_captured(scan: ScanSpec, data: Standardised, registry: Registry, computation: Computation) -> str | None:
+    """Return why the updates of a stack cannot be recorded as graphs, or None if they can, or need not be."""
+    if not (computation.captured and scan.device == "cuda"):
+        return None
+    trainer = trainer_of(_few(scan, 2), computation, data, registry)
+    for _ in range(4):
+        trainer.advance()
+    lost = [f"{name} ({why})" for name, why in trainer.one_update.why_not.items() if name != "turn"]
+    return f"{computation.name}: cannot be recorded: {'; '.join(lost)}" if lost else None
 
 
 def _is_all_by_kernel(stack: Stack) -> bool:
@@ -188,7 +214,8 @@ def _fastest(
 
     whole: the computation that passed the trial. Returns the fastest, and the measurement as a sentence.
     """
-    plain = (name for name, computation in COMPUTATIONS.items() if not computation.engine.by_kernel)
+    others = COMPUTATIONS.items()
+    plain = (name for name, each in others if not (each.engine.by_kernel or each.captured))
     names = dict.fromkeys([whole.name, *plain])
     wanted = min(TIMED_REPLICAS, len(scan.temperatures), compute.max_replicas_per_stack)
     replicas = min(wanted, _that_fit(scan, data, registry, compute, wanted, len(names)))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from collapsebench.data.samples import rows_at_once
+from collapsebench.data.samples import VALUES_AT_ONCE, rows_at_once, values_for
 from collapsebench.data.standardise import Standardised
 from collapsebench.training.trainer import Trainer
 from collapsebench.training.trial import TRIAL_BATCH, descend
@@ -27,6 +27,7 @@ from collapsebench.training.trial import TRIAL_BATCH, descend
 _SMALL, _ROWS = (2, 3), 512
 _SHARE = 0.8
 _HEAP = 1.25  # on the CPU, relative to the live memory of updates, due to fragmentation; measured 1.15 to 1.35
+_HEAP_OF_DEVICE = 1.1  # of the allocator's blocks; what runs before a recording is freed before
 MakeTrainer = Callable[[int, Standardised, Mapping[str, Any]], Trainer]
 
 
@@ -49,8 +50,8 @@ class Footprint:
     """The memory that a stack adds to that of the process.
 
     rows: number of rows in a batch. all_rows: number of rows in the train split. width: the values per row from which
-    `SplitSamples` derives the size of its chunks. data: bytes of the data, which each job loads again. heap: bytes that
-    the process takes from the machine for each live byte of an update.
+    `SplitSamples` derives the size of its chunks, with `values` at once. data: bytes of the data, which each job loads
+    again. heap: bytes that the process takes from the machine for each live byte of an update.
     """
 
     update: Phase
@@ -62,10 +63,11 @@ class Footprint:
     width: int
     data: int
     heap: float
+    values: int = VALUES_AT_ONCE
 
     def bytes(self, replicas: int) -> int:
         """Return the predicted peak of a stack in bytes, over updates, trials, checks, saving and repacking."""
-        chunk = min(self.all_rows, rows_at_once(replicas * self.width * 4))
+        chunk = min(self.all_rows, rows_at_once(replicas * self.width * 4, self.values))
         peaks = (
             self.heap * self.update.bytes(replicas, self.rows),
             self.heap * self.trial.bytes(replicas, 2 * min(TRIAL_BATCH, self.rows)),
@@ -128,7 +130,9 @@ def footprint(make: MakeTrainer, data: Standardised, batch_size: int | str, widt
     measured = {(r, n): _peaks(make, data, width, r, n) for r in _SMALL for n in sizes}
     update, trial, check, keep = (_fitted({key: peaks[phase] for key, peaks in measured.items()}) for phase in range(4))
     held = sum(split.values.nbytes for split in data.splits.values())
-    return Footprint(update, trial, check, keep, rows, all_rows, width, held, _HEAP if device == "cpu" else 1.0)
+    heap = _HEAP if device == "cpu" else _HEAP_OF_DEVICE
+    values = values_for(torch.device(device))
+    return Footprint(update, trial, check, keep, rows, all_rows, width, held, heap, values)
 
 
 def _peaks(make: MakeTrainer, data: Standardised, width: int, replicas: int, rows: int) -> tuple[float, ...]:

@@ -28,10 +28,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from collapsebench.data.samples import values_for
 from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
-from collapsebench.stack.optimisers import Preconditioned
 from collapsebench.stack.stack import Stack
+from collapsebench.stack.update import Update, preconditioned
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Floats, Tensors
@@ -43,7 +44,6 @@ _BLOCKS = 8
 _FLATTEST = 1e-4
 _DAMPING = 1e-6
 _STEP = 1e-3
-_VALUES_AT_ONCE = 16_777_216
 _STATE = "objective."
 
 Part = tuple[Tensor, Tensor | None, Tensor | None]
@@ -93,7 +93,7 @@ def predict_decrease(
     Source: Boyd and Vandenberghe 2004, section 9.5 (decrement); Dauphin et al. 2014 (modulus of the curvature).
     """
     size = sum(value[0].numel() for value in stack.parameters.values())
-    at_once = max(1, _VALUES_AT_ONCE // (2 * _DIMENSION * size))
+    at_once = max(1, values_for(stack.device) // (2 * _DIMENSION * size))
     found = [
         _predict(stack.select(replicas), _Sampler(stack, data, latent_dim, batch, seed), rows)
         for replicas in torch.split(torch.arange(len(stack), device=stack.device), at_once)
@@ -157,7 +157,8 @@ class _Slopes:
         self.stack = stack.with_parameters(
             {name: value.detach().clone().requires_grad_() for name, value in stack.parameters.items()}
         )
-        self._optimiser = Preconditioned(beta2=0.98, preconditioner_decay=0.98, max_dimension=256)
+        self._optimiser = preconditioned(stack, beta2=0.98, preconditioner_decay=0.98, max_dimension=256)
+        self._update = Update(self.stack, self._optimiser, self._names)
 
     def at(self, part: Part) -> tuple[Tensor, Tensor]:
         """Return losses `(r,)` and gradients `(r, p)` on a part."""
@@ -166,8 +167,7 @@ class _Slopes:
 
     def learn(self, part: Part) -> tuple[Tensor, Tensor]:
         """Do the same, and include the gradients in the preconditioner."""
-        losses, gradients = self.stack.gradients(*part, 1.0)
-        self._optimiser.step(self.start, {name: gradients[name] for name in self._names}, 0.0)
+        losses, gradients = self._update.run(part, 1.0, 1.0, 0.0)
         return _exact(losses), self._flat(gradients)
 
     def precondition(self, vector: Tensor) -> Tensor:

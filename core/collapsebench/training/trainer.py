@@ -21,9 +21,11 @@ from collapsebench.contracts import Objective, Progress
 from collapsebench.data.batches import Batches
 from collapsebench.data.standardise import Standardised
 from collapsebench.process import returned_memory
+from collapsebench.stack.in_place import InPlacePreconditioned
 from collapsebench.stack.optimisers import Adam, Average, Preconditioned, StackOptimiser
 from collapsebench.stack.stack import Stack
 from collapsebench.stack.symmetry import Symmetry, find_symmetry
+from collapsebench.stack.update import Update
 from collapsebench.store import read_checkpoint, write_checkpoint
 from collapsebench.suite.schema import EvaluationSettings, Exchange, Training
 from collapsebench.theory.equilibrium import Equilibrium
@@ -109,7 +111,8 @@ class Trainer:
             noisy=not stack.linear,
             antithetic=training.antithetic,
         )
-        self.optimiser = make_optimiser(training)
+        self.optimiser = make_optimiser(training, in_place=stack.computation.captured)
+        self.one_update = Update(stack, self.optimiser)
         self.penalised = type(stack.objective).penalty is not Objective.penalty
         self.symmetry = find_symmetry(stack.plain, stack.shape, latent_dim)
         self.alive = np.arange(len(stack))
@@ -164,9 +167,8 @@ class Trainer:
         x, noise, weights = self.batches.draw(self.update)
         progress = min(1.0, self.update / self.training.max_updates)
         prices = self.prices(self.update)
-        price = 1.0 if (prices == 1).all() else torch.from_numpy(prices).to(self.stack.dials)
-        losses, gradients = self.stack.gradients(x, noise, weights, progress, price)
-        self.optimiser.step(self.stack.parameters, gradients, self.learning_rate(self.update))
+        price = 1.0 if (prices == 1).all() else torch.from_numpy(prices).to(self.stack.dials, non_blocking=True)
+        losses, _ = self.one_update.run((x, noise, weights), progress, price, self.learning_rate(self.update))
         self._loss_sum += losses
         self._loss_count += 1
         self.update += 1
@@ -371,14 +373,12 @@ class Trainer:
         self._loss_sum = tensors["loss_sum"]
 
 
-OPTIMISERS: dict[str, type[Adam | Preconditioned]] = {"adam": Adam, "preconditioned": Preconditioned}
-"""The optimisers by their name in suites; each takes its settings there, except the learning rate."""
-
-
-def make_optimiser(training: Training) -> StackOptimiser:
-    """Return the optimiser that a suite asks for."""
+def make_optimiser(training: Training, *, in_place: bool = False) -> StackOptimiser:
+    """Return the optimiser that a suite asks for. in_place: whether its updates are recorded and replayed."""
     settings = training.optimiser.model_dump(exclude={"use", "learning_rate"})
-    return OPTIMISERS[training.optimiser.use](**settings)
+    if training.optimiser.use == "adam":
+        return Adam(**settings, in_place=in_place)
+    return (InPlacePreconditioned if in_place else Preconditioned)(**settings)
 
 
 def _named(tensors: Tensors, prefix: str) -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ from collapsebench.data.batches import Batches
 from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
 from collapsebench.stack.alignment import measure_misalignment
-from collapsebench.stack.optimisers import Average, Preconditioned
+from collapsebench.stack.optimisers import Average
 from collapsebench.stack.stack import Stack, observation_noise
+from collapsebench.stack.update import Update, preconditioned
 from collapsebench.suite.schema import Convergence
 from collapsebench.training.remaining import ROWS, RemainingDecrease, predict_decrease
 
@@ -35,7 +36,7 @@ TRIAL_BATCH = 1024
 """Rows of an update of the trial, at most; never more than in training."""
 _FEWEST_ROWS = 4096
 _WARM_UP, _AVERAGE = 50, 0.1
-_ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK = 65_536, 65_536, 4, 512
+_ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK, _CHUNK_OF_DEVICE = 65_536, 65_536, 4, 512, 4096
 _MANY_PASSES, _CERTAIN, _PRECISE = 8, 3.0, 2e-5
 _EXACT = 4.0
 _GRADIENT_ROWS = 256
@@ -104,7 +105,7 @@ def descend(
     """Return a stack of copies of the replicas after a trial descent, with averaged weights; see `try_descent`."""
     everything = torch.arange(len(stack), device=stack.device)
     moving, names = stack.select(everything), [name for name in stack.parameters if not name.startswith("objective.")]
-    optimiser = Preconditioned(max_dimension=256)
+    update_once = Update(moving, preconditioned(moving, max_dimension=256), names)
     average = Average({name: moving.parameters[name] for name in names}, _AVERAGE)
     batches = Batches(
         data, [seed_of(use="trial", seed=seed)], batch, latent_dim, device=stack.device, dtype=stack.dtype,
@@ -113,11 +114,9 @@ def descend(
     for update in range(updates):
         x, noise, weights = batches.draw(update)
         part = x[0] if x.dim() > 1 + len(stack.shape) else x, _shared(noise, 2), _shared(weights, 1)
-        _, gradients = moving.gradients(*part, 1.0)
         rate = min(1.0, (update + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / updates))
-        parameters = {name: moving.parameters[name] for name in names}
-        optimiser.step(parameters, {name: gradients[name] for name in names}, LEARNING_RATE * rate)
-        average.add(parameters, update + 1)
+        update_once.run(part, 1.0, 1.0, LEARNING_RATE * rate)
+        average.add(moving.parameters, update + 1)
     return moving.with_parameters({**moving.parameters, **average.weights})
 
 
@@ -139,13 +138,14 @@ def measured_decrease(
     """
     split, count = data.splits["train"], min(_ROWS, len(data.splits["train"].values))
     rows = np.sort(np.random.default_rng(seed_of(use="rows")).permutation(len(split.values))[:count])
+    chunk_rows = _CHUNK if before.device.type != "cuda" else _CHUNK_OF_DEVICE
     passes = 1 if before.linear else max(_LEAST_PASSES, -(-_SAMPLES // count))
     losses = np.zeros((passes, 2, len(before)))
     was_training = before.template.training
     before.template.eval()
     try:
         for number in range(passes):
-            for chunk, some in enumerate(np.array_split(rows, max(1, count // _CHUNK))):
+            for chunk, some in enumerate(np.array_split(rows, max(1, count // chunk_rows))):
                 x = torch.from_numpy(split.values[some]).to(before.device, before.dtype)
                 weights = None if split.weights is None else torch.from_numpy(split.weights[some])
                 weights = None if weights is None else weights.to(before.device, before.dtype)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from collapsebench.contracts import Objective
-from collapsebench.data.samples import VALUES_AT_ONCE, SplitSamples
+from collapsebench.data.samples import SplitSamples
 from collapsebench.data.standardise import Standardised
 from collapsebench.stack.stack import Stack, StackModel
 from collapsebench.stack.symmetry import Symmetry, less_penalty
@@ -110,7 +110,8 @@ class Judge:
     ) -> None:
         self.data, self.latent_dim, self.training, self.evaluation = data, latent_dim, training, evaluation
         self.temperatures = np.asarray(temperatures)
-        self.symmetry, self.values_at_once = symmetry, VALUES_AT_ONCE
+        self.symmetry = symmetry
+        self.values_at_once: int | None = None
         self.batch, self._check_every, self._trained_rows = batch, check_every, batch * check_every
 
     def look(

@@ -41,12 +41,17 @@ class Session:
 
         asked = self.suite.compute.device
         if asked == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
+            asked = "cuda" if torch.cuda.is_available() else "cpu"
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available[asked]:
             raise UserError(
                 f"compute.device: '{asked}' is not available to PyTorch {torch.__version__} here; available: "
                 f"{', '.join(name for name, there in available.items() if there)}. Choose one with --device."
+            )
+        if self.suite.compute.precision == "tf32" and asked != "cuda":
+            raise UserError(
+                f"compute.precision: found 'tf32' on {asked}, expected a CUDA device. Choose 'float32', or "
+                "--device cuda."
             )
         return asked
 

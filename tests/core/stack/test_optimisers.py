@@ -198,7 +198,7 @@ def test_the_kernel_s_bases_are_orthonormal(monkeypatch):
 def test_bases_are_orthonormal_although_gradients_have_few_directions(monkeypatch, rows, columns, noise):
     """Gradients of rank 3, and noise: without a ridge, most directions are made of rounding."""
     monkeypatch.setattr(optimise, "_WIDEST", 256)
-    monkeypatch.setattr(optimise, "_RIDGE", 0.0)
+    monkeypatch.setattr(optimise, "RIDGE", 0.0)
     generator = torch.Generator().manual_seed(0)
     weights, optimiser = {"a.weight": torch.zeros(2, rows, columns)}, Preconditioned(refresh_every=2)
     left, right = (torch.randn(2, side, 3, generator=generator) for side in (rows, columns))

@@ -171,7 +171,7 @@ def test_nothing_about_the_stack_changes_and_twice_gives_the_same(gaussian, make
 def test_a_replica_is_predicted_as_if_alone_however_many_fit_into_memory(gaussian, make_trainer, trained, monkeypatch):
     stack = loaded(make_trainer, gaussian, trained)
     expected = predict_decrease(stack, gaussian, LATENT, **FEW).decrease
-    monkeypatch.setattr(remaining, "_VALUES_AT_ONCE", 1)
+    monkeypatch.setattr(remaining, "values_for", lambda device: 1)
     assert predict_decrease(stack, gaussian, LATENT, **FEW).decrease == pytest.approx(expected, rel=0.02)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
 _Two = ctypes.c_void_p * 2
 _PROBES = ((0.0, 1.0), (1e-6, 1e-6), (1e-3, 10.0), (1.0, 1e-3), (30.0, 0.1), (1e4, 1e3))
 _TIMES = (0.0, 0.1, 0.35, 0.7, 1.0)
+
+
+class PairInOnePass(Protocol):
+    """What computes the loss and the gradient of a stack of pairs in one call."""
+
+    def gradients(
+        self,
+        parameters: Tensors,
+        x: Tensor,
+        noise: Tensor,
+        weights: Tensor | None,
+        seeds: Tensor,
+        prices: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensors]:
+        """Return the losses `(r,)` and the gradient of each parameter `(r, ...)`.
+
+        x: `(s, b, *shape)`, noise: `(s, b, k)`, weights: `(s, b)` with mean one; s is 1 if all replicas share them.
+        seeds: index of the seed of each replica, `(r,)`. prices: of squared errors `(r,)` and of rates `(r, k)`, and a
+        constant `(r,)`.
+        """
 
 
 class FusedPair:
@@ -54,12 +74,7 @@ class FusedPair:
         seeds: Tensor,
         prices: tuple[Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensors]:
-        """Return the losses `(r,)` and the gradient of each parameter `(r, ...)`.
-
-        x: `(s, b, *shape)`, noise: `(s, b, k)`, weights: `(s, b)` with mean one; s is 1 if all replicas share them.
-        seeds: index of the seed of each replica, `(r,)`. prices: of squared errors `(r,)` and of rates `(r, k)`, and a
-        constant `(r,)`.
-        """
+        """Return the losses and the gradients, see `PairInOnePass`."""
         gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
         program = self._program
         taken = (StepCall * len(program.steps))(*(self._step(step, parameters, gradients) for step in program.steps))
@@ -108,10 +123,10 @@ def prices_of(
 
     state: the state of the objective, `(r, ...)`. dials: `(r,)`.
     """
-    distortion = torch.zeros(2 + latent_dim, dtype=dials.dtype)
+    distortion = dials.new_zeros(2 + latent_dim)
     distortion[1] = 1.0
-    rate = torch.zeros(2 + latent_dim, latent_dim, dtype=dials.dtype)
-    rate[2:] = torch.eye(latent_dim, dtype=dials.dtype)
+    rate = dials.new_zeros(2 + latent_dim, latent_dim)
+    rate[2:].fill_diagonal_(1.0)
     losses = vmap(lambda each, dial: objective.loss(distortion, rate, dial, each, progress))(state, dials)
     constant = losses[:, 0]
     return losses[:, 1] - constant, losses[:, 2:] - constant[:, None], constant

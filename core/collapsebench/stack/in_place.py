@@ -1,0 +1,196 @@
+"""The preconditioned optimiser for devices: all affine maps of one shape at once, in tensors that stay in place.
+
+A device is slow to start many small operations, so maps of the same shape are updated together; and an update that only
+changes tensors in place can be recorded once and replayed. The state has the names of `Preconditioned`, so that a
+checkpoint of either can be continued by the other.
+
+Legend: r replica, g map of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from collapsebench.stack.optimisers import DAMPING, RIDGE, Phase, Preconditioned, affine_maps
+
+if TYPE_CHECKING:
+    from collapsebench.contracts import Tensors
+
+_SIDES = ("left", "right")
+
+
+def cholesky_qr(matrix: Tensor) -> Tensor:
+    """Return the orthogonal factor Q of matrices `(..., n, n)` with a positive diagonal of R, by two Cholesky factors.
+
+    Twice Q <- Q L^-T with L L^T = Q^T Q, in float64, after the columns have been scaled to length one. Accurate while
+    the condition number is below 1e7 after scaling; many small matrices take a few operations, where Householder QR
+    takes a kernel per column. The Q of a matrix that is not finite is not finite.
+    Source: Yamamoto et al. 2015, Roundoff error analysis of the CholeskyQR2 algorithm.
+    """
+    exact = matrix.double()
+    exact = exact / torch.linalg.vector_norm(exact, dim=-2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    for _ in range(2):
+        factor = torch.linalg.cholesky_ex(exact.mT @ exact)[0]
+        exact = torch.linalg.solve_triangular(factor.mT, exact, upper=True, left=False)
+    orthogonal: Tensor = exact.to(matrix.dtype)
+    return orthogonal
+
+
+@dataclass
+class _Group:
+    """Affine maps of one shape. names: of each map, its weight and bias. state: by quantity, `(g, r, ...)`."""
+
+    names: list[tuple[str, ...]]
+    shape: tuple[int, int]
+    sides: tuple[str, ...]
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class InPlacePreconditioned(Preconditioned):
+    """`Preconditioned`, with the same numbers up to rounding, in three phases that only change tensors in place.
+
+    learn: the gradient covariances. turn: their eigenbases, and the momentum with them, every `refresh_every` updates.
+    move: the running means and the parameters.
+    """
+
+    in_place = True
+
+    def __init__(
+        self,
+        beta1: float = 0.95,
+        beta2: float = 0.95,
+        preconditioner_decay: float = 0.95,
+        refresh_every: int = 10,
+        max_dimension: int = 1024,
+        epsilon: float = 1e-12,
+    ) -> None:
+        super().__init__(beta1, beta2, preconditioner_decay, refresh_every, max_dimension, epsilon)
+        self._groups: list[_Group] | None = None
+        self._joined: list[Tensor] = []
+
+    def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
+        """Update the parameters in place."""
+        for phase in self.begin(parameters, learning_rate):
+            phase.run(parameters, gradients)
+
+    @torch.no_grad()
+    def begin(self, parameters: Tensors, learning_rate: float) -> list[Phase]:
+        """Count an update, and return the phases that it consists of."""
+        if self._groups is None:
+            self._groups = self._grouped(parameters)
+        self._updates += 1
+        self._rate.fill_(learning_rate / (1 - self.beta1**self._updates))
+        self._correction.fill_(1 / (1 - self.beta2**self._updates))
+        phases = [Phase("learn", self._learn), Phase("turn", self._turn, feeds=False), Phase("move", self._move)]
+        return phases if self._updates == 1 or self._updates % self.refresh_every == 0 else phases[::2]
+
+    def _grouped(self, parameters: Tensors) -> list[_Group]:
+        first = next(iter(parameters.values()))
+        self._rate, self._correction = (torch.zeros((), device=first.device, dtype=first.dtype) for _ in range(2))
+        groups: dict[tuple[int, int, bool], _Group] = {}
+        for names in affine_maps(parameters):
+            weight = parameters[names[0]]
+            rows = weight.shape[1] if weight.dim() > 1 else 1
+            columns = weight[0].numel() // rows + len(names) - 1
+            is_map = columns > 1
+            sides = tuple(
+                side for side, size in zip(_SIDES, (rows, columns), strict=True)
+                if is_map and 1 < size <= self.max_dimension
+            )  # fmt: skip
+            group = groups.setdefault((rows, columns, is_map), _Group([], (rows, columns), sides))
+            group.names.append(names)
+        for group in groups.values():
+            self._fill(group, len(first), first)
+        return list(groups.values())
+
+    def _fill(self, group: _Group, replicas: int, like: Tensor) -> None:
+        """Put the state of a group's maps into common tensors, of which the state by name becomes views."""
+        shapes = {"m": group.shape, "v": group.shape}
+        for side in group.sides:
+            size = group.shape[_SIDES.index(side)]
+            shapes |= {side: (size, size), f"{side}-basis": (size, size)}
+        for key, shape in shapes.items():
+            start = torch.zeros(len(group.names), replicas, *shape, device=like.device, dtype=like.dtype)
+            if key.endswith("-basis"):
+                start += torch.eye(shape[0], device=like.device, dtype=like.dtype)
+            for number, names in enumerate(group.names):
+                name = f"{names[0]}/{key}"
+                if name in self._state:
+                    start[number] = self._state[name]
+                self._state[name] = start[number]
+            group.state[key] = start.flatten(0, 1)
+
+    @torch.no_grad()
+    def _learn(self, parameters: Tensors, gradients: Tensors) -> None:
+        self._joined = [_joined(group, gradients) for group in self._groups or ()]
+        for group, gradient in zip(self._groups or (), self._joined, strict=True):
+            for side in group.sides:
+                left, right = (gradient, gradient.mT) if side == "left" else (gradient.mT, gradient)
+                group.state[side].baddbmm_(left, right, beta=self.decay, alpha=1 - self.decay)
+
+    @torch.no_grad()
+    def _turn(self, parameters: Tensors, gradients: Tensors) -> None:
+        for group in self._groups or ():
+            for side in group.sides:
+                covariance, basis = group.state[side], group.state[f"{side}-basis"]
+                ridge = RIDGE * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+                ridge = ridge.clamp_min(torch.finfo(ridge.dtype).tiny)
+                after = _orthonormalised(covariance @ basis + ridge * basis)
+                turn, momentum = after.mT @ basis, group.state["m"]
+                momentum.copy_(turn @ momentum if side == "left" else momentum @ turn.mT)
+                basis.copy_(after)
+
+    @torch.no_grad()
+    def _move(self, parameters: Tensors, gradients: Tensors) -> None:
+        for group, gradient in zip(self._groups or (), self._joined, strict=True):
+            left, right = (group.state.get(f"{side}-basis") for side in _SIDES)
+            rotated = gradient if left is None else left.mT @ gradient
+            rotated = rotated if right is None else rotated @ right
+            momentum, square = group.state["m"], group.state["v"]
+            momentum.lerp_(rotated, 1 - self.beta1)
+            square.mul_(self.beta2).addcmul_(rotated, rotated, value=1 - self.beta2)
+            scale = (square * self._correction).sqrt_()
+            if group.sides:
+                scale += DAMPING * scale.amax((-2, -1), keepdim=True)
+            change = momentum / scale.add_(self.epsilon)
+            change = change if left is None else left @ change
+            change = (change if right is None else change @ right.mT).mul_(self._rate)
+            for names, part in zip(group.names, change.chunk(len(group.names)), strict=True):
+                weight = parameters[names[0]]
+                weight.sub_((part[..., :-1] if len(names) > 1 else part).reshape(weight.shape))
+                if len(names) > 1:
+                    parameters[names[1]].sub_(part[..., -1])
+
+    def keep(self, replicas: Tensor) -> None:
+        """Drop the state of every replica whose index is not listed."""
+        super().keep(replicas)
+        self._forget()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        super().load(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let the next update build its tensors anew."""
+        self._groups, self._joined = None, []
+        self.generation += 1
+
+
+def _joined(group: _Group, gradients: Tensors) -> Tensor:
+    """Return the gradients of the maps of a group `(g r, out, in + 1)`, the bias as the last column."""
+    weights = torch.cat([gradients[names[0]] for names in group.names])
+    weights = weights.reshape(len(weights), group.shape[0], -1)
+    if len(group.names[0]) == 1:
+        return weights
+    return torch.cat([weights, torch.cat([gradients[names[1]] for names in group.names])[..., None]], -1)
+
+
+def _orthonormalised(matrix: Tensor) -> Tensor:
+    """Return the orthogonal factor; by Householder reflections where they are fast, or without float64."""
+    return cholesky_qr(matrix) if matrix.device.type == "cuda" else torch.linalg.qr(matrix)[0]
