@@ -9,6 +9,7 @@ import torch
 from collapsebench import Data, Split
 from collapsebench.data.batches import Batches
 from collapsebench.data.standardise import standardise
+from collapsebench.process import matrix_precision
 from collapsebench.stack.computation import why_not
 from collapsebench.stack.in_place import InPlacePreconditioned, cholesky_qr
 from collapsebench.stack.optimisers import Adam
@@ -33,6 +34,12 @@ def images(make_gaussian):
     splits = {name: Split(data.splits[name].values.reshape(-1, 1, 5, 5)) for name in ("train", "validation", "test")}
     names = tuple(f"pixel {i}" for i in range(25))
     return standardise(Data(**splits, feature_names=names, scaling="none"), "images")
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    with matrix_precision("float32"):
+        yield
 
 
 def optimisers():

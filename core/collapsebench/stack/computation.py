@@ -95,7 +95,7 @@ class KernelPair(KernelChains):
 
 
 class TritonKernels(TorchFunc):
-    """Loss and gradient of a whole pair layer by layer in Triton kernels; observables use torch.func."""
+    """Loss and gradient of a whole pair in Triton kernels; observables use torch.func."""
 
     in_one_pass = True
 
@@ -136,7 +136,7 @@ COMPUTATIONS: dict[str, Computation] = {
             "graph-of-kernels",
             TritonKernels(),
             AllAtOnce(),
-            "layer by layer in Triton kernels, every update replayed as a graph",
+            "by Triton kernels, every update replayed as a graph",
             captured=True,
         ),
         Computation(

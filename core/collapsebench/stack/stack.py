@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collapsebench.theory.equilibrium import Equilibrium
 
 
+Prices = tuple[Tensor, Tensor, Tensor]
+
+
 class Stack:
     """R replicas that share their architecture, objective and data, and differ in temperature and seed.
 
@@ -54,12 +57,12 @@ class Stack:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.plain = pairs[0].to(device=device, dtype=dtype)
         self.objective, self.decoder, self.linear = objective, decoder, decoder.linear
         self.device, self.dtype = device, dtype
         self.total_variance, self.shape = total_variance, shape
         self.dials, self.seeds = dials.to(device=device, dtype=dtype), seeds.to(device)
         states = [self._state_of(pair) for pair in pairs]
+        self.plain = pairs[0].to(device=device, dtype=dtype)
         chosen = [states[int(seed)] for seed in seeds]
         self.parameters: Tensors = {}
         self.buffers: Tensors = {}
@@ -99,19 +102,27 @@ class Stack:
         return len(self.dials)
 
     @torch.no_grad()
-    def _gradients_in_one_pass(
-        self, pair: PairInOnePass, batch: Batch, dials: Tensor, progress: Tensor
-    ) -> tuple[Tensor, Tensors]:
+    def prices_at(self, dials: Tensor, progress: Tensor, latent_dim: int) -> Prices | None:
+        """Return what loss and gradient in one pass depend on besides batch and weights, or None for other ways.
+
+        The coefficients of the normalised loss: of squared errors `(r,)` and of rates `(r, k)`, and a constant `(r,)`.
+        """
+        if self._one_pass is None:
+            return None
+        paid = prices_of(self.objective, self._state(), dials, latent_dim, progress)
+        scale = 0.5 / self.objective.decoder_variance
+        per_error, per_rate, constant = (part / (self.total_variance * scale) for part in paid)
+        return per_error * scale, per_rate, constant
+
+    @torch.no_grad()
+    def _gradients_in_one_pass(self, pair: PairInOnePass, batch: Batch, prices: Prices) -> tuple[Tensor, Tensors]:
         x, noise, weights = batch
         assert x is not None
         assert noise is not None
-        paid = prices_of(self.objective, self._state(), dials, noise.shape[-1], progress)
-        scale = 0.5 / self.objective.decoder_variance
-        per_error, per_rate, constant = (part / (self.total_variance * scale) for part in paid)
         x = x if x.dim() > 1 + len(self.shape) else x[None]
         noise = noise if noise.dim() > 2 else noise[None]
         weights = weights if weights is None or weights.dim() > 1 else weights[None]
-        return pair.gradients(self.parameters, x, noise, weights, self.seeds, (per_error * scale, per_rate, constant))
+        return pair.gradients(self.parameters, x, noise, weights, self.seeds, prices)
 
     def losses(
         self, x: Tensor, noise: Tensor | None, weights: Tensor | None, progress: float, price: Tensor | float = 1.0
@@ -143,10 +154,15 @@ class Stack:
         """Return the `losses`, and the gradients of their sum `(r, ...)` by parameter, valid until the next call."""
         return self.gradients_at((x, noise, weights), self.dials * price, self._number(progress))
 
-    def gradients_at(self, batch: Batch, dials: Tensor, progress: Tensor) -> tuple[Tensor, Tensors]:
-        """Return the same at given dials `(r,)`, price included; progress: a scalar."""
-        if self._one_pass is not None and batch[1] is not None:
-            return self._gradients_in_one_pass(self._one_pass, batch, dials, progress)
+    def gradients_at(
+        self, batch: Batch, dials: Tensor, progress: Tensor, prices: Prices | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """Return the same at given dials `(r,)`, price included. progress: a scalar. prices: `prices_at`, if known."""
+        noise = batch[1]
+        if self._one_pass is not None and noise is not None:
+            prices = prices or self.prices_at(dials, progress, noise.shape[-1])
+            assert prices is not None
+            return self._gradients_in_one_pass(self._one_pass, batch, prices)
         return self.computation.grouping.gradients(self, batch, dials, progress)
 
     @property

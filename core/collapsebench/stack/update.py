@@ -18,7 +18,7 @@ from torch import Tensor
 from collapsebench.stack.groups import Batch
 from collapsebench.stack.in_place import InPlacePreconditioned
 from collapsebench.stack.optimisers import Phase, Preconditioned, StackOptimiser
-from collapsebench.stack.stack import Stack
+from collapsebench.stack.stack import Prices, Stack
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
@@ -148,12 +148,15 @@ class _Recorded:
         self.frozen = False
         self.recordings: dict[str, Recording] = {}
         self.calls: dict[str, int] = {}
+        self.prices: Prices | None = None
+        self._priced_at: float | None = None
         self.losses: Tensor = self.dials
         self.gradients: Tensors = {}
 
     def find_gradients(self) -> None:
         """Compute losses `(r,)` and gradients `(r, ...)`."""
-        self.losses, self.gradients = self._stack.gradients_at(self.batch, self.dials, self.progress)
+        at = self.batch, self.dials, self.progress
+        self.losses, self.gradients = self._stack.gradients_at(*at, self.prices)
 
     def take(self, batch: Batch, progress: float, price: Tensor | float) -> bool:
         """Take over the inputs of an update; return False if an input that has been recorded is another tensor now."""
@@ -171,7 +174,22 @@ class _Recorded:
         self.batch = (placed[0], placed[1], placed[2])
         self.progress.fill_(progress)
         self.dials.copy_(self._own * price)
+        self._take_prices(progress, price)
         return True
+
+    def _take_prices(self, progress: float, price: Tensor | float) -> None:
+        """Compute the prices of errors and rates if they may have changed."""
+        settled = progress >= self._stack.objective.settles_at
+        if settled and isinstance(price, float) and price == self._priced_at:
+            return
+        noise = self.batch[1]
+        found = None if noise is None else self._stack.prices_at(self.dials, self.progress, noise.shape[-1])
+        if self.prices is None or found is None:
+            self.prices = found
+        else:
+            for held, new in zip(self.prices, found, strict=True):
+                held.copy_(new)
+        self._priced_at = price if settled and isinstance(price, float) else None
 
 
 def preconditioned(stack: Stack, **settings: Any) -> Preconditioned:

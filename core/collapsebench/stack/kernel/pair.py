@@ -124,7 +124,7 @@ def prices_of(
     state: the state of the objective, `(r, ...)`. dials: `(r,)`.
     """
     distortion = dials.new_zeros(2 + latent_dim)
-    distortion[1] = 1.0
+    distortion[1:2].fill_(1.0)  # assignment would copy from the host, which no graph records
     rate = dials.new_zeros(2 + latent_dim, latent_dim)
     rate[2:].fill_diagonal_(1.0)
     losses = vmap(lambda each, dial: objective.loss(distortion, rate, dial, each, progress))(state, dials)

@@ -1,45 +1,40 @@
-"""The loss and the gradient of a stack of multilayer perceptrons on a GPU, one Triton kernel for each layer and way.
+"""The loss and the gradient of a stack of multilayer perceptrons on a GPU, in two launches of Triton kernels.
 
-A pair must be two plain chains of affine maps and activations, with two affine heads at the end of the encoder and at
-most 128 units in a layer. float32 products are taken as three products in TF32 (`tf32x3`), which is as exact as float32
-and runs on the matrix units; where PyTorch may use TF32 for matrices, one product is taken.
+float32 products are taken as three products in TF32 (`tf32x3`), which is as exact as float32 and runs on the matrix
+units; where PyTorch may use TF32 for matrices, one product is taken.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from collapsebench.contracts import Objective
-from collapsebench.stack.kernel.library import Activation, KernelError
+from collapsebench.stack.kernel.library import KernelError
 from collapsebench.stack.kernel.pair import check_affine
-from collapsebench.stack.kernel.program import INPUT, Step, read_pair
+from collapsebench.stack.kernel.program import INPUT, Program, Step, read_pair
 
 if TYPE_CHECKING:
     from collapsebench.contracts import Tensors
 
-_WIDEST, _NARROWEST = 128, 16
-_PROGRAMS = 264
-"""How many programs fill a large GPU twice; fewer replicas are split into parts of their rows."""
-
-
-@dataclass(frozen=True)
-class _Map:
-    """An affine map: its module, its sizes, and the activation that follows it."""
-
-    name: str
-    inputs: int
-    outputs: int
-    activation: Activation
+MOST_UNITS, MOST_FEATURES = 64, 128
+_NARROWEST = 16
+FORWARD = {"ROWS": 32, "num_warps": 4}
+BACKWARD = {"ROWS": 32, "num_warps": 4}
+"""Rows of a program, and its warps."""
+PROGRAMS = 264
+"""How many programs fill a large GPU twice; the rows of fewer replicas are split into parts."""
 
 
 class TritonPair:
-    """The loss and gradient of a stack of pairs. Raises KernelError with the reason if it cannot compute them."""
+    """The loss and gradient of a stack of pairs. Raises KernelError with the reason if it cannot compute them.
+
+    Both networks of a pair are plain chains of affine maps with biases and one kind of activation between them, with
+    two affine heads at the end of the encoder, at least one hidden layer in each, all of the same width.
+    """
 
     def __init__(
         self, pair: nn.ModuleDict, objective: Objective[Any], parameters: Mapping[str, Tensor], features: int
@@ -50,13 +45,13 @@ class TritonPair:
             raise KernelError(f"Triton is not installed ({error})") from error
         check_affine(objective, parameters)
         program = read_pair(pair, features)
-        steps = [_map for number, step in enumerate(program.steps) for _map in _maps(number, step, program)]
-        self._encoder, self._decoder = steps[: program.encoder_steps + 1], steps[program.encoder_steps + 1 :]
-        known = {f"{each.name}.{part}" for each in steps for part in ("weight", "bias")}
-        if other := sorted(set(parameters) - known):
-            raise KernelError(f"{other[0]} belongs to no map of the pair")
-        if missing := sorted(f"{each.name}.weight" for each in steps if f"{each.name}.weight" not in parameters):
-            raise KernelError(f"{missing[0]} is not a parameter of its own")
+        maps = [name for step in program.steps for name in step.names]
+        self._shape = _shape_of(program, features)
+        self._hidden = program.encoder_steps - 2, len(program.steps) - program.encoder_steps - 2
+        self._names = [f"{name}.{part}" for part in ("weight", "bias") for name in maps]
+        if set(self._names) != set(parameters):
+            other = sorted(set(self._names) ^ set(parameters))[0]
+            raise KernelError(f"{other} is not a weight or bias of the chain, or not its own parameter")
         self._kernels: Any = triton_steps
 
     def gradients(
@@ -69,148 +64,68 @@ class TritonPair:
         prices: tuple[Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensors]:
         """Return the losses `(r,)` and the gradient of each parameter `(r, ...)`, see `PairInOnePass`."""
-        return _Pass(self._kernels, self._encoder, self._decoder, parameters, x, noise, weights, seeds).run(prices)
+        error_price, rate_price, constant = (price.detach().contiguous() for price in prices)
+        x, noise, replicas = x.flatten(2).contiguous(), noise.contiguous(), len(seeds)
+        rows, encoder_hidden, decoder_hidden = x.shape[1], *self._hidden
+        shares = x if weights is None else weights.contiguous()
+        none = torch.zeros_like(seeds)
+        of_x, of_noise, of_shares = (seeds if len(part) > 1 else none for part in (x, noise, shares))
+        packed = torch.cat([parameters[name].detach().flatten() for name in self._names])
+        tiles = -(-rows // FORWARD["ROWS"])
+        split = min(-(-rows // BACKWARD["ROWS"]), -(-PROGRAMS // replicas))
+        layers = encoder_hidden + decoder_hidden + 2
+        values = x.new_empty(layers, replicas, rows, self._shape["UNITS"])
+        ends = x.new_empty(2, replicas, rows, self._shape["LATENTS"])
+        slope = x.new_empty(replicas, rows, self._shape["FEATURES"])
+        losses = x.new_empty(tiles, replicas)
+        sums = x.new_empty(split, len(packed))
+        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+        common = {**self._shape, "WEIGHTED": weights is not None, "PRECISION": precision}
+        read = (packed, x, noise, shares, of_x, of_noise, of_shares)
+        self._kernels.perceptrons_forward[(replicas, tiles)](
+            *read, error_price, rate_price, values, ends, slope, losses, replicas, rows, encoder_hidden,
+            decoder_hidden, **common, **FORWARD,
+        )  # fmt: skip
+        self._kernels.perceptrons_backward[(replicas, split)](
+            *read, rate_price, values, ends, slope, sums, replicas, rows, len(packed), split, encoder_hidden,
+            decoder_hidden, **common, **BACKWARD,
+        )  # fmt: skip
+        return losses.sum(0) + constant, self._unpacked(sums[0] if split == 1 else sums.sum(0), parameters)
+
+    def _unpacked(self, packed: Tensor, parameters: Tensors) -> Tensors:
+        """Return the gradient of each parameter, in the order of the parameters."""
+        parts = torch.split(packed, [parameters[name].numel() for name in self._names])
+        found = dict(zip(self._names, parts, strict=True))
+        return {name: found[name].view(value.shape) for name, value in parameters.items()}
 
 
-def _maps(number: int, step: Step, program: Any) -> list[_Map]:
+def _shape_of(program: Program, features: int) -> dict[str, Any]:
+    """Return the sizes of a pair, and the number of its activation, as the kernels take them."""
+    encoder, decoder = program.steps[: program.encoder_steps], program.steps[program.encoder_steps :]
+    hidden = [*encoder[:-1], *decoder[:-1]]
+    for number, step in enumerate(program.steps):
+        _check_chain(number, step, program)
+    if len(encoder) < 2 or len(decoder) < 2:
+        raise KernelError("a network has no hidden layer")
+    units, activation = encoder[0].outputs, encoder[0].activation
+    latents = encoder[-1].outputs
+    if any(step.outputs != units or step.activation != activation for step in hidden):
+        raise KernelError("hidden layers differ in width or activation")
+    if activation.kind == 0 or any(step.activation.kind for step in (encoder[-1], decoder[-1])):
+        raise KernelError("activations are not exactly between the maps")
+    if max(units, latents) > MOST_UNITS or features > MOST_FEATURES:
+        raise KernelError(f"more than {MOST_UNITS} units or latents, or more than {MOST_FEATURES} features")
+    padded = {name: _padded(width) for name, width in (("F", features), ("U", units), ("L", latents))}
+    sizes = {"FEATURES": features, "UNITS": units, "LATENTS": latents}
+    return {**sizes, "KIND": activation.kind, "PARAMETER": activation.parameter, **padded}
+
+
+def _check_chain(number: int, step: Step, program: Program) -> None:
     first = number in (0, program.encoder_steps)
     if step.what != "affine" or step.sources != ((INPUT,) if first else (number - 1,)):
         raise KernelError("the pair is not a plain chain of affine maps and activations")
-    if max(step.inputs, step.outputs) > _WIDEST:
-        raise KernelError(f"a layer has more than {_WIDEST} units")
-    if number == program.encoder_steps - 1 and len(step.names) < 2:
+    if len(step.names) != (2 if number == program.encoder_steps - 1 else 1):
         raise KernelError("the heads are the halves of one map")
-    return [_Map(name, step.inputs, step.outputs, step.activation) for name in step.names]
-
-
-class _Pass:
-    """One forward and backward pass over a batch. Tensors of values have the shape `(r, b, width)`."""
-
-    def __init__(
-        self, kernels: Any, encoder: list[_Map], decoder: list[_Map], parameters: Tensors, x: Tensor, noise: Tensor,
-        weights: Tensor | None, seeds: Tensor,
-    ) -> None:  # fmt: skip
-        self._kernels, self._parameters = kernels, parameters
-        self._encoder, self._decoder = encoder, decoder
-        self._x, self._noise = x.flatten(2).contiguous(), noise.contiguous()
-        self._weights = x if weights is None else weights.contiguous()
-        self._weighted = weights is not None
-        none = torch.zeros_like(seeds)
-        self._of_x, self._of_noise, self._of_weights = (
-            seeds if len(part) > 1 else none for part in (self._x, self._noise, self._weights)
-        )
-        self._replicas, self._rows = len(seeds), self._x.shape[1]
-        self._tile = 64 if max(max(each.inputs, each.outputs) for each in (*encoder, *decoder)) <= 64 else 32
-        self._tiles = -(-self._rows // self._tile)
-        self._split = min(self._tiles, -(-_PROGRAMS // self._replicas))
-        self._precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-
-    def run(self, prices: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensors]:
-        """Return losses and gradients. prices: as `PairInOnePass.gradients` takes them."""
-        error_price, rate_price, constant = (price.detach().contiguous() for price in prices)
-        *hidden, mean_map, spread_map = self._encoder
-        values = self._forward(hidden, self._x)
-        mean, spread = (self._affine(each, values[-1], hidden) for each in (mean_map, spread_map))
-        latent = torch.empty_like(mean)
-        tall = self._tiling(mean.shape[2])
-        self._kernels.latent_forward[self._grid](
-            mean, spread, self._noise, latent, self._of_noise, self._rows, width=mean.shape[2], **tall
-        )
-        decoded = self._forward(self._decoder, latent)
-        losses = torch.empty(2, self._tiles, self._replicas, device=latent.device)
-        slope = torch.empty_like(decoded[-1])
-        self._kernels.output_backward[self._grid](
-            decoded[-1], self._x, self._weights, error_price, self._of_x, self._of_weights, slope, losses[0],
-            self._replicas, self._rows, width=slope.shape[2], WEIGHTED=self._weighted, **self._tiling(slope.shape[2]),
-        )  # fmt: skip
-        self._start_gradients()
-        slope = self._backward(self._decoder, decoded, slope, further=True)
-        slopes = torch.empty_like(mean), torch.empty_like(mean)
-        self._kernels.latent_backward[self._grid](
-            slope, mean, spread, self._noise, self._weights, rate_price, self._of_noise, self._of_weights, *slopes,
-            losses[1], self._replicas, self._rows, width=mean.shape[2], WEIGHTED=self._weighted, **tall,
-        )  # fmt: skip
-        below = torch.empty_like(values[-1]) if hidden else self._x
-        for number, (each, above) in enumerate(zip((mean_map, spread_map), slopes, strict=True)):
-            self._affine_back(each, hidden, values[-1], above, below if hidden else None, add=number > 0)
-        self._backward(hidden, values, below, further=False)
-        return losses.sum((0, 1)) + constant, self._gradients()
-
-    @property
-    def _grid(self) -> tuple[int, int]:
-        return self._replicas, self._tiles
-
-    def _tiling(self, width: int) -> dict[str, int]:
-        return {"ROWS": self._tile, "WIDTH": _padded(width)}
-
-    def _forward(self, maps: list[_Map], source: Tensor) -> list[Tensor]:
-        """Return the source and the values before the activation of every map."""
-        values = [source]
-        for number, each in enumerate(maps):
-            values.append(self._affine(each, values[-1], maps[:number]))
-        return values
-
-    def _affine(self, each: _Map, source: Tensor, before: list[_Map]) -> Tensor:
-        """Return a map of activated values; before: the maps that precede it in its network."""
-        result = source.new_empty(self._replicas, self._rows, each.outputs)
-        self._kernels.affine_forward[self._grid](
-            source, self._parameters[f"{each.name}.weight"], self._bias(each), result, self._of_x, self._rows,
-            **self._shapes(each, before, source), num_warps=4,
-        )  # fmt: skip
-        return result
-
-    def _shapes(self, each: _Map, before: list[_Map], source: Tensor) -> dict[str, Any]:
-        activation = before[-1].activation if before else Activation()
-        return {
-            "inputs": each.inputs, "outputs": each.outputs, "kind": activation.kind, "parameter": activation.parameter,
-            "SHARED": source is self._x, "HAS_BIAS": f"{each.name}.bias" in self._parameters, "ROWS": self._tile,
-            "IN": _padded(each.inputs), "OUT": _padded(each.outputs), "PRECISION": self._precision,
-        }  # fmt: skip
-
-    def _bias(self, each: _Map) -> Tensor:
-        return self._parameters.get(f"{each.name}.bias", self._parameters[f"{each.name}.weight"])
-
-    def _backward(self, maps: list[_Map], values: list[Tensor], slope: Tensor, *, further: bool) -> Tensor:
-        """Go back through a network. further: whether the gradient of its input is wanted, which is returned."""
-        for number in range(len(maps) - 1, -1, -1):
-            wanted = further or number > 0
-            below = torch.empty_like(values[number]) if wanted else None
-            self._affine_back(maps[number], maps[:number], values[number], slope, below)
-            slope = slope if below is None else below
-        return slope
-
-    def _affine_back(
-        self, each: _Map, before: list[_Map], source: Tensor, slope: Tensor, below: Tensor | None, *, add: bool = False
-    ) -> None:
-        """Go back through one map. below: where the gradient of its source goes. add: to what is there."""
-        self._kernels.affine_backward[(self._replicas, self._split)](
-            slope, source, self._parameters[f"{each.name}.weight"], self._places[f"{each.name}.weight"],
-            self._places.get(f"{each.name}.bias", slope), slope if below is None else below, self._of_x, self._rows,
-            self._sums.shape[1], self._split, **self._shapes(each, before, source),
-            FURTHER=below is not None, ADD=add, num_warps=8,
-        )  # fmt: skip
-
-    def _start_gradients(self) -> None:
-        """Allocate the sums over the parts of a batch `(part, parameter)`; every number of them is written."""
-        sizes = [value.numel() for value in self._parameters.values()]
-        # A start at a multiple of 16 bytes lets kernels read several numbers at once.
-        starts = [0]
-        for size in sizes:
-            starts.append(starts[-1] + 4 * math.ceil(size / 4))
-        self._starts = starts
-        first = next(iter(self._parameters.values()))
-        self._sums = torch.empty(self._split, starts[-1], device=first.device)
-        self._places = {
-            name: self._sums[0, start : start + size]
-            for name, start, size in zip(self._parameters, starts[:-1], sizes, strict=True)
-        }
-
-    def _gradients(self) -> Tensors:
-        whole = self._sums[0] if self._split == 1 else self._sums.sum(0)
-        return {
-            name: whole[start : start + value.numel()].view(value.shape)
-            for (name, value), start in zip(self._parameters.items(), self._starts[:-1], strict=True)
-        }
 
 
 def _padded(width: int) -> int:
