@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 REPLICAS = (32, 121, 363, 1452)
 PUBLISHED_REPLICAS, PUBLISHED_UPDATES = 121, 1_000_000
 """Of the paper's scan."""
-_WARM_UP, _SECONDS, _SIDE, _COPIED, _SAY_EVERY = 31, 0.6, 8192, 1 << 28, 5.0
+_WARM_UP, _SECONDS, _SIDE, _COPIED, _SAY_EVERY = 31, 0.3, 8192, 1 << 28, 5.0
 _OPTIMISERS: dict[str, dict[str, Any]] = {
     "adam": {"use": "adam"}, "preconditioned": {"use": "preconditioned", "learning_rate": 3e-3},
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The loss and the gradient of a stack of multilayer perceptrons on a GPU, in two launches of Triton kernels.
+"""The loss and the gradient of a stack of multilayer perceptrons on a GPU, in three launches of Triton kernels.
 
 float32 products are taken as three products in TF32 (`tf32x3`), which is as exact as float32 and runs on the matrix
 units; where PyTorch may use TF32 for matrices, one product is taken.
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 MOST_UNITS, MOST_FEATURES = 64, 128
 _NARROWEST = 16
-FORWARD = {"ROWS": 32, "num_warps": 4}
-BACKWARD = {"ROWS": 32, "num_warps": 4}
-"""Rows of a program, and its warps."""
-PROGRAMS = 264
-"""How many programs fill a large GPU twice; the rows of fewer replicas are split into parts."""
+FORWARD = {"ROWS": 64, "num_warps": 4}
+BACKWARD = {"ROWS": 64, "num_warps": 4}
+SUMS = {"ROWS": 32, "num_warps": 4, "maxnreg": 128}
+"""Rows that a program of each kernel takes at once, and its warps."""
 
 
 class TritonPair:
@@ -71,26 +70,27 @@ class TritonPair:
         none = torch.zeros_like(seeds)
         of_x, of_noise, of_shares = (seeds if len(part) > 1 else none for part in (x, noise, shares))
         packed = torch.cat([parameters[name].detach().flatten() for name in self._names])
-        tiles = -(-rows // FORWARD["ROWS"])
-        split = min(-(-rows // BACKWARD["ROWS"]), -(-PROGRAMS // replicas))
         layers = encoder_hidden + decoder_hidden + 2
-        values = x.new_empty(layers, replicas, rows, self._shape["UNITS"])
-        ends = x.new_empty(2, replicas, rows, self._shape["LATENTS"])
-        slope = x.new_empty(replicas, rows, self._shape["FEATURES"])
-        losses = x.new_empty(tiles, replicas)
-        sums = x.new_empty(split, len(packed))
+        values, slopes = (x.new_empty(layers, replicas, rows, self._shape["UNITS"]) for _ in range(2))
+        ends, end_slopes = (x.new_empty(2, replicas, rows, self._shape["LATENTS"]) for _ in range(2))
+        slope, latents = x.new_empty(replicas, *x.shape[1:]), torch.empty_like(ends[0])
+        losses, sums = x.new_empty(-(-rows // FORWARD["ROWS"]), replicas), torch.empty_like(packed)
         precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-        common = {**self._shape, "WEIGHTED": weights is not None, "PRECISION": precision}
-        read = (packed, x, noise, shares, of_x, of_noise, of_shares)
-        self._kernels.perceptrons_forward[(replicas, tiles)](
-            *read, error_price, rate_price, values, ends, slope, losses, replicas, rows, encoder_hidden,
-            decoder_hidden, **common, **FORWARD,
+        common = {**self._shape, "PRECISION": precision}
+        sizes = replicas, rows, encoder_hidden, decoder_hidden
+        kernels, weighted = self._kernels, {"WEIGHTED": weights is not None}
+        kernels.perceptrons_forward[(replicas, len(losses))](
+            packed, x, noise, shares, of_x, of_noise, of_shares, error_price, rate_price, values, ends, slope, losses,
+            *sizes, **common, **weighted, **FORWARD,
         )  # fmt: skip
-        self._kernels.perceptrons_backward[(replicas, split)](
-            *read, rate_price, values, ends, slope, sums, replicas, rows, len(packed), split, encoder_hidden,
-            decoder_hidden, **common, **BACKWARD,
+        kernels.perceptrons_slopes[(replicas, -(-rows // BACKWARD["ROWS"]))](
+            packed, noise, shares, of_noise, of_shares, rate_price, values, ends, latents, slope, slopes, end_slopes,
+            *sizes, **common, **weighted, **BACKWARD,
         )  # fmt: skip
-        return losses.sum(0) + constant, self._unpacked(sums[0] if split == 1 else sums.sum(0), parameters)
+        kernels.perceptrons_sums[(replicas, layers + 3)](
+            x, of_x, values, latents, slope, slopes, end_slopes, sums, *sizes, **common, **SUMS
+        )
+        return losses.sum(0) + constant, self._unpacked(sums, parameters)
 
     def _unpacked(self, packed: Tensor, parameters: Tensors) -> Tensors:
         """Return the gradient of each parameter, in the order of the parameters."""

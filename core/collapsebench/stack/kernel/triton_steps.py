@@ -1,9 +1,9 @@
-"""Multilayer perceptrons as Triton kernels: a forward and a backward pass, each one launch for a whole stack.
+"""Multilayer perceptrons as Triton kernels: three launches give the loss and the gradient of a whole stack.
 
-A program takes some rows of one replica through all layers, so that activations stay on the chip; only the values
-before each activation are stored, for the way back. All hidden layers have the same width, so the time to compile does
-not grow with depth. Sums over rows are taken in an order that the number of replicas decides, so results are the same
-in every run and depend on the other replicas within rounding.
+In the first two, a program takes some rows of one replica through all layers, forwards and back; it stores the values
+before each activation, and their gradients. In the third, a program sums over the rows of one map of one replica. All
+hidden layers have the same width, so the time to compile does not grow with depth. Sums are taken in a fixed order, so
+results are the same in every run and do not depend on the other replicas.
 
 packed: weights `(replica, out, in)` of the encoder (first, hidden, mean, log-variance), then of the decoder (first,
 hidden, output), one after the other; then the biases in the same order. Matrices are row-major. Which batch a replica
@@ -108,26 +108,33 @@ def _map(
 
 
 @triton.jit
-def _add(at, value, mask, fresh):
-    """Store a value, added to what is there unless it is the first."""
-    if not fresh:
-        value += tl.load(at, mask=mask, other=0.0)
-    tl.store(at, value, mask=mask)
+def _back(
+    g, weight, inputs: tl.constexpr, outputs: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, PRECISION: tl.constexpr
+):
+    """Return g weight, the gradient of the input of a map."""
+    places, held = _places(0, outputs, inputs, OUT, IN)
+    return tl.dot(g, tl.load(weight + places, mask=held, other=0.0), input_precision=PRECISION)
 
 
 @triton.jit
-def _back(
-    g, h, packed, sums, at_weight, at_bias, fresh, inputs: tl.constexpr, outputs: tl.constexpr, IN: tl.constexpr,
-    OUT: tl.constexpr, FURTHER: tl.constexpr, PRECISION: tl.constexpr,
+def _sum(
+    slope, source, weight_slope, bias_slope, rows, inputs: tl.constexpr, outputs: tl.constexpr, kind: tl.constexpr,
+    parameter: tl.constexpr, ROWS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients of weight and bias of a map of h, and return that of h, if it is wanted."""
+    """Store the gradients of weight and bias of a map, summed over rows."""
+    of_weight = tl.zeros((OUT, IN), tl.float32)
+    of_bias = tl.zeros((OUT,), tl.float32)
+    for first in range(0, rows, ROWS):
+        above, inside_above = _places(first, rows, outputs, ROWS, OUT)
+        g = tl.load(slope + above, mask=inside_above, other=0.0)
+        at, inside = _places(first, rows, inputs, ROWS, IN)
+        h = _activate(tl.load(source + at, mask=inside, other=0.0), kind, parameter)
+        of_weight = tl.dot(tl.trans(g), h, of_weight, input_precision=PRECISION)
+        of_bias += tl.sum(g, 0)
     places, held = _places(0, outputs, inputs, OUT, IN)
-    _add(sums + at_weight + places, tl.dot(tl.trans(g), h, input_precision=PRECISION), held, fresh)
+    tl.store(weight_slope + places, of_weight, mask=held)
     column = tl.arange(0, OUT)
-    _add(sums + at_bias + column, tl.sum(g, 0), column < outputs, fresh)
-    if FURTHER:
-        g = tl.dot(g, tl.load(packed + at_weight + places, mask=held, other=0.0), input_precision=PRECISION)
-    return g
+    tl.store(bias_slope + column, of_bias, mask=column < outputs)
 
 
 @triton.jit(do_not_specialize=["replicas", "rows", "encoder_hidden", "decoder_hidden"])
@@ -250,106 +257,113 @@ def perceptrons_forward(
     tl.store(losses + tile * replicas + replica, total)
 
 
-@triton.jit(do_not_specialize=["replicas", "rows", "size", "split", "encoder_hidden", "decoder_hidden"])
-def perceptrons_backward(
-    packed,
-    x,
-    noise,
-    row_weights,
-    x_seeds,
-    noise_seeds,
-    weight_seeds,
-    rate_price,
-    values,
-    ends,
-    slope,
-    sums,
-    replicas,
-    rows,
-    size,
-    split,
-    encoder_hidden,
-    decoder_hidden,
-    FEATURES: tl.constexpr,
-    UNITS: tl.constexpr,
-    LATENTS: tl.constexpr,
-    KIND: tl.constexpr,
-    PARAMETER: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    ROWS: tl.constexpr,
-    F: tl.constexpr,
-    U: tl.constexpr,
-    L: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Compute the gradients of all weights, summed over the rows of a part: `(split, packed)`, `size` numbers apart."""
+@triton.jit(do_not_specialize=["replicas", "rows", "encoder_hidden", "decoder_hidden"])
+def perceptrons_slopes(
+    packed, noise, row_weights, noise_seeds, weight_seeds, rate_price, values, ends, latents, slope, slopes, end_slopes,
+    replicas, rows, encoder_hidden, decoder_hidden, FEATURES: tl.constexpr, UNITS: tl.constexpr, LATENTS: tl.constexpr,
+    KIND: tl.constexpr, PARAMETER: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, F: tl.constexpr,
+    U: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Compute the gradients of `values` and of `ends`, and the latents, which the sums over rows need."""
     replica = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)
+    first = tl.program_id(1) * ROWS
     many = replicas.to(tl.int64)
     layer = many * rows * UNITS
-    weights = FEATURES * UNITS * 2 + (encoder_hidden + decoder_hidden) * UNITS * UNITS + 3 * UNITS * LATENTS
-    all_biases = (encoder_hidden + decoder_hidden + 2) * UNITS + 2 * LATENTS
-    sums += part.to(tl.int64) * size
-    for first in range(part * ROWS, rows, split * ROWS):
-        fresh = first == part * ROWS
-        at_x, in_x = _places(first, rows, FEATURES, ROWS, F)
-        at_u, in_u = _places(first, rows, UNITS, ROWS, U)
-        at_l, in_l = _places(first, rows, LATENTS, ROWS, L)
-        # the ends of the weights and of the biases, from which we go back
-        w = many * (weights - FEATURES * UNITS)
-        b = many * (weights + all_biases)
-        y_at = replica * rows * UNITS + layer * (encoder_hidden + decoder_hidden + 1)
-        g = tl.load(slope + replica * rows * FEATURES + at_x, mask=in_x, other=0.0)
-        y = tl.load(values + y_at + at_u, mask=in_u, other=0.0)
-        at_w, at_b = w + replica * (FEATURES * UNITS), b + replica * FEATURES
-        g = _back(
-            g, _activate(y, KIND, PARAMETER), packed, sums, at_w, at_b, fresh, UNITS, FEATURES, U, F, True, PRECISION
-        ) * _slope(y, KIND, PARAMETER)
-        for _ in range(decoder_hidden):
-            w -= many * (UNITS * UNITS)
-            b -= many * UNITS
-            y_at -= layer
-            y = tl.load(values + y_at + at_u, mask=in_u, other=0.0)
-            at_w, at_b = w + replica * (UNITS * UNITS), b + replica * UNITS
-            g = _back(
-                g, _activate(y, KIND, PARAMETER), packed, sums, at_w, at_b, fresh, UNITS, UNITS, U, U, True, PRECISION
-            ) * _slope(y, KIND, PARAMETER)
-        w -= many * (UNITS * LATENTS)
-        b -= many * UNITS
-        y_at -= layer
-        end = replica * rows * LATENTS
-        mean = tl.load(ends + end + at_l, mask=in_l, other=0.0)
-        spread = tl.load(ends + many * rows * LATENTS + end + at_l, mask=in_l, other=0.0)
-        eps = tl.load(noise + tl.load(noise_seeds + replica) * rows * LATENTS + at_l, mask=in_l, other=0.0)
-        deviation = tl.exp(0.5 * spread)
-        at_w, at_b = w + replica * (UNITS * LATENTS), b + replica * UNITS
-        of_z = _back(g, mean + deviation * eps, packed, sums, at_w, at_b, fresh, LATENTS, UNITS, L, U, True, PRECISION)
-        share = _shares(row_weights, weight_seeds, replica, first, rows, WEIGHTED, ROWS)
-        column = tl.arange(0, L)
-        paid = (
-            tl.load(rate_price + replica * LATENTS + column, mask=column < LATENTS, other=0.0)[None, :] * share[:, None]
-        )
-        y = tl.load(values + y_at + at_u, mask=in_u, other=0.0)
-        h = _activate(y, KIND, PARAMETER)
-        w -= many * (UNITS * LATENTS)
-        b -= many * LATENTS
-        at_w, at_b = w + replica * (UNITS * LATENTS), b + replica * LATENTS
-        of_spread = 0.5 * (of_z * eps * deviation + paid * (deviation * deviation - 1))
-        g = _back(of_spread, h, packed, sums, at_w, at_b, fresh, UNITS, LATENTS, U, L, True, PRECISION)
-        w -= many * (UNITS * LATENTS)
-        b -= many * LATENTS
-        at_w, at_b = w + replica * (UNITS * LATENTS), b + replica * LATENTS
-        g += _back(of_z + paid * mean, h, packed, sums, at_w, at_b, fresh, UNITS, LATENTS, U, L, True, PRECISION)
-        g *= _slope(y, KIND, PARAMETER)
-        for _ in range(encoder_hidden):
-            w -= many * (UNITS * UNITS)
-            b -= many * UNITS
-            y_at -= layer
-            y = tl.load(values + y_at + at_u, mask=in_u, other=0.0)
-            at_w, at_b = w + replica * (UNITS * UNITS), b + replica * UNITS
-            g = _back(
-                g, _activate(y, KIND, PARAMETER), packed, sums, at_w, at_b, fresh, UNITS, UNITS, U, U, True, PRECISION
-            ) * _slope(y, KIND, PARAMETER)
-        target = tl.load(x + tl.load(x_seeds + replica) * rows * FEATURES + at_x, mask=in_x, other=0.0)
-        at_w, at_b = replica * (UNITS * FEATURES), many * weights + replica * UNITS
-        _back(g, target, packed, sums, at_w, at_b, fresh, FEATURES, UNITS, F, U, False, PRECISION)
+    at_x, in_x = _places(first, rows, FEATURES, ROWS, F)
+    at_u, in_u = _places(first, rows, UNITS, ROWS, U)
+    at_l, in_l = _places(first, rows, LATENTS, ROWS, L)
+    inner = encoder_hidden + decoder_hidden
+    w = packed + many * (FEATURES * UNITS + inner * UNITS * UNITS + 3 * UNITS * LATENTS)
+    at = replica * rows * UNITS + layer * (inner + 1)
+    g = tl.load(slope + replica * rows * FEATURES + at_x, mask=in_x, other=0.0)
+    y = tl.load(values + at + at_u, mask=in_u, other=0.0)
+    g = _back(g, w + replica * (FEATURES * UNITS), UNITS, FEATURES, U, F, PRECISION) * _slope(y, KIND, PARAMETER)
+    tl.store(slopes + at + at_u, g, mask=in_u)
+    for _ in range(decoder_hidden):
+        w -= many * (UNITS * UNITS)
+        at -= layer
+        y = tl.load(values + at + at_u, mask=in_u, other=0.0)
+        g = _back(g, w + replica * (UNITS * UNITS), UNITS, UNITS, U, U, PRECISION) * _slope(y, KIND, PARAMETER)
+        tl.store(slopes + at + at_u, g, mask=in_u)
+    w -= many * (UNITS * LATENTS)
+    at -= layer
+    end = replica * rows * LATENTS
+    spreads = many * rows * LATENTS
+    mean = tl.load(ends + end + at_l, mask=in_l, other=0.0)
+    spread = tl.load(ends + spreads + end + at_l, mask=in_l, other=0.0)
+    eps = tl.load(noise + tl.load(noise_seeds + replica) * rows * LATENTS + at_l, mask=in_l, other=0.0)
+    deviation = tl.exp(0.5 * spread)
+    tl.store(latents + end + at_l, mean + deviation * eps, mask=in_l)
+    of_z = _back(g, w + replica * (UNITS * LATENTS), LATENTS, UNITS, L, U, PRECISION)
+    share = _shares(row_weights, weight_seeds, replica, first, rows, WEIGHTED, ROWS)
+    column = tl.arange(0, L)
+    paid = tl.load(rate_price + replica * LATENTS + column, mask=column < LATENTS, other=0.0)[None, :] * share[:, None]
+    of_mean = of_z + paid * mean
+    of_spread = 0.5 * (of_z * eps * deviation + paid * (deviation * deviation - 1))
+    tl.store(end_slopes + end + at_l, of_mean, mask=in_l)
+    tl.store(end_slopes + spreads + end + at_l, of_spread, mask=in_l)
+    y = tl.load(values + at + at_u, mask=in_u, other=0.0)
+    w -= many * (UNITS * LATENTS)
+    g = _back(of_spread, w + replica * (UNITS * LATENTS), UNITS, LATENTS, U, L, PRECISION)
+    w -= many * (UNITS * LATENTS)
+    g += _back(of_mean, w + replica * (UNITS * LATENTS), UNITS, LATENTS, U, L, PRECISION)
+    g *= _slope(y, KIND, PARAMETER)
+    tl.store(slopes + at + at_u, g, mask=in_u)
+    for _ in range(encoder_hidden):
+        w -= many * (UNITS * UNITS)
+        at -= layer
+        y = tl.load(values + at + at_u, mask=in_u, other=0.0)
+        g = _back(g, w + replica * (UNITS * UNITS), UNITS, UNITS, U, U, PRECISION) * _slope(y, KIND, PARAMETER)
+        tl.store(slopes + at + at_u, g, mask=in_u)
+
+
+@triton.jit(do_not_specialize=["replicas", "rows", "encoder_hidden", "decoder_hidden"])
+def perceptrons_sums(
+    x, x_seeds, values, latents, slope, slopes, end_slopes, sums, replicas, rows, encoder_hidden, decoder_hidden,
+    FEATURES: tl.constexpr, UNITS: tl.constexpr, LATENTS: tl.constexpr, KIND: tl.constexpr, PARAMETER: tl.constexpr,
+    ROWS: tl.constexpr, F: tl.constexpr, U: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Compute the gradients of all weights, as `packed`; a program sums over the rows of one map of one replica."""
+    replica = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(1)
+    many = replicas.to(tl.int64)
+    inner = encoder_hidden + decoder_hidden
+    b = sums + many * (2 * FEATURES * UNITS + inner * UNITS * UNITS + 3 * UNITS * LATENTS)
+    of_u = replica * rows * UNITS
+    of_l = replica * rows * LATENTS
+    layer = many * rows * UNITS
+    first = many * (UNITS * FEATURES)
+    head = first + many * encoder_hidden * (UNITS * UNITS)
+    end = head + many * 3 * UNITS * LATENTS + many * decoder_hidden * (UNITS * UNITS)
+    if number == 0:
+        source = x + tl.load(x_seeds + replica) * rows * FEATURES
+        _sum(slopes + of_u, source, sums + replica * (UNITS * FEATURES), b + replica * UNITS, rows, FEATURES, UNITS, 0,
+             0.0, ROWS, F, U, PRECISION)  # fmt: skip
+    elif number <= encoder_hidden:
+        at = layer * number + of_u
+        w = sums + first + (many * (number - 1) + replica) * (UNITS * UNITS)
+        _sum(slopes + at, values + at - layer, w, b + (many * number + replica) * UNITS, rows, UNITS, UNITS, KIND,
+             PARAMETER, ROWS, U, U, PRECISION)  # fmt: skip
+    elif number <= encoder_hidden + 2:
+        which = number - encoder_hidden - 1
+        w = sums + head + (many * which + replica) * (UNITS * LATENTS)
+        at_b = b + many * (encoder_hidden + 1) * UNITS + (many * which + replica) * LATENTS
+        _sum(end_slopes + many * which * rows * LATENTS + of_l, values + layer * encoder_hidden + of_u, w, at_b, rows,
+             UNITS, LATENTS, KIND, PARAMETER, ROWS, U, L, PRECISION)  # fmt: skip
+    elif number == encoder_hidden + 3:
+        at_b = b + many * (encoder_hidden + 1) * UNITS + many * 2 * LATENTS + replica * UNITS
+        w = sums + head + many * (2 * UNITS * LATENTS) + replica * (UNITS * LATENTS)
+        _sum(slopes + layer * (encoder_hidden + 1) + of_u, latents + of_l, w, at_b, rows, LATENTS, UNITS, 0, 0.0, ROWS,
+             L, U, PRECISION)  # fmt: skip
+    elif number <= inner + 3:
+        place = number - encoder_hidden - 3
+        at = layer * (encoder_hidden + 1 + place) + of_u
+        w = sums + head + many * (3 * UNITS * LATENTS) + (many * (place - 1) + replica) * (UNITS * UNITS)
+        at_b = b + many * (encoder_hidden + 1 + place) * UNITS + many * 2 * LATENTS + replica * UNITS
+        _sum(slopes + at, values + at - layer, w, at_b, rows, UNITS, UNITS, KIND, PARAMETER, ROWS, U, U,
+             PRECISION)  # fmt: skip
+    else:
+        at_b = b + many * (inner + 2) * UNITS + many * 2 * LATENTS + replica * FEATURES
+        _sum(slope + replica * rows * FEATURES, values + layer * (inner + 1) + of_u,
+             sums + end + replica * (UNITS * FEATURES), at_b, rows, UNITS, FEATURES, KIND, PARAMETER, ROWS, U, F,
+             PRECISION)  # fmt: skip
