@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_UNITS, MOST_FEATURES = 64, 128
 _NARROWEST = 16
 FORWARD = {"ROWS": 64, "num_warps": 4}
-BACKWARD = {"ROWS": 64, "num_warps": 4}
+BACKWARD = {"ROWS": 32, "num_warps": 4}
 SUMS = {"ROWS": 32, "num_warps": 4, "maxnreg": 128}
 """Rows that a program of each kernel takes at once, and its warps."""
 
