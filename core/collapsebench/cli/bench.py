@@ -319,7 +319,7 @@ def gpu(
     place = None if store is None else Path(store)
     settings = GpuSettings(out, Verbs(run, publish), parts, tests, worldclim, minutes, place, preset, overrides)
     for name, value in rows_of(bench_gpu(settings, save, say)).items():
-        click.echo(f"  {name:60s}{value}")
+        click.echo(f"  {name:60s} {value}")
 
 
 def _spread(spread: Spread) -> str:

@@ -140,12 +140,17 @@ def _stack(stack: PlannedStack) -> dict[str, Any]:
 
 
 def _show_plan(session: Session, *, as_json: bool) -> None:
-    from collapsebench.training.choose import plan_stacks, seconds_at_most
+    from collapsebench.training.choose import plan_elsewhere, plan_stacks, seconds_at_most
 
     current = _plan(session)
     suite = session.suite
-    planned = plan_stacks(current, session.store, session.device, session.registry)
-    seconds = seconds_at_most(current, session.store, planned, session.device, session.registry)
+    if session.is_elsewhere:
+        device = "cuda"
+        planned, seconds = plan_elsewhere(current, session.store, device, session.registry)
+    else:
+        device = session.device
+        planned = plan_stacks(current, session.store, device, session.registry)
+        seconds = seconds_at_most(current, session.store, planned, device, session.registry)
     stacks = list(planned.values())
     rows = _rows(session, current)
     missing = len(current.missing)
@@ -154,7 +159,7 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
         "suite": suite.id,
         "suite_hash": suite.suite_hash,
         "store": str(session.store.root),
-        "device": session.device,
+        "device": device,
         "cells": len(rows),
         "to_train": missing,
         "replicas": replicas,
@@ -179,9 +184,14 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
         click.echo(f"dataset {dataset} cannot be loaded: {reason}")
     click.echo(
         f"\n{summary['cells']} cells, {missing} to train: {replicas} replicas, at most {suite.training.rounds[-1]} "
-        f"updates each, on {session.device}. Nothing was written."
+        f"updates each, on {device}. Nothing was written."
     )
-    if seconds:
+    if seconds and session.is_elsewhere:
+        click.echo(
+            f"There is no {device} device here. By its number of operations, training takes {_duration(seconds)} on "
+            "an H100 at most; checks and scores come on top."
+        )
+    elif seconds:
         click.echo(
             f"Training takes {_duration(seconds)} at most if all else is quiet, by a few updates of "
             "each scan; checks and scores come on top."

@@ -13,7 +13,7 @@ from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
 
 VALUES_AT_ONCE = 16_777_216
-_SHARE_OF_DEVICE = 512
+_SHARE_OF_DEVICE, _USUAL_MEMORY = 512, 80 << 30
 """A device with memory of its own processes a value at once for so many of its bytes, 160 million for 80 GiB."""
 
 
@@ -21,7 +21,9 @@ def values_for(device: torch.device) -> int:
     """Return the largest number of values that the rows of a chunk may need together on a device."""
     if device.type != "cuda":
         return VALUES_AT_ONCE
-    return max(VALUES_AT_ONCE, torch.cuda.get_device_properties(device).total_memory // _SHARE_OF_DEVICE)
+    here = torch.cuda.is_available()
+    memory = torch.cuda.get_device_properties(device).total_memory if here else _USUAL_MEMORY
+    return max(VALUES_AT_ONCE, memory // _SHARE_OF_DEVICE)
 
 
 class SplitSamples(Samples):

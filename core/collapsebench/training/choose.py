@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pydantic import ByteSize
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from collapsebench.contracts import Registry
 from collapsebench.data.standardise import Standardised
@@ -37,7 +38,10 @@ from collapsebench.training.trainer import Trainer
 TIMED_REPLICAS = 16
 _ROUNDS, _SECONDS, _HOPELESS, _LARGE = 4, 6.0, 1.5, 1.1
 _TIMED_UPDATES, _PREDICTED_REPLICAS = 4, 64
-_BATCHED, _ONE_BY_ONE = COMPUTATIONS["batched"], COMPUTATIONS["one-by-one"]
+_BATCHED, _ONE_BY_ONE, _GRAPH = (COMPUTATIONS[name] for name in ("batched", "one-by-one", "graph"))
+DEVICE_RATE = 9e12
+"""Operations per second by which the time on a CUDA device elsewhere is predicted: what an H100 reached with graphs of
+363 perceptrons in float32 (results/performance/h100)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,21 +97,62 @@ def plan_stacks(plan: Plan, store: Store, device: str, registry: Registry) -> di
         with on_threads(compute.threads):
             need = predict_memory(scan, data, registry, computation)
         available = memory_available(device, compute.memory_limit)
-        wave = len(waves_of(plan.suite, name.architecture)[0]) * pool_of(plan.suite, name.architecture)
-
-        def max_replicas(wanted: int, need: Footprint | None = need, available: float = available) -> int:
-            return wanted if need is None else need.max_replicas(available, wanted)
-
-        stacks[name] = PlannedStack(
-            computation=computation.name,
-            reason=reason,
-            max_replicas=max_replicas,
-            predicted_bytes=need.bytes if need else None,
-            name=name,
-            replicas_wanted=wave * min(missing.count(name), max(1, compute.max_replicas_per_stack // wave)),
-            memory_available=available,
-        )
+        stacks[name] = _planned_stack(plan, name, missing, computation, reason, need, available)
     return stacks
+
+
+def plan_elsewhere(
+    plan: Plan, store: Store, device: str, registry: Registry
+) -> tuple[dict[ScanName, PlannedStack], float | None]:
+    """Predict the stacks of every scan with a missing cell on a device that is not here, and the seconds of training.
+
+    Memory is that of small stacks on the CPU, which the device would compute in the same way. Seconds are operations
+    over `DEVICE_RATE`; None if they cannot be counted. Whether the device can compute the stacks so, and whether they
+    fit, is found out there.
+    """
+    missing = [cell.scan for cell in _new_cells(plan, store)]
+    updates = len(plan.suite.scan.temperatures) * plan.suite.training.rounds[-1]
+    stacks, total = {}, 0.0
+    for name in sorted(set(missing)):
+        scan, data = scan_of_all_seeds(plan, name, "cpu"), plan.data[name.dataset]
+        need = predict_memory(scan, data, registry, _GRAPH, device)
+        reason = f"predicted without {device}"
+        stacks[name] = _planned_stack(plan, name, missing, _GRAPH, reason, need, math.inf)
+        operations = _operations(scan, data, registry)
+        total += operations / DEVICE_RATE * missing.count(name) * updates
+    return stacks, total or None
+
+
+def _operations(scan: ScanSpec, data: Standardised, registry: Registry) -> float:
+    """Return the floating-point operations of an update of one replica, 0 if it cannot be trained."""
+    try:
+        trainer = trainer_of(_few(scan, 2), _GRAPH, data, registry)
+        with FlopCounterMode(display=False) as counter:
+            trainer.advance()
+    except Exception:  # the job will report this error
+        return 0.0
+    return float(counter.get_total_flops()) / 2
+
+
+def _planned_stack(
+    plan: Plan, name: ScanName, missing: Sequence[ScanName], computation: Computation, reason: str,
+    need: Footprint | None, available: float,
+) -> PlannedStack:  # fmt: skip
+    wave = len(waves_of(plan.suite, name.architecture)[0]) * pool_of(plan.suite, name.architecture)
+    most = max(1, plan.suite.compute.max_replicas_per_stack // wave)
+
+    def max_replicas(wanted: int) -> int:
+        return wanted if need is None else need.max_replicas(available, wanted)
+
+    return PlannedStack(
+        computation=computation.name,
+        reason=reason,
+        max_replicas=max_replicas,
+        predicted_bytes=need.bytes if need else None,
+        name=name,
+        replicas_wanted=wave * min(missing.count(name), most),
+        memory_available=available,
+    )
 
 
 def seconds_at_most(
@@ -326,9 +371,12 @@ def _wait_for(device: str) -> None:
 
 
 def predict_memory(
-    scan: ScanSpec, data: Standardised, registry: Registry, computation: Computation
+    scan: ScanSpec, data: Standardised, registry: Registry, computation: Computation, device: str | None = None
 ) -> Footprint | None:
-    """Return the memory that the stacks of a scan need, or None if not even a small stack can be trained."""
+    """Return the memory that the stacks of a scan need, or None if not even a small stack can be trained.
+
+    device: where, if not on that of the scan.
+    """
 
     def make(replicas: int, data: Standardised, changes: Mapping[str, Any]) -> Trainer:
         every = {"refresh_every": 1} if hasattr(scan.training.optimiser, "refresh_every") else {}
@@ -342,7 +390,7 @@ def predict_memory(
     try:
         # Memory of other threads cannot be measured, so the replicas run one after the other in this thread.
         with on_threads(1 if on_cores else None):
-            need = footprint(make, data, scan.training.batch_size, width, scan.device)
+            need = footprint(make, data, scan.training.batch_size, width, device or scan.device)
     except Exception:  # the job will report this error
         return None
     return need.on_cores(workers) if on_cores else need

@@ -34,6 +34,13 @@ class Session:
     store: Store
     registry: Registry = field(default_factory=load_registry)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the suite asks for a CUDA device, and there is none here."""
+        import torch
+
+        return self.suite.compute.device == "cuda" and not torch.cuda.is_available()
+
     @cached_property
     def device(self) -> str:
         """The device that the suite asks for; `auto` is CUDA where there is one, else the CPU."""

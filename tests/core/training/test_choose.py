@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from flow import invoke, without, write_suite
 
+from collapsebench.cli.main import main
 from collapsebench.contracts import load_registry
 from collapsebench.planning.cells import Plan, ScanName, make_plan
 from collapsebench.stack.computation import COMPUTATIONS, Computation
@@ -210,3 +212,17 @@ def test_the_seconds_of_an_update_are_timed_on_a_stack_as_it_would_be_trained(tm
     assert found is not None
     assert 0 < found < 1
     assert predict_seconds(planned, MLP, "meta", COMPUTATIONS["kernel"], session.registry, 4) is None
+
+
+def test_a_device_elsewhere_is_planned_by_small_stacks_and_operations(monkeypatch, tmp_path):
+    """Twice the updates take twice the time; memory is predicted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = []
+    for updates in (100, 200):
+        arguments = ["plan", "gpu-sweep", "--preset", "smoke", "--set", 'compute.device="cuda"', "--json"]
+        arguments += ["--set", f"training.max_updates={updates}", "--store", str(tmp_path / "store")]
+        ended = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        said.append(json.loads(ended.output))
+    assert said[1]["seconds_at_most"] == pytest.approx(2 * said[0]["seconds_at_most"])
+    assert said[0]["device"] == "cuda"
+    assert all(stack["predicted_bytes"] > 0 and stack["available_bytes"] is None for stack in said[0]["stacks"])

@@ -382,3 +382,20 @@ def test_only_a_price_rises(gaussian, make_trainer):
     for use, first in (("beta-vae", 0.1), ("capacity", 1.0)):
         trainer = make_trainer(gaussian, [0.3], objective=(use, {}), training={"price_warm_up": 0.5})
         assert trainer.prices(0) == pytest.approx([first])
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_deep_perceptrons_train_from_their_initial_weights(gaussian, make_trainer, depth):
+    """8 and 16 hidden layers need no more than Kaiming's weights: below total collapse after 200 updates."""
+    deep = {"depth": depth, "width": 24}
+    training = {
+        "optimiser": {"use": "preconditioned", "learning_rate": 0.003}, "batch_size": 64, "max_updates": 1000,
+        "price_warm_up": 0.1, "warm_up": 20,
+    }  # fmt: skip
+    trainer = make_trainer(
+        gaussian, [0.05, 0.005], training=training, encoder=("mlp", deep), decoder=("mlp", deep), computation="batched"
+    )
+    for _ in range(200):
+        trainer.advance()
+    distortion = trainer.measure().distortion / (gaussian.total_variance / 2)
+    assert (distortion < [0.9, 0.7]).all()
