@@ -27,6 +27,7 @@ class Equilibrium(Metric[EquilibriumParameters]):
     price of every other one of the scan, over all seeds, is known; the gap is (L_i - min_j (D_j + beta_i R_j)) / L_i.
     """
 
+    sees_all: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("equilibrium", "losses")
     ranks: ClassVar[bool] = False
     scores: ClassVar[tuple[Score, ...]] = (

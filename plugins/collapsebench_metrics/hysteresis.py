@@ -31,6 +31,7 @@ class Hysteresis(Metric[HysteresisParameters]):
     width, so check the converged share.
     """
 
+    sees_all: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
     scores: ClassVar[tuple[Score, ...]] = (
         Score("max-width", "Largest log T_k (up) - log T_k (down) over ranks.", "none", "e-folds"),

@@ -34,6 +34,7 @@ class Metastability(Metric[MetastabilityParameters]):
     The excess cost is the largest (L - L_min) / L, L_min the least that the weights of any protocol cost at that price.
     """
 
+    sees_all: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("latent-moments", "losses")
     ranks: ClassVar[bool] = False
     scores: ClassVar[tuple[Score, ...]] = (

@@ -24,6 +24,7 @@ class OnsetJump(Metric[OnsetJumpParameters]):
     exceeds `active`; it is compared with PCA's lambda_k / V. Scores cover the ranks whose lambda_k / V is resolved.
     """
 
+    sees_all: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("latent-moments",)
     scores: ClassVar[tuple[Score, ...]] = (
         Score("largest-jump", "Largest step of M^2 beyond that of a continuous onset.", "lower", low=-1, high=1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -12,7 +12,9 @@ from collapsebench.contracts.component import Configured, Curve, P
 from collapsebench.contracts.dataset import SplitName
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from collapsebench.contracts.component import Floats
     from collapsebench.contracts.objective import Prediction
@@ -87,6 +89,30 @@ class Measurement:
         temperatures: Floats = rows["effective_temperature"].to_numpy(dtype="float64")
         return temperatures
 
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """Which replicas are at equilibrium `(t,)`."""
+        marks = self.tables["replicas"].set_index("temperature")["mark"]
+        at_rest: NDArray[np.bool_] = (marks.reindex(self.temperatures) == "converged").to_numpy(dtype=bool)
+        return at_rest
+
+    def only(self, chosen: NDArray[np.bool_]) -> Measurement:
+        """Return the measurement of some of the replicas `(t,)`, as if no others had been trained."""
+        temperatures, prediction = self.temperatures[chosen], self.prediction
+        if prediction is not None:
+            prediction = replace(
+                prediction,
+                signal_fraction=prediction.signal_fraction[chosen],
+                temperature=prediction.temperature[chosen],
+            )
+        tables = {
+            name: table[table["temperature"].isin(temperatures)].reset_index(drop=True)
+            if "temperature" in table
+            else table
+            for name, table in self.tables.items()
+        }
+        return replace(self, temperatures=temperatures, tables=tables, prediction=prediction)
+
     def table_of(self, *quantities: str, axis: Literal["latent", "rank"] | None = None) -> pd.DataFrame | None:
         """Return the first table that holds a quantity per latent, per rank or per replica; None if none was measured.
 
@@ -140,6 +166,7 @@ class Metric(Configured[P]):
     requires: ids of the observables that it reads. ranks: whether boards rank by its first score that has a direction,
     if a suite does not say what to rank by. claim: how a comparison says that one architecture is better, as in "Agrees
     more with PCA". curves: the columns of its `modes` that get a figure for each dataset and a chart on the page.
+    sees_all: whether it looks at replicas that are not at equilibrium, even where a suite makes scores of the others.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
@@ -147,6 +174,7 @@ class Metric(Configured[P]):
     ranks: ClassVar[bool] = True
     claim: ClassVar[str] = ""
     curves: ClassVar[tuple[Curve, ...]] = ()
+    sees_all: ClassVar[bool] = False
 
     @abstractmethod
     def evaluate(self, measurement: Measurement) -> Evaluation:

@@ -23,6 +23,7 @@ from collapsebench.ranking.board import (
     headline_scores,
     interval_method,
     origin,
+    resolved_text,
 )
 from collapsebench.ranking.findings import findings
 from collapsebench.ranking.ranks import CONFIDENCE, t_interval
@@ -146,6 +147,7 @@ def _fixed(
         TableColumn(("architecture",), tuple(names)),
         TableColumn(("runs ok", "of planned"), tuple(ok)),
         TableColumn(("converged", "↑ share"), tuple(_converged(row) for row in contenders)),
+        TableColumn(("resolved", "↑ ranks"), tuple(map(resolved_text, contenders))),
         *(means if len(means) == 1 else []),
     )
 
@@ -310,7 +312,8 @@ def _footer(results: SuiteResults) -> list[str]:
         *(ranked if any(names.values()) else ["Nothing is ranked."]),
         f"{interval_method(results)}.",
         "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium: stationary, stable, at "
-        "rest, and undercut by no other replica of the scan.",
+        "rest, and undercut by no other replica of the scan; resolved: principal components that the replicas at "
+        "equilibrium resolve in every run, of those that all replicas would.",
         "Provenance: " + ", ".join([*(fact for fact in facts if fact), *date]) + ".",
         *([f"Repeated by: {', then '.join(commands)}"] if commands else []),
     ]

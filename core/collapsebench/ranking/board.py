@@ -26,6 +26,7 @@ from collapsebench.ranking.standings import (
     why_missing,
 )
 from collapsebench.scoring.results import SuiteResults
+from collapsebench.theory.spectrum import resolved_ranks
 
 COLUMNS = {
     "suite": "str", "dataset": "str", "architecture": "str", "objective": "str", "metric": "str", "score": "str",
@@ -34,6 +35,7 @@ COLUMNS = {
 }  # fmt: skip
 RANKS = {
     "rank_best": "Int64", "rank_worst": "Int64", "mean_rank": "float64", "converged_share": "float64",
+    "resolved": "float64",
 }  # fmt: skip
 QUESTION = {"question": "str"}
 FOOTER = {"interval": "str", "suite_hash": "str", "versions": "str", "hardware": "str"}
@@ -75,8 +77,8 @@ def ranking(results: SuiteResults) -> pd.DataFrame:
     or `(all images)` and `(all vectors)` if there are both.
 
     Columns: suite, question, dataset, objective, architecture; rank_best and rank_worst, the ends of the rank interval,
-    missing where it is not ranked; mean_rank; converged_share of the replicas; n_ok of n_planned cells; reason, why it
-    is not ranked.
+    missing where it is not ranked; mean_rank; converged_share of the replicas; resolved, the ranks of `resolved_ranks`;
+    n_ok of n_planned cells; reason, why it is not ranked.
     """
     boards = comparisons(results)
     rows = []
@@ -199,11 +201,34 @@ def converged_share(contenders: Sequence[Contender]) -> float:
     return sum(shares) / len(shares) if shares else math.nan
 
 
+def resolved(contenders: Sequence[Contender]) -> tuple[int, int] | None:
+    """Return how many principal components replicas at equilibrium resolve in every run, and how many all replicas do.
+
+    A component is resolved if lambda_k / V is at least ten times the lowest temperature. None where it is not known.
+    """
+    found = []
+    for one in (cell.measurement for contender in contenders for cell in contender.ok):
+        if one is None:
+            continue
+        spectrum, at_rest = one.pca.eigenvalues, one.temperatures[one.converged]
+        whole = int(resolved_ranks(spectrum, one.temperatures, one.latent_dim).sum())
+        found.append((int(resolved_ranks(spectrum, at_rest, one.latent_dim).sum()) if at_rest.size else 0, whole))
+    return (min(some for some, _ in found), min(whole for _, whole in found)) if found else None
+
+
+def resolved_text(contenders: Sequence[Contender]) -> str:
+    """Return the same as text."""
+    ranks = resolved(contenders)
+    return "-" if ranks is None else f"{ranks[0]} of {ranks[1]}"
+
+
 def _rank_row(name: str, standing: Standing, contenders: list[Contender]) -> tuple[Any, ...]:
     rank = standing.rank
     counts = sum(len(contender.ok) for contender in contenders), sum(len(contender.cells) for contender in contenders)
     places = (rank.best, rank.worst, rank.mean) if rank else (pd.NA, pd.NA, math.nan)
-    return (name, *places, converged_share(contenders), *counts, standing.reason)
+    ranks = resolved(contenders)
+    share = converged_share(contenders)
+    return (name, *places, share, float(ranks[0]) if ranks else math.nan, *counts, standing.reason)
 
 
 def _frame(rows: list[tuple[Any, ...]], types: dict[str, str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from collapsebench.contracts import Curve, Evaluation, Measurement, Metric, Observable, Registry
 from collapsebench.data.standardise import Standardised
@@ -189,6 +190,7 @@ def _cell_result(
         return CellResult(record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, "failed", reason)
     evaluations: dict[str, Evaluation] = {}
     metric_failures: dict[str, str] = {}
+    at_rest = measurement.converged if plan.suite.scores_from == "converged" else None
     for id, metric in metrics.items():
         lacking = [name for name in metric.requires if name not in tables]
         if lacking:
@@ -196,13 +198,23 @@ def _cell_result(
             metric_failures[id] = "; ".join(reasons)
             continue
         try:
-            evaluations[id] = checked(id, metric, metric.evaluate(measurement))
+            evaluations[id] = checked(id, metric, _evaluate(metric, measurement, at_rest))
         except Exception as error:
             metric_failures[id] = error_text(error)
     return CellResult(
         record.key, cell.dataset, cell.architecture, cell.objective, cell.seed, record.status, record.reason,
         measurement, evaluations, metric_failures,
     )  # fmt: skip
+
+
+def _evaluate(metric: Metric[Any], measurement: Measurement, at_rest: NDArray[np.bool_] | None) -> Evaluation:
+    """Evaluate a metric on the replicas at equilibrium `(t,)`; None, or a metric that sees all: on every replica."""
+    if at_rest is None or metric.sees_all:
+        return metric.evaluate(measurement)
+    if not at_rest.any():
+        reason = "no replica of the scan is at equilibrium: train longer, or set scores_from to 'all'"
+        return Evaluation({}, reasons={score.name: reason for score in metric.scores})
+    return metric.evaluate(measurement.only(at_rest))
 
 
 def _read_tables(

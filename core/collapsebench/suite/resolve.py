@@ -94,8 +94,8 @@ class Architecture:
 class Suite:
     """A suite with everything resolved.
 
-    path: its file, if any. overrides: the changes to file and preset, including the seeds, each as `dotted.key=value`.
-    Preset, path and overrides say how the suite was called and are no part of its identity.
+    path: its file, if any. overrides: the changes to file and preset, as `dotted.key=value`. Preset, path and overrides
+    say how the suite was called and are no part of its identity.
     """
 
     id: str
@@ -105,6 +105,7 @@ class Suite:
     metrics: tuple[Reference, ...]
     questions: tuple[QuestionTable, ...]
     rank_by: tuple[str, ...] | None
+    scores_from: str
     scan: Scan
     training: Training
     evaluation: EvaluationSettings
@@ -188,10 +189,8 @@ def load_suite(
 ) -> Suite:
     """Return a suite; overrides take precedence over the preset, the preset over the file, the file over defaults.
 
-    name_or_path: the id of a suite that ships with collapsebench, or the path of a TOML file.
-
-    overrides: each `dotted.key=value`, the value in TOML or a bare string; items of lists are addressed by id, as in
-    "datasets.worldclim.path=...". Raises SuiteError with one line per mistake.
+    name_or_path: the id of a suite that ships, or the path of a TOML file. overrides: each `dotted.key=value`, in TOML or
+    a bare string; items of lists are addressed by id, as in "datasets.worldclim.path=...". Raises SuiteError.
     """
     location = find_suite(name_or_path)
     return resolve_suite(
@@ -236,6 +235,7 @@ def resolve_suite(
         metrics=tuple(parts["metrics"]),
         questions=file.questions,
         rank_by=file.rank_by,
+        scores_from=file.scores_from,
         scan=file.scan,
         training=file.training,
         evaluation=file.evaluation,

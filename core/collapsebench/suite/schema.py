@@ -344,6 +344,10 @@ class SuiteFile(Section):
         default=None,
         description="scores of one question without a title, each as `metric/score`; suites of today name questions",
     )
+    scores_from: Literal["all", "converged"] = Field(
+        default="all",
+        description="the replicas that scores are made from: all that ended finite, or only those at equilibrium",
+    )
     scan: Scan = Field(description="temperatures, number of latents and order of training")
     training: Training = Field(description="how replicas are trained")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="how replicas are measured")

@@ -14,7 +14,7 @@ import numpy as np
 from collapsebench.publishing.board_report import asked_by, unusable_scores
 from collapsebench.publishing.page.numbers import DIGITS, CellCurves, CurvesOfCells, names_of
 from collapsebench.publishing.report import number
-from collapsebench.ranking.board import board, headline_scores, reasons, statuses
+from collapsebench.ranking.board import board, headline_scores, reasons, resolved_text, statuses
 from collapsebench.ranking.findings import findings
 from collapsebench.ranking.ranks import CONFIDENCE
 from collapsebench.ranking.standings import (
@@ -105,6 +105,7 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
                 *(TableEntry(f"{rank.mean:.2f}", rank.mean) if rank else TableEntry("-", "") for rank in ranks),
                 TableEntry(f"{len(contender.ok)}/{len(contender.cells)}", len(contender.ok) / len(contender.cells)),
                 converged_share(contender.ok),
+                TableEntry(resolved_text([contender])),
             ]
             for metric, score in declared_scores(results):
                 cells.append(
@@ -290,6 +291,7 @@ def _columns(results: SuiteResults) -> list[BoardColumn]:
         ),
         {"name": "runs ok", "summary": "runs that ended ok, of those planned"},
         {"name": "converged", "summary": "share of replicas at equilibrium"},
+        {"name": "resolved", "summary": "principal components that replicas at equilibrium resolve, of all replicas'"},
     ]
     scores = [
         (metric, score, (metric, score) in headline_scores(results)) for metric, score in declared_scores(results)
