@@ -7,6 +7,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,7 @@ from collapsebench.ranking.board import (
     origin,
     resolved_text,
 )
-from collapsebench.ranking.findings import findings
+from collapsebench.ranking.findings import failed_controls, findings
 from collapsebench.ranking.ranks import CONFIDENCE, t_interval
 from collapsebench.ranking.standings import (
     LATENTS,
@@ -55,7 +56,10 @@ def board_report(results: SuiteResults) -> Report:
     single = [
         _table(results, f"{dataset}, {objective}", contenders) for (dataset, objective), contenders in compared.items()
     ]
-    return Report(results.title or results.suite, (*overall, *single), tuple(_footer(results)))
+    tables = [*overall, *single]
+    if tables and (failed := failed_controls(results)):
+        tables[0] = replace(tables[0], lead=(*failed, *tables[0].lead))
+    return Report(results.title or results.suite, tuple(tables), tuple(_footer(results)))
 
 
 def render(results: SuiteResults, format: str, *, standalone: bool = False) -> str:

@@ -124,11 +124,12 @@ class QuestionEntry(_Entry):
     title: str
     scores: list[str]
     better: str
+    controls: dict[str, str] = {}
 
     @classmethod
     def of(cls, question: Question) -> QuestionEntry:
         """Return the entry of a question."""
-        return cls(**{**vars(question), "scores": list(question.scores)})
+        return cls(**{**vars(question), "scores": list(question.scores), "controls": dict(question.controls)})
 
 
 class ResultsFile(_Entry):
@@ -164,7 +165,7 @@ class ResultsFile(_Entry):
         """The questions that the board answers."""
         if self.format < FORMAT:
             return (Question(RANK, "", tuple(self.rank_by)),)
-        return tuple(Question(one.id, one.title, tuple(one.scores), one.better) for one in self.questions)
+        return tuple(Question(one.id, one.title, tuple(one.scores), one.better, one.controls) for one in self.questions)
 
     def write(self, path: Path) -> Path:
         """Write the file and return its path."""

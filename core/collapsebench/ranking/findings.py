@@ -19,6 +19,7 @@ from collapsebench.ranking.standings import (
     LATENTS,
     Contender,
     Standing,
+    comparisons,
     confidence_of,
     declared_scores,
     ranking_scores,
@@ -69,6 +70,41 @@ def findings(results: SuiteResults, compared: Sequence[Contender]) -> list[Findi
                 said.append(against)
                 break
     return said
+
+
+def failed_controls(results: SuiteResults) -> list[str]:
+    """Return a sentence for every control that failed: what a board shows cannot be trusted where it contradicts them.
+
+    A control is decided where every architecture that was planned has been measured in two runs or more; else, and
+    where no score of its question counts latents, it is not decided, and nothing is said of it.
+    """
+    said = []
+    for question in results.questions:
+        for (dataset, objective), compared in comparisons(results).items():
+            expected = question.controls.get(dataset)
+            against = _measured_against_pca(question, results, compared) if expected else None
+            if against is None or expected == ("fewer" if against.ahead else "none"):
+                continue
+            who = f"On {dataset}, {objective}," if len(comparisons(results)) > 1 else f"On {dataset},"
+            if expected == "none":
+                verb = "needs" if len(against.ahead) == 1 else "need"
+                known = f"no architecture can need fewer latents than PCA, yet {_listed(against.ahead)} {verb} fewer"
+            else:
+                known = "some architecture must need decidedly fewer latents than PCA, and none does"
+            said.append(f"A control failed. {who} {known}: do not trust this board before you know why.")
+    return said
+
+
+def _measured_against_pca(question: Question, results: SuiteResults, compared: Sequence[Contender]) -> Finding | None:
+    """Return who needs fewer latents than PCA, by the first score that says so; None if it is not decided."""
+    suited = [one for one in compared if not one.is_unsuited]
+    if min((len(one.ok) for one in suited), default=0) < _FEWEST_RUNS:
+        return None
+    for metric, score in ranking_scores(results, question)[0]:
+        found = _against_pca(question, results, suited, metric, score)
+        if found is not None and len(found.ahead) + len(found.behind) == len(suited):
+            return found
+    return None
 
 
 def _order(

@@ -36,12 +36,15 @@ class Question:
 
     id: a short name, which heads a column. title: the question in words; scores: `metric/score` names that answer it.
     better: what an architecture of a better rank does, as the end of a sentence; "" if the suite does not say.
+    controls: dataset -> what is known of it beforehand: "fewer", some architecture must need decidedly fewer latents
+    than PCA; "none", no architecture can.
     """
 
     id: str
     title: str
     scores: Sequence[str]
     better: str = ""
+    controls: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 RANK = "rank"

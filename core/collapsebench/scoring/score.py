@@ -98,7 +98,7 @@ def questions_of(suite: Suite, metrics: Mapping[str, Metric[Any]]) -> tuple[Ques
     Without either, by the first score of each metric that has a direction.
     """
     if suite.questions:
-        return tuple(Question(one.id, one.title, one.scores, one.better) for one in suite.questions)
+        return tuple(Question(one.id, one.title, one.scores, one.better, dict(one.controls)) for one in suite.questions)
     ranking = []
     for id, metric in metrics.items():
         directed = [score.name for score in metric.scores if score.direction != "none"]

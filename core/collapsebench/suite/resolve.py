@@ -189,8 +189,8 @@ def load_suite(
 ) -> Suite:
     """Return a suite; overrides take precedence over the preset, the preset over the file, the file over defaults.
 
-    name_or_path: the id of a suite that ships, or the path of a TOML file. overrides: each `dotted.key=value`, in TOML or
-    a bare string; items of lists are addressed by id, as in "datasets.worldclim.path=...". Raises SuiteError.
+    name_or_path: the id of a suite that ships, or the path of a TOML file. overrides: each `dotted.key=value`, in TOML
+    or a bare string; items of lists are addressed by id, as in "datasets.worldclim.path=...". Raises SuiteError.
     """
     location = find_suite(name_or_path)
     return resolve_suite(

@@ -324,6 +324,11 @@ class QuestionTable(Section):
     better: str = Field(
         default="", description="what an architecture of a better rank does, as the end of a sentence about it"
     )
+    controls: dict[str, Literal["fewer", "none"]] = Field(
+        default={},
+        description="datasets whose answer is known beforehand: fewer, some architecture must need decidedly fewer "
+        "latents than PCA; none, no architecture can. A board that shows otherwise says so on top",
+    )
 
 
 class SuiteFile(Section):
@@ -376,4 +381,11 @@ class SuiteFile(Section):
     def _check_questions(self) -> SuiteFile:
         if self.questions and self.rank_by is not None:
             raise ValueError("found both questions and rank_by, expected one of them; make rank_by a question.")
+        known = [one.id or one.use.rpartition("/")[2] for one in self.datasets]
+        for question in self.questions:
+            if other := sorted(set(question.controls) - set(known)):
+                raise ValueError(
+                    f"questions.{question.id}.controls: found '{other[0]}', expected a dataset of the suite: "
+                    f"{', '.join(known)}. Correct the name, or leave it out."
+                )
         return self

@@ -15,7 +15,7 @@ from collapsebench.publishing.board_report import asked_by, unusable_scores
 from collapsebench.publishing.page.numbers import DIGITS, CellCurves, CurvesOfCells, names_of
 from collapsebench.publishing.report import number
 from collapsebench.ranking.board import board, headline_scores, reasons, resolved_text, statuses
-from collapsebench.ranking.findings import findings
+from collapsebench.ranking.findings import failed_controls, findings
 from collapsebench.ranking.ranks import CONFIDENCE
 from collapsebench.ranking.standings import (
     SKIPPED,
@@ -114,7 +114,7 @@ def board_table(results: SuiteResults) -> dict[str, Any]:
             rows.append(list(zip(columns, cells, strict=True)))
     return {
         "columns": columns, "rows": rows, "overall": overall(results), "unranked": unranked,
-        "notes": _board_notes(results), "findings": said,
+        "notes": _board_notes(results), "findings": [*failed_controls(results), *said],
     }  # fmt: skip
 
 
