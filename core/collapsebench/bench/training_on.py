@@ -187,7 +187,7 @@ def _train_on(
 ) -> list[TrainedOn]:
     cell, places = group.cell, group.places
     assert cell.record is not None
-    scan = ScanSpec.of(suite, ScanName(*cell.scan), device)
+    scan = ScanSpec.of(suite, ScanName(*cell.scan), device).at(cell.description["temperatures"])
     rate = scan.training.optimiser.learning_rate / 2**halvings
     training = scan.training.model_copy(
         update={

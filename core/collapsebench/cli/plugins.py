@@ -51,7 +51,6 @@ def check(suite: str | None, preset: str | None, overrides: tuple[str, ...], sch
         click.echo(json.dumps({**resolved.describe(), "suite_hash": resolved.suite_hash}, indent=2))
         return
     scans = len(resolved.datasets) * len(resolved.architectures) * len(resolved.objectives)
-    temperatures = resolved.scan.temperatures
     click.echo(f"{suite}: ok")
     rows = [
         ("title", resolved.title),
@@ -59,7 +58,7 @@ def check(suite: str | None, preset: str | None, overrides: tuple[str, ...], sch
         ("architectures", ", ".join(item.id for item in resolved.architectures)),
         ("objectives", ", ".join(item.id for item in resolved.objectives)),
         ("metrics", ", ".join(item.id for item in resolved.metrics)),
-        ("temperatures", f"{len(temperatures)}, from {temperatures[0]:g} to {temperatures[-1]:g}"),
+        ("temperatures", resolved.scan.text.replace(" temperatures", ",")),
         ("cells", f"{scans * len(resolved.seeds)} = {scans} scans x {len(resolved.seeds)} seeds"),
         ("presets", ", ".join(presets) if preset is None else f"{preset} (applied)"),
         ("hash", resolved.suite_hash[:16]),

@@ -154,7 +154,7 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     stacks = list(planned.values())
     rows = _rows(session, current)
     missing = len(current.missing)
-    replicas = missing * len(suite.scan.temperatures)
+    replicas = missing * suite.scan.count
     summary = {
         "suite": suite.id,
         "suite_hash": suite.suite_hash,

@@ -97,6 +97,12 @@ class Plan:
     data: Mapping[str, Standardised]
     failures: Mapping[str, tuple[str, str]]
 
+    def temperatures(self, name: ScanName) -> list[float]:
+        """Return the temperatures T of a scan in descending order; none while data that decide them are not loaded."""
+        own = (cell.description["temperatures"] for cell in self.cells if cell.scan == name)
+        found: list[float] = next(own, self.suite.scan.temperatures)
+        return found
+
     @property
     def missing(self) -> list[Cell]:
         """The cells that a run would train."""
@@ -118,10 +124,9 @@ class Plan:
         return f"Plan(suite={self.suite.id!r}, cells={len(self.cells)}, missing={len(self.missing)})"
 
     def _repr_html_(self) -> str:
-        temperatures = self.suite.scan.temperatures
         sentences = [
-            f"{len(self.cells)} cells, {len(self.missing)} to train, {len(temperatures)} temperatures from "
-            f"{temperatures[0]:g} to {temperatures[-1]:g}, at most {self.suite.training.rounds[-1]} updates each.",
+            f"{len(self.cells)} cells, {len(self.missing)} to train, {self.suite.scan.text}, at most "
+            f"{self.suite.training.rounds[-1]} updates each.",
             *(f"Dataset {name} cannot be loaded: {reason}" for name, (_, reason) in self.failures.items()),
         ]
         shown = self.statuses.assign(
@@ -194,6 +199,8 @@ def _cell(
     data: Standardised | None,
 ) -> Cell:
     description = describe(suite, dataset, architecture, objective, seed, data.fingerprint if data else None)
+    if data is not None:
+        description["temperatures"] = suite.scan.temperatures_for(data.pca.eigenvalues.tolist())
     key = key_of(description) if data else None
     record = store.read_cell(key) if key else None
     return Cell(dataset.id, architecture.id, objective.id, seed, key, description, record)

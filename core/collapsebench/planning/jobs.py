@@ -67,7 +67,7 @@ class ScanSpec(_Spec):
 
     @classmethod
     def of(cls, suite: Suite, name: ScanName, device: str) -> ScanSpec:
-        """Return the scan with a name of a suite, to be run on a device."""
+        """Return the scan with a name of a suite, to be run on a device, without temperatures if data decide them."""
         architecture = suite.architecture(name.architecture)
         return cls(
             encoder=ComponentSpec.of(architecture.encoder),
@@ -254,7 +254,7 @@ def _jobs_of(
             name=name,
             dataset=ComponentSpec.of(suite.dataset(name.dataset)),
             split_seed=suite.split_seed,
-            scan=ScanSpec.of(suite, name, device),
+            scan=ScanSpec.of(suite, name, device).at(cells[0].description["temperatures"]),
             cells=tuple(
                 JobCell(key=cell.key or "", seed=cell.seed, description=dict(cell.description)) for cell in job_cells
             ),
@@ -286,7 +286,7 @@ def _refreshed(job: Job, suite: Suite, device: str, observables: Sequence[Refere
 
 def waves_of(suite: Suite, architecture: str) -> list[list[int]]:
     """Return the waves in which an architecture's scans are trained, as positions in the list of temperatures."""
-    return make_waves(suite.architecture(architecture).protocol, len(suite.scan.temperatures), suite.scan.wave_size)
+    return make_waves(suite.architecture(architecture).protocol, suite.scan.count, suite.scan.wave_size)
 
 
 def pool_of(suite: Suite, architecture: str) -> int:

@@ -138,7 +138,8 @@ def _observe_missing(
         missing = [record for record in missing if record.key not in damaged]
         if not missing:
             continue
-        spec, data = ScanSpec.of(plan.suite, scan, device), plan.data[scan.dataset]
+        spec = ScanSpec.of(plan.suite, scan, device).at(plan.temperatures(scan))
+        data = plan.data[scan.dataset]
         try:
             failed = observe_cells(store, missing, spec, data, [observable], registry)
         except Exception as error:
@@ -262,7 +263,7 @@ def measurement_of(
     objective_reference = suite.objective(cell.objective)
     decoder = create(registry, architecture.decoder)
     objective = create(registry, objective_reference)
-    temperatures = np.array(suite.scan.temperatures, dtype=np.float64)
+    temperatures = np.array(cell.description["temperatures"], dtype=np.float64)
     with blaming(f"objective '{objective_reference.qualified}': prediction"):
         prediction = (
             objective.prediction(temperatures, data.eigenvalues, architecture.latent_dim) if decoder.linear else None

@@ -133,7 +133,7 @@ class Suite:
             description["questions"] = [one.model_dump(mode="json") for one in self.questions]
         description["scan"] = {
             **self.scan.model_dump(mode="json", exclude={"grid"}),
-            "temperatures": self.scan.temperatures,
+            "temperatures": self.scan.temperatures if self.scan.auto is None else f"auto-{self.scan.count}",
         }
         del description["compute"]["executor"]
         resolved: dict[str, Any] = json.loads(json.dumps({**description, "executor": _plain(self.executor)}))

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from collapsebench.suite.temperatures import (
+    Amount,
+    Auto,
+    AutoGrid,
+    Decay,
+    Grid,
+    Id,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 
 Protocol = Literal["fresh", "up", "down", "exchange"]
 ComputationName = Literal[
@@ -13,44 +28,6 @@ ComputationName = Literal[
 ]  # fmt: skip
 
 Precision = Literal["float32", "tf32", "float64"]
-Share = Annotated[float, Field(gt=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Amount = Annotated[ByteSize, Field(gt=0), WithJsonSchema({"type": "string"})]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-class Section(BaseModel):
-    """A frozen part of a suite file that refuses unknown keys, infinity and NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
-
-
-class Grid(Section):
-    """Temperatures equally spaced in log T, both ends included."""
-
-    start: PositiveFloat = Field(alias="from", description="one end of the grid")
-    stop: PositiveFloat = Field(alias="to", description="the other end")
-    count: PositiveInt = Field(description="number of temperatures")
-
-    @model_validator(mode="after")
-    def _check_distinct(self) -> Grid:
-        if (self.start == self.stop) != (self.count == 1):
-            raise ValueError(
-                f"found from = {self.start:g}, to = {self.stop:g}, count = {self.count}, "
-                "expected distinct temperatures; use different ends with count >= 2, "
-                "or equal ends with count = 1."
-            )
-        return self
-
-    def values(self) -> list[float]:
-        """Return the temperatures in descending order; those between the ends have 12 significant digits."""
-        steps = max(self.count - 1, 1)
-        ratio = self.stop / self.start
-        inner = [float(f"{self.start * ratio ** (i / steps):.12g}") for i in range(1, self.count - 1)]
-        return sorted({self.start, *inner, self.stop}, reverse=True)
 
 
 class Exchange(Section):
@@ -75,8 +52,10 @@ class Scan(Section):
     """What is scanned: the temperatures, the number of latents, the order of training."""
 
     latent_dim: PositiveInt = Field(description="number of latents of every model, unless an architecture sets another")
-    grid: Grid | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
-        alias="temperatures", description="normalised temperatures T: a logarithmic grid or a list"
+    grid: Grid | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | Auto = Field(
+        alias="temperatures",
+        description='normalised temperatures T: a logarithmic grid, a list, or "auto" for 17 that the spectrum of each '
+        'dataset decides ("auto-25" for 25)',
     )
     protocol: Protocol = Field(
         default="fresh",
@@ -104,9 +83,34 @@ class Scan(Section):
         return self
 
     @property
+    def auto(self) -> AutoGrid | None:
+        """The grid that the spectrum of each dataset decides, if it does."""
+        return AutoGrid.of(self.grid) if isinstance(self.grid, str) else None
+
+    @property
     def temperatures(self) -> list[float]:
-        """The temperatures T in descending order."""
-        return self.grid.values() if isinstance(self.grid, Grid) else sorted(self.grid, reverse=True)
+        """The temperatures T in descending order; none if each dataset has its own."""
+        if isinstance(self.grid, tuple):
+            return sorted(self.grid, reverse=True)
+        return self.grid.values() if isinstance(self.grid, Grid) else []
+
+    @property
+    def count(self) -> int:
+        """The number of temperatures."""
+        return len(self.temperatures) if self.auto is None else self.auto.count
+
+    @property
+    def text(self) -> str:
+        """Number and range of the temperatures as text."""
+        listed = self.temperatures
+        where = f"from {listed[0]:g} to {listed[-1]:g}" if listed else "that each dataset decides"
+        return f"{self.count} temperatures {where}"
+
+    def temperatures_for(self, spectrum: Sequence[float] | None) -> list[float]:
+        """Return the temperatures T for data with this spectrum lambda_k / V, descending; none if it is not known."""
+        if self.auto is None:
+            return self.temperatures
+        return [] if spectrum is None else self.auto.values(spectrum, self.latent_dim)
 
 
 class Adam(Section):
@@ -327,7 +331,8 @@ class QuestionTable(Section):
     controls: dict[str, Literal["fewer", "none"]] = Field(
         default={},
         description="datasets whose answer is known beforehand: fewer, some architecture must need decidedly fewer "
-        "latents than PCA; none, no architecture can. A board that shows otherwise says so on top",
+        "latents than PCA; none, no architecture can. A board that shows otherwise says so on top; "
+        "datasets that a suite leaves out are passed over",
     )
 
 
@@ -381,11 +386,4 @@ class SuiteFile(Section):
     def _check_questions(self) -> SuiteFile:
         if self.questions and self.rank_by is not None:
             raise ValueError("found both questions and rank_by, expected one of them; make rank_by a question.")
-        known = [one.id or one.use.rpartition("/")[2] for one in self.datasets]
-        for question in self.questions:
-            if other := sorted(set(question.controls) - set(known)):
-                raise ValueError(
-                    f"questions.{question.id}.controls: found '{other[0]}', expected a dataset of the suite: "
-                    f"{', '.join(known)}. Correct the name, or leave it out."
-                )
         return self

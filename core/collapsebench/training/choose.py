@@ -111,7 +111,7 @@ def plan_elsewhere(
     fit, is found out there.
     """
     missing = [cell.scan for cell in _new_cells(plan, store)]
-    updates = len(plan.suite.scan.temperatures) * plan.suite.training.rounds[-1]
+    updates = plan.suite.scan.count * plan.suite.training.rounds[-1]
     stacks, total = {}, 0.0
     for name in sorted(set(missing)):
         scan, data = scan_of_all_seeds(plan, name, "cpu"), plan.data[name.dataset]
@@ -160,7 +160,7 @@ def seconds_at_most(
 ) -> float | None:
     """Return the seconds that training takes if every new replica uses its whole budget; None if none can be timed."""
     missing = [cell.scan for cell in _new_cells(plan, store)]
-    updates = len(plan.suite.scan.temperatures) * plan.suite.training.rounds[-1]
+    updates = plan.suite.scan.count * plan.suite.training.rounds[-1]
     total = 0.0
     for name, stack in stacks.items():
         replicas = min(_PREDICTED_REPLICAS, stack.replicas)
@@ -177,8 +177,7 @@ def _new_cells(plan: Plan, store: Store) -> list[Cell]:
 
 def scan_of_all_seeds(plan: Plan, name: ScanName, device: str) -> ScanSpec:
     """Return a scan whose temperatures are repeated for each seed, as a trial for a stack of all seeds."""
-    scan = ScanSpec.of(plan.suite, name, device)
-    return scan.at(list(scan.temperatures) * len(plan.suite.seeds))
+    return ScanSpec.of(plan.suite, name, device).at(plan.temperatures(name) * len(plan.suite.seeds))
 
 
 def choose_computation(

@@ -399,13 +399,3 @@ def test_a_suite_is_read_where_the_module_resource_does_not_exist() -> None:
     code = "import sys; sys.modules['resource'] = None; import collapsebench; collapsebench.plan('quickstart')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_control_of_a_dataset_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SuiteError, match=r"found 'arkz', expected a dataset of the suite: gaussian, arcs"):
-        load_suite(
-            "quickstart",
-            overrides=[
-                'questions=[{id="a",title="b",scores=["pca-agreement/threshold-max-log-error"],controls={arkz="none"}}]'
-            ],
-        )
