@@ -46,10 +46,11 @@ ARRIVED = 1.01
 
 
 class Stop(NamedTuple):
-    """The end of a round: updates and seconds of the processor until then, and the cost over V / 2."""
+    """The end of a round: updates, seconds of the processor and of a clock until then, and the cost over V / 2."""
 
     updates: int
     seconds: float
+    wall: float
     cost: float
 
 
@@ -103,24 +104,29 @@ def race(scan: ScanSpec, temperature: float, computation: str, data: Standardise
     alone = scan.model_copy(update={"temperatures": (temperature,)})
     trainer = make_trainer(alone, (0,), Piece(0, (0,)), COMPUTATIONS[computation], data, registry)
     stops: list[Stop] = []
-    start, elsewhere = time.process_time(), 0.0
+    start, elsewhere = _clocks(), np.zeros(2)
 
     def look(progress: Progress) -> None:
         nonlocal elsewhere
         ended = not len(trainer.alive)
         if not ended and progress.update not in trainer.training.rounds:
             return
-        now = time.process_time()
+        now = _clocks()
         if ended:
             line = trainer.records[0].line
         else:
             line = trainer.judge.costs(trainer.judged(), np.array([True]), trainer.alive)[0]
         cost = (line.intercept + line.slope * line.dial) / (data.total_variance / 2)
-        stops.append(Stop(progress.update, now - start - elsewhere, cost))
-        elsewhere += time.process_time() - now
+        stops.append(Stop(progress.update, *(now - start - elsewhere).tolist(), cost))
+        elsewhere += _clocks() - now
 
     mark = trainer.run(Controls(report=look)).records[0].mark
     return Trial(tuple(stops), mark)
+
+
+def _clocks() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the seconds of the processor and of a clock."""
+    return np.array([time.process_time(), time.perf_counter()])
 
 
 def compared(dataset: str, temperature: float, ways: dict[str, Trial]) -> dict[str, Any]:
@@ -132,7 +138,8 @@ def compared(dataset: str, temperature: float, ways: dict[str, Trial]) -> dict[s
         row |= {
             f"{way} updates": end.updates, f"{way} seconds": round(end.seconds, 1), f"{way} cost": round(end.cost, 6),
             f"{way} mark": trial.mark, f"{way} arrival, updates": arrival.updates,
-            f"{way} arrival, seconds": round(arrival.seconds, 1),
+            f"{way} arrival, seconds": round(arrival.seconds, 1), f"{way} wall": round(end.wall, 1),
+            f"{way} arrival, wall": round(arrival.wall, 1),
         }  # fmt: skip
     return row
 
@@ -143,14 +150,20 @@ def report(table: pd.DataFrame) -> str:
     for name, part in [*table.groupby("dataset", sort=False), ("both", table)]:
         ratio = {
             column: part[f"before {column}"].sum() / part[f"today {column}"].sum()
-            for column in ("updates", "seconds", "arrival, updates", "arrival, seconds")
+            for column in (
+                "updates",
+                "seconds",
+                "wall",
+                *(f"arrival, {kind}" for kind in ("updates", "seconds", "wall")),
+            )
         }
         change = part["today cost"] / part["before cost"] - 1
         at_rest = [f"{(part[f'{way} mark'] == 'converged').sum()} of {len(part)}" for way in ("before", "today")]
         lines.append(
-            f"- {name}: until every replica has arrived, {ratio['arrival, updates']:.1f} times fewer updates and "
-            f"{ratio['arrival, seconds']:.1f} times less time; until it is at rest or its budget is spent, "
-            f"{ratio['updates']:.1f} and {ratio['seconds']:.1f} times. At the end, costs differ by {change.min():+.2%} "
+            f"- {name}: until every replica has arrived, {ratio['arrival, updates']:.1f} times fewer updates, "
+            f"{ratio['arrival, seconds']:.1f} times less time of the processor and {ratio['arrival, wall']:.1f} of a "
+            f"clock; until it is at rest or its budget is spent, {ratio['updates']:.1f}, {ratio['seconds']:.1f} and "
+            f"{ratio['wall']:.1f} times. At the end, costs differ by {change.min():+.2%} "
             f"to {change.max():+.2%}; at rest are {at_rest[0]} before, {at_rest[1]} today."
         )
     return "\n".join(lines)
