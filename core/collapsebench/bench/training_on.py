@@ -23,6 +23,7 @@ from collapsebench.errors import UserError
 from collapsebench.planning.cells import Cell, ScanName, make_plan
 from collapsebench.planning.jobs import ScanSpec
 from collapsebench.planning.order import Piece
+from collapsebench.process import matrix_precision
 from collapsebench.seeds import seed_of
 from collapsebench.stack.computation import COMPUTATIONS
 from collapsebench.stack.optimisers import Average
@@ -159,8 +160,9 @@ def bench_training_on(
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(len(found))[:replicas])
     measured: list[TrainedOn] = []
-    for group in _groups([found[index] for index in chosen]):
-        measured += _train_on(suite, store, registry, device, plan.data[group.cell.dataset], group, factor, seed)
+    with matrix_precision(suite.compute.precision):
+        for group in _groups([found[index] for index in chosen]):
+            measured += _train_on(suite, store, registry, device, plan.data[group.cell.dataset], group, factor, seed)
         say(f"{group.cell.name}: {len(group.places)} replicas, {int(factor * group.updates)} updates more")
     return TrainingOn(tuple(measured), len(found), factor)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collapsebench.bench.training_on import TrainingOn
 
 Rows = dict[str, str]
+GPU_PARTS = ("tests", "throughput", "linear", "scan")
+"""The parts of `bench gpu`, whose module is not imported before it is needed."""
 
 
 @click.group()
@@ -284,7 +286,7 @@ def _further_rows(result: TrainingOn) -> Rows:
 
 
 @bench.command()
-@click.option("--part", "parts", multiple=True, help="One of tests, throughput, linear, scan; repeatable; all.")
+@click.option("--part", "parts", multiple=True, type=click.Choice(GPU_PARTS), help="One of them; repeatable; all.")
 @click.option("--tests", multiple=True, type=click.Path(path_type=Path), help="Folder whose tests marked gpu are run.")
 @click.option("--worldclim", type=click.Path(exists=True, path_type=Path), help="Prepared cells (npz), for the scan.")
 @click.option("--preset", default="gpu", show_default=True, help="Of worldclim-depth.")

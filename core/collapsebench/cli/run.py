@@ -188,8 +188,8 @@ def _show_plan(session: Session, *, as_json: bool) -> None:
     )
     if seconds and session.is_elsewhere:
         click.echo(
-            f"There is no {device} device here. By its number of operations, training takes {_duration(seconds)} on "
-            "an H100 at most; checks and scores come on top."
+            f"There is no {device} device here. On an H100, training takes about {_duration(seconds)}, judged by its "
+            "operations and the time of small updates there; checks and scores come on top."
         )
     elif seconds:
         click.echo(

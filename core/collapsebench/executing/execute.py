@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,23 @@ def _how_computed(job: Job, trained: PieceRun | None) -> dict[str, Any]:
 
 
 def possible_here(job: Job) -> Job:
-    """Return a job with a computation that this machine supports: without the kernel if it is not available here."""
-    if not COMPUTATIONS[job.computation].engine.by_kernel:
-        return job
+    """Return a job with a computation that this machine supports: without kernels or graphs that are not available."""
+    computation = COMPUTATIONS[job.computation]
+    other = "batched"
     try:
-        if job.scan.device != "cpu":
-            raise KernelError(f"the kernel computes on the CPU, not on {job.scan.device}")
-        load_kernel()
+        if computation.engine.by_kernel:
+            if job.scan.device != "cpu":
+                raise KernelError(f"the kernel computes on the CPU, not on {job.scan.device}")
+            load_kernel()
+        elif computation.engine.in_one_pass:
+            if job.scan.device != "cuda":
+                raise KernelError(f"Triton kernels compute on CUDA devices, not on {job.scan.device}")
+            other = "graph"
+            if find_spec("triton") is None:
+                raise KernelError("Triton is not installed")
     except KernelError as error:
         reason = f"{job.computation}, as planned: {error}"
-        return job.model_copy(update={"computation": "batched", "why_this_computation": reason})
+        return job.model_copy(update={"computation": other, "why_this_computation": reason})
     return job
 
 

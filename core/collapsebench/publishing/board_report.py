@@ -315,6 +315,7 @@ def _footer(results: SuiteResults) -> list[str]:
     return [
         *(ranked if any(names.values()) else ["Nothing is ranked."]),
         f"{interval_method(results)}.",
+        *(["Scores are those of the replicas at equilibrium only."] if results.provenance.get("scores_from") else []),
         "↑ more is better, ↓ less is better; converged: share of replicas at equilibrium: stationary, stable, at "
         "rest, and undercut by no other replica of the scan; resolved: principal components that the replicas at "
         "equilibrium resolve in every run, of those that all replicas would.",

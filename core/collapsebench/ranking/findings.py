@@ -30,7 +30,7 @@ from collapsebench.scoring.results import Question, SuiteResults
 REFERENCE = "pca-"
 """How the name of a score begins that says the same of PCA as the score of the rest of its name says of a model."""
 
-_MANY, _FEWEST_RUNS = 4, 2
+_MANY, _FEWEST_RUNS, _MOSTLY = 4, 2, 0.5
 
 
 @dataclass(frozen=True)
@@ -75,36 +75,51 @@ def findings(results: SuiteResults, compared: Sequence[Contender]) -> list[Findi
 def failed_controls(results: SuiteResults) -> list[str]:
     """Return a sentence for every control that failed: what a board shows cannot be trusted where it contradicts them.
 
-    A control is decided where every architecture that was planned has been measured in two runs or more; else, and
-    where no score of its question counts latents, it is not decided, and nothing is said of it.
+    "none" fails where an architecture needs decidedly fewer latents than PCA. "fewer" fails where every architecture of
+    a nonlinear decoder has come to rest in most of its replicas, and an advantage of even one latent is out of its
+    interval. Where a control is not decided, such as with too few runs, nothing is said of it.
     """
     said = []
     for question in results.questions:
         for (dataset, objective), compared in comparisons(results).items():
-            expected = question.controls.get(dataset)
-            against = _measured_against_pca(question, results, compared) if expected else None
-            if against is None or expected == ("fewer" if against.ahead else "none"):
-                continue
-            who = f"On {dataset}, {objective}," if len(comparisons(results)) > 1 else f"On {dataset},"
-            if expected == "none":
-                verb = "needs" if len(against.ahead) == 1 else "need"
-                known = f"no architecture can need fewer latents than PCA, yet {_listed(against.ahead)} {verb} fewer"
-            else:
-                known = "some architecture must need decidedly fewer latents than PCA, and none does"
-            said.append(f"A control failed. {who} {known}: do not trust this board before you know why.")
+            expected, suited = question.controls.get(dataset), [one for one in compared if not one.is_unsuited]
+            found = _failed(question, results, suited, expected) if expected else ""
+            if found:
+                who = f"On {dataset}, {objective}," if len(comparisons(results)) > 1 else f"On {dataset},"
+                said.append(f"A control failed. {who} {found}: do not trust this board before you know why.")
     return said
 
 
-def _measured_against_pca(question: Question, results: SuiteResults, compared: Sequence[Contender]) -> Finding | None:
-    """Return who needs fewer latents than PCA, by the first score that says so; None if it is not decided."""
-    suited = [one for one in compared if not one.is_unsuited]
+def _failed(question: Question, results: SuiteResults, suited: Sequence[Contender], expected: str) -> str:
+    """Return what contradicts an expectation, "" if nothing does or it is not decided."""
     if min((len(one.ok) for one in suited), default=0) < _FEWEST_RUNS:
-        return None
+        return ""
     for metric, score in ranking_scores(results, question)[0]:
-        found = _against_pca(question, results, suited, metric, score)
-        if found is not None and len(found.ahead) + len(found.behind) == len(suited):
-            return found
-    return None
+        against = _against_pca(question, results, suited, metric, score)
+        if against is None or len(against.ahead) + len(against.behind) < len(suited):
+            continue
+        if expected == "none" and against.ahead:
+            verb = "needs" if len(against.ahead) == 1 else "need"
+            return f"no architecture can need fewer latents than PCA, yet {_listed(against.ahead)} {verb} fewer"
+        confidence = 1 - (1 - confidence_of(results)) / len(suited)
+        able = [one for one in suited if _is_nonlinear(one)]
+        excluded = [
+            _mostly_at_rest(one) and _less_pca(one, metric, score.name, f"{REFERENCE}{score.name}", confidence).low > -1
+            for one in able
+        ]
+        if expected == "fewer" and able and all(excluded):
+            return "some architecture must need decidedly fewer latents than PCA, and none can"
+        return ""
+    return ""
+
+
+def _is_nonlinear(one: Contender) -> bool:
+    return not any(cell.measurement is not None and cell.measurement.has_oracle for cell in one.ok)
+
+
+def _mostly_at_rest(one: Contender) -> bool:
+    marks = [cell.measurement.converged.mean() for cell in one.ok if cell.measurement is not None]
+    return all(share >= _MOSTLY for share in marks)
 
 
 def _order(
@@ -173,10 +188,15 @@ def _against_pca(
 
 
 def _is_fewer(one: Contender, metric: str, name: str, reference: str, confidence: float) -> bool:
+    difference = _less_pca(one, metric, name, reference, confidence)
+    return difference.decided and difference.value < 0
+
+
+def _less_pca(one: Contender, metric: str, name: str, reference: str, confidence: float) -> Difference:
+    """Return the score of an architecture less that of PCA."""
     ours, theirs = one.values(metric, name), one.values(metric, reference)
     seeds = sorted(ours)
-    difference = paired_difference([[ours[s] for s in seeds]], [[theirs[s] for s in seeds]], confidence)
-    return difference.decided and difference.value < 0
+    return paired_difference([[ours[s] for s in seeds]], [[theirs[s] for s in seeds]], confidence)
 
 
 def _difference(one: Contender, other: Contender, metric: str, score: Score, confidence: float) -> Difference:

@@ -47,6 +47,7 @@ def score_plan(plan: Plan, store: Store, registry: Registry, device: str) -> Sui
             "split_seed": suite.split_seed,
             "preset": suite.preset,
             "ward_tolerance": suite.training.convergence.ward_residual,
+            **({"scores_from": suite.scores_from} if suite.scores_from != "all" else {}),
             "commands": commands(suite),
             "date": datetime.now(UTC).date().isoformat(),
         },

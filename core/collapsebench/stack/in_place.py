@@ -42,12 +42,29 @@ def cholesky_qr(matrix: Tensor) -> Tensor:
 
 @dataclass
 class _Group:
-    """Affine maps of one shape. names: of each map, its weight and bias. state: by quantity, `(g, r, ...)`."""
+    """Affine maps of one shape as matrices, whatever their tensors look like and whether the last column is a bias.
+
+    names: of each map, its weight and bias. state: by quantity, `(g r, ...)`. gradient: of the last update, likewise,
+    in a place of its own, so that updates recorded for batches of several shapes share it.
+    """
 
     names: list[tuple[str, ...]]
     shape: tuple[int, int]
     sides: tuple[str, ...]
     state: dict[str, Tensor] = field(default_factory=dict)
+    gradient: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def maps(self, tensor: Tensor) -> list[tuple[tuple[str, ...], Tensor]]:
+        """Return the names of each map with its part of a tensor of the group `(r, ...)`."""
+        return list(zip(self.names, tensor.chunk(len(self.names)), strict=True))
+
+    def join(self, gradients: Tensors) -> None:
+        """Take over the gradients of the maps, the bias as the last column."""
+        for names, place in self.maps(self.gradient):
+            weight = place[..., :-1] if len(names) > 1 else place
+            weight.copy_(gradients[names[0]].reshape(weight.shape))
+            if len(names) > 1:
+                place[..., -1].copy_(gradients[names[1]])
 
 
 class InPlacePreconditioned(Preconditioned):
@@ -70,7 +87,6 @@ class InPlacePreconditioned(Preconditioned):
     ) -> None:
         super().__init__(beta1, beta2, preconditioner_decay, refresh_every, max_dimension, epsilon)
         self._groups: list[_Group] | None = None
-        self._joined: list[Tensor] = []
 
     def step(self, parameters: Tensors, gradients: Tensors, learning_rate: float) -> None:
         """Update the parameters in place."""
@@ -109,6 +125,8 @@ class InPlacePreconditioned(Preconditioned):
 
     def _fill(self, group: _Group, replicas: int, like: Tensor) -> None:
         """Put the state of a group's maps into common tensors, of which the state by name becomes views."""
+        rows = len(group.names) * replicas
+        group.gradient = torch.zeros(rows, *group.shape, device=like.device, dtype=like.dtype)
         shapes = {"m": group.shape, "v": group.shape}
         for side in group.sides:
             size = group.shape[_SIDES.index(side)]
@@ -126,10 +144,11 @@ class InPlacePreconditioned(Preconditioned):
 
     @torch.no_grad()
     def _learn(self, parameters: Tensors, gradients: Tensors) -> None:
-        self._joined = [_joined(group, gradients) for group in self._groups or ()]
-        for group, gradient in zip(self._groups or (), self._joined, strict=True):
+        for group in self._groups or ():
+            group.join(gradients)
             for side in group.sides:
-                left, right = (gradient, gradient.mT) if side == "left" else (gradient.mT, gradient)
+                left, right = group.gradient, group.gradient.mT
+                left, right = (left, right) if side == "left" else (right, left)
                 group.state[side].baddbmm_(left, right, beta=self.decay, alpha=1 - self.decay)
 
     @torch.no_grad()
@@ -146,9 +165,9 @@ class InPlacePreconditioned(Preconditioned):
 
     @torch.no_grad()
     def _move(self, parameters: Tensors, gradients: Tensors) -> None:
-        for group, gradient in zip(self._groups or (), self._joined, strict=True):
+        for group in self._groups or ():
             left, right = (group.state.get(f"{side}-basis") for side in _SIDES)
-            rotated = gradient if left is None else left.mT @ gradient
+            rotated = group.gradient if left is None else left.mT @ group.gradient
             rotated = rotated if right is None else rotated @ right
             momentum, square = group.state["m"], group.state["v"]
             momentum.lerp_(rotated, 1 - self.beta1)
@@ -159,7 +178,7 @@ class InPlacePreconditioned(Preconditioned):
             change = momentum / scale.add_(self.epsilon)
             change = change if left is None else left @ change
             change = (change if right is None else change @ right.mT).mul_(self._rate)
-            for names, part in zip(group.names, change.chunk(len(group.names)), strict=True):
+            for names, part in group.maps(change):
                 weight = parameters[names[0]]
                 weight.sub_((part[..., :-1] if len(names) > 1 else part).reshape(weight.shape))
                 if len(names) > 1:
@@ -177,17 +196,8 @@ class InPlacePreconditioned(Preconditioned):
 
     def _forget(self) -> None:
         """Let the next update build its tensors anew."""
-        self._groups, self._joined = None, []
+        self._groups = None
         self.generation += 1
-
-
-def _joined(group: _Group, gradients: Tensors) -> Tensor:
-    """Return the gradients of the maps of a group `(g r, out, in + 1)`, the bias as the last column."""
-    weights = torch.cat([gradients[names[0]] for names in group.names])
-    weights = weights.reshape(len(weights), group.shape[0], -1)
-    if len(group.names[0]) == 1:
-        return weights
-    return torch.cat([weights, torch.cat([gradients[names[1]] for names in group.names])[..., None]], -1)
 
 
 def _orthonormalised(matrix: Tensor) -> Tensor:

@@ -127,10 +127,10 @@ class Suite:
         for name in ("metrics", "datasets", "architectures", "objectives"):
             description[name] = [_without_locations(_plain(item)) for item in getattr(self, name)]
         description |= {name: getattr(self, name).model_dump(mode="json") for name in sections}
-        # A suite that asks nothing by name is what it was before there were questions.
-        del description["questions"]
-        if self.questions:
-            description["questions"] = [one.model_dump(mode="json") for one in self.questions]
+        # A suite that asks for nothing that came later is what it was before.
+        description["questions"] = [one.description for one in self.questions]
+        for name, absent in (("questions", []), ("scores_from", "all")):
+            description = {key: value for key, value in description.items() if key != name or value != absent}
         description["scan"] = {
             **self.scan.model_dump(mode="json", exclude={"grid"}),
             "temperatures": self.scan.temperatures if self.scan.auto is None else f"auto-{self.scan.count}",

@@ -335,6 +335,11 @@ class QuestionTable(Section):
         "datasets that a suite leaves out are passed over",
     )
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """The question as JSON values, without controls if it has none."""
+        return self.model_dump(mode="json", exclude=set() if self.controls else {"controls"})
+
 
 class SuiteFile(Section):
     """A suite file as people write it."""

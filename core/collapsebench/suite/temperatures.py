@@ -71,7 +71,7 @@ class AutoGrid:
     def values(self, spectrum: Sequence[float], latent_dim: int) -> list[float]:
         """Return the temperatures in descending order, for eigenvalues lambda_k / V in descending order.
 
-        The ends have two significant digits, so that rounding errors of a spectrum decide about no key.
+        The ends have two significant digits, so that rounding errors of a spectrum hardly ever decide about a key.
 
         >>> AutoGrid(4).values([0.6, 0.3, 0.1], latent_dim=2)
         [1.0, 0.1, 0.01, 0.001]

@@ -41,7 +41,9 @@ _TIMED_UPDATES, _PREDICTED_REPLICAS = 4, 64
 _BATCHED, _ONE_BY_ONE, _GRAPH = (COMPUTATIONS[name] for name in ("batched", "one-by-one", "graph"))
 DEVICE_RATE = 9e12
 """Operations per second by which the time on a CUDA device elsewhere is predicted: what an H100 reached with graphs of
-363 perceptrons in float32 (results/performance/h100)."""
+363 perceptrons in float32 (results/performance/h100/throughput.md)."""
+LEAST_SECONDS = {"adam": 6e-4, "preconditioned": 1.1e-3}
+"""Seconds of an update that is too small to fill the device, by optimiser: of graphs of 32 perceptrons there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,32 +108,35 @@ def plan_elsewhere(
 ) -> tuple[dict[ScanName, PlannedStack], float | None]:
     """Predict the stacks of every scan with a missing cell on a device that is not here, and the seconds of training.
 
-    Memory is that of small stacks on the CPU, which the device would compute in the same way. Seconds are operations
-    over `DEVICE_RATE`; None if they cannot be counted. Whether the device can compute the stacks so, and whether they
-    fit, is found out there.
+    Memory is that of small stacks on the CPU, which the device would compute in the same way, or with less. Seconds are
+    the operations of an update over `DEVICE_RATE`, or `LEAST_SECONDS`, of every stack; None if one cannot be trained.
+    Whether the device can compute the stacks so, and whether they fit, is found out there.
     """
     missing = [cell.scan for cell in _new_cells(plan, store)]
-    updates = plan.suite.scan.count * plan.suite.training.rounds[-1]
-    stacks, total = {}, 0.0
+    stacks: dict[ScanName, PlannedStack] = {}
+    seconds: list[float | None] = []
     for name in sorted(set(missing)):
         scan, data = scan_of_all_seeds(plan, name, "cpu"), plan.data[name.dataset]
         need = predict_memory(scan, data, registry, _GRAPH, device)
         reason = f"predicted without {device}"
         stacks[name] = _planned_stack(plan, name, missing, _GRAPH, reason, need, math.inf)
-        operations = _operations(scan, data, registry)
-        total += operations / DEVICE_RATE * missing.count(name) * updates
-    return stacks, total or None
+        together, all_replicas = stacks[name].replicas, missing.count(name) * plan.suite.scan.count
+        one = _seconds_of_update(scan, data, registry, together)
+        updates = -(-all_replicas // together) * plan.suite.training.rounds[-1]
+        seconds.append(None if one is None else one * updates)
+    return stacks, None if None in seconds else sum(each or 0.0 for each in seconds) or None
 
 
-def _operations(scan: ScanSpec, data: Standardised, registry: Registry) -> float:
-    """Return the floating-point operations of an update of one replica, 0 if it cannot be trained."""
+def _seconds_of_update(scan: ScanSpec, data: Standardised, registry: Registry, replicas: int) -> float | None:
+    """Return the predicted seconds of an update of a stack on a device elsewhere, None if it cannot be trained."""
     try:
         trainer = trainer_of(_few(scan, 2), _GRAPH, data, registry)
         with FlopCounterMode(display=False) as counter:
             trainer.advance()
     except Exception:  # the job will report this error
-        return 0.0
-    return float(counter.get_total_flops()) / 2
+        return None
+    operations = float(counter.get_total_flops()) / 2 * replicas
+    return max(operations / DEVICE_RATE, LEAST_SECONDS[scan.training.optimiser.use])
 
 
 def _planned_stack(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collapsebench.data.batches import Batches
+from collapsebench.data.samples import rows_at_once, values_for
 from collapsebench.data.standardise import Standardised
 from collapsebench.seeds import seed_of
 from collapsebench.stack.alignment import measure_misalignment
@@ -36,7 +37,7 @@ TRIAL_BATCH = 1024
 """Rows of an update of the trial, at most; never more than in training."""
 _FEWEST_ROWS = 4096
 _WARM_UP, _AVERAGE = 50, 0.1
-_ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK, _CHUNK_OF_DEVICE = 65_536, 65_536, 4, 512, 4096
+_ROWS, _SAMPLES, _LEAST_PASSES, _CHUNK = 65_536, 65_536, 4, 512
 _MANY_PASSES, _CERTAIN, _PRECISE = 8, 3.0, 2e-5
 _EXACT = 4.0
 _GRADIENT_ROWS = 256
@@ -138,14 +139,14 @@ def measured_decrease(
     """
     split, count = data.splits["train"], min(_ROWS, len(data.splits["train"].values))
     rows = np.sort(np.random.default_rng(seed_of(use="rows")).permutation(len(split.values))[:count])
-    chunk_rows = _CHUNK if before.device.type != "cuda" else _CHUNK_OF_DEVICE
+    chunks = -(-count // _chunk_rows(before, latent_dim)) if before.device.type == "cuda" else max(1, count // _CHUNK)
     passes = 1 if before.linear else max(_LEAST_PASSES, -(-_SAMPLES // count))
     losses = np.zeros((passes, 2, len(before)))
     was_training = before.template.training
     before.template.eval()
     try:
         for number in range(passes):
-            for chunk, some in enumerate(np.array_split(rows, max(1, count // chunk_rows))):
+            for chunk, some in enumerate(np.array_split(rows, chunks)):
                 x = torch.from_numpy(split.values[some]).to(before.device, before.dtype)
                 weights = None if split.weights is None else torch.from_numpy(split.weights[some])
                 weights = None if weights is None else weights.to(before.device, before.dtype)
@@ -161,6 +162,12 @@ def measured_decrease(
     finally:
         before.template.train(was_training)
     return found
+
+
+def _chunk_rows(stack: Stack, latent_dim: int) -> int:
+    """Return how many rows a device decodes at once, as many as when it measures an equilibrium."""
+    width = max(4 * latent_dim, math.prod(stack.shape))
+    return rows_at_once(4 * len(stack) * width, values_for(stack.device))
 
 
 def _is_decided(found: RemainingDecrease, tolerance: float) -> bool:

@@ -154,6 +154,20 @@ def test_a_computation_of_the_kernel_is_left_for_a_job_that_goes_on_elsewhere_th
     assert execute.possible_here(kept).computation == "groups-on-cores"
 
 
+@pytest.mark.parametrize(
+    ("device", "triton", "expected"),
+    [("cpu", True, "batched"), ("cuda", False, "graph"), ("cuda", True, "graph-of-kernels")],
+)
+def test_what_was_planned_for_triton_goes_on_without_it(
+    freeze: Any, monkeypatch: pytest.MonkeyPatch, device: str, triton: bool, expected: str
+) -> None:
+    job = Job.read(freeze()[1])
+    scan = job.scan.model_copy(update={"device": device})
+    monkeypatch.setattr(execute, "find_spec", lambda name: object() if triton else None)
+    found = execute.possible_here(job.model_copy(update={"scan": scan, "computation": "graph-of-kernels"}))
+    assert found.computation == expected
+
+
 def test_out_of_time_is_a_status_that_keeps_the_checkpoint_and_continues(
     freeze: Any, trained: tuple[Store, Plan]
 ) -> None:

@@ -14,11 +14,11 @@ SHAPES = {
 }  # fmt: skip
 
 
-def parameters(replicas=3, dtype=torch.float64):
+def parameters(replicas=3, shapes=None):
     generator = torch.Generator().manual_seed(0)
+    shapes = SHAPES if shapes is None else shapes
     return {
-        name: torch.randn(replicas, *shape, generator=generator, dtype=torch.float64).to(dtype)
-        for name, shape in SHAPES.items()
+        name: torch.randn(replicas, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()
     }
 
 
@@ -29,7 +29,7 @@ def trained(optimiser, values, updates, start=0, drawn=None):
         noise = {
             name: torch.randn((4, *value.shape[1:]), generator=generator).to(value) for name, value in values.items()
         }
-        rows = torch.arange(len(values["gate"])) if drawn is None else drawn
+        rows = torch.arange(len(next(iter(values.values())))) if drawn is None else drawn
         optimiser.step(values, {name: 0.3 * value + noise[name][rows] for name, value in values.items()}, 0.01)
     return values
 
@@ -106,3 +106,28 @@ def test_without_any_gradient_nothing_moves():
 def test_adam_in_place_is_adam():
     ours, theirs = (trained(Adam(in_place=in_place), parameters(), 20) for in_place in (True, False))
     assert all(torch.allclose(ours[name], value, rtol=1e-6) for name, value in theirs.items())
+
+
+MIXED = {
+    "conv and map": {"a.weight": (4, 3, 1, 1), "a.bias": (4,), "b.weight": (4, 3), "b.bias": (4,)},
+    "kernels of two shapes": {"a.weight": (4, 3, 1, 2), "b.weight": (4, 6, 1, 1), "c.weight": (4, 2, 3)},
+    "a bias, and none": {"a.weight": (4, 3), "a.bias": (4,), "b.weight": (4, 4)},
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_maps_that_look_different_may_share_a_group(name):
+    """As matrices they have the same shape; each gets the update that it would get alone."""
+    kinds = InPlacePreconditioned, Preconditioned
+    ours, theirs = (trained(kind(), parameters(shapes=MIXED[name]), 14) for kind in kinds)
+    for key, value in theirs.items():
+        assert torch.allclose(ours[key], value, rtol=1e-9, atol=1e-12), key
+
+
+def test_the_gradients_of_every_update_are_taken_to_the_same_place():
+    """What is recorded for batches of one shape reads what was recorded for another."""
+    optimiser, values = InPlacePreconditioned(refresh_every=2), parameters()
+    trained(optimiser, values, 1)
+    places = [group.gradient.data_ptr() for group in optimiser._groups]
+    trained(optimiser, values, 4, start=1)
+    assert [group.gradient.data_ptr() for group in optimiser._groups] == places

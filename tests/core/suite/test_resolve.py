@@ -399,3 +399,14 @@ def test_a_suite_is_read_where_the_module_resource_does_not_exist() -> None:
     code = "import sys; sys.modules['resource'] = None; import collapsebench; collapsebench.plan('quickstart')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_suite_does_not_ask_for_is_no_part_of_its_identity() -> None:
+    """Keys that came later, at their defaults: the hash that a published folder names stays that of its suite."""
+    plain = load_suite("worldclim-depth")
+    described = plain.describe()
+    assert "scores_from" not in described
+    assert all("controls" not in question for question in described["questions"])
+    strict = load_suite("worldclim-depth", overrides=['scores_from="converged"'])
+    assert strict.describe()["scores_from"] == "converged"
+    assert strict.suite_hash != plain.suite_hash
