@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from collapsebench.contracts import Score
+from collapsebench.contracts import Measurement, Score
 from collapsebench.ranking.ranks import CONFIDENCE, t_interval
 from collapsebench.ranking.standings import (
     Contender,
@@ -204,16 +204,20 @@ def converged_share(contenders: Sequence[Contender]) -> float:
 def resolved(contenders: Sequence[Contender]) -> tuple[int, int] | None:
     """Return how many principal components replicas at equilibrium resolve in every run, and how many all replicas do.
 
-    A component is resolved if lambda_k / V is at least ten times the lowest temperature. None where it is not known.
+    A component is resolved if lambda_k / V is at least ten times the lowest temperature. Of several datasets, those of
+    each are added up. None where it is not known.
     """
     found = []
-    for one in (cell.measurement for contender in contenders for cell in contender.ok):
-        if one is None:
-            continue
-        spectrum, at_rest = one.pca.eigenvalues, one.temperatures[one.converged]
-        whole = int(resolved_ranks(spectrum, one.temperatures, one.latent_dim).sum())
-        found.append((int(resolved_ranks(spectrum, at_rest, one.latent_dim).sum()) if at_rest.size else 0, whole))
-    return (min(some for some, _ in found), min(whole for _, whole in found)) if found else None
+    for contender in contenders:
+        runs = [_resolved(cell.measurement) for cell in contender.ok if cell.measurement is not None]
+        found += [(min(some for some, _ in runs), min(whole for _, whole in runs))] if runs else []
+    return (sum(some for some, _ in found), sum(whole for _, whole in found)) if found else None
+
+
+def _resolved(scan: Measurement) -> tuple[int, int]:
+    spectrum, at_rest = scan.pca.eigenvalues, scan.temperatures[scan.converged]
+    some = int(resolved_ranks(spectrum, at_rest, scan.latent_dim).sum()) if at_rest.size else 0
+    return some, int(resolved_ranks(spectrum, scan.temperatures, scan.latent_dim).sum())
 
 
 def resolved_text(contenders: Sequence[Contender]) -> str:

@@ -99,5 +99,6 @@ def test_resolved_components_are_those_above_ten_times_the_lowest_temperature_at
     )  # fmt: skip
     contender = Contender("digits", "mlp", "beta-vae", (replace(cell, measurement=scan),))
     assert resolved([contender]) == (expected, 2)
+    assert resolved([contender, replace(contender, dataset="other")]) == (2 * expected, 4)
     assert resolved_text([contender]) == f"{expected} of 2"
     assert resolved_text([]) == "-"
