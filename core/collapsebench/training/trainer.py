@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -373,12 +374,18 @@ class Trainer:
         self._loss_sum = tensors["loss_sum"]
 
 
+OPTIMISERS: dict[str, tuple[Callable[..., StackOptimiser], Callable[..., StackOptimiser]]] = {
+    "adam": (Adam, partial(Adam, in_place=True)),
+    "preconditioned": (Preconditioned, InPlacePreconditioned),
+}
+"""The optimisers by their name in suites, each also as one whose updates are recorded and replayed; they take their
+settings there, except the learning rate."""
+
+
 def make_optimiser(training: Training, *, in_place: bool = False) -> StackOptimiser:
     """Return the optimiser that a suite asks for. in_place: whether its updates are recorded and replayed."""
     settings = training.optimiser.model_dump(exclude={"use", "learning_rate"})
-    if training.optimiser.use == "adam":
-        return Adam(**settings, in_place=in_place)
-    return (InPlacePreconditioned if in_place else Preconditioned)(**settings)
+    return OPTIMISERS[training.optimiser.use][in_place](**settings)
 
 
 def _named(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
