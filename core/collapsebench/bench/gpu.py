@@ -11,7 +11,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ class GpuReport:
 
     ceilings: bytes per second of a copy, read and written, and operations per second of float32 and TF32 products.
     tests: number passed, failed and skipped, and the failures. boards: for each precision, the scores of linear pairs
-    against theory. scan: statuses and seconds of the scan. seconds: what each part took.
+    against theory. scan: its statuses. seconds: what each part took. failures: of a part that failed, the reason.
     """
 
     device: str
@@ -91,10 +91,11 @@ class GpuReport:
     boards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     scan: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
-    def rate(self, optimiser: str, computation: str, replicas: int = 121, precision: str = "float32") -> Rate | None:
-        """Return a measurement, or None."""
-        wanted = (optimiser, computation, replicas, precision)
+    def rate(self, optimiser: str, computation: str, replicas: int) -> Rate | None:
+        """Return a measurement in float32, or None."""
+        wanted = (optimiser, computation, replicas, "float32")
         found = ((r.optimiser, r.computation, r.replicas, r.precision) for r in self.rates)
         return next((rate for rate, key in zip(self.rates, found, strict=True) if key == wanted), None)
 
@@ -146,8 +147,8 @@ def bench_gpu(settings: GpuSettings, save: Callable[[GpuReport], None], say: Cal
         try:
             part(report, settings, say, left)
         except Exception as error:
-            say(f"{name}: {error_text(error)}")
-            report.seconds[f"{name}, failed"] = time.monotonic() - before
+            report.failures[name] = error_text(error)
+            say(f"{name}: {report.failures[name]}")
         report.seconds[name] = time.monotonic() - before
         say(f"{name}: {report.seconds[name]:.0f} s")
         save(report)
@@ -236,19 +237,23 @@ def _throughput(report: GpuReport, settings: GpuSettings, say: Callable[[str], N
         if time.monotonic() > ends:
             return
         floor = floor_milliseconds(pair, optimiser, replicas, report.ceilings, precision)
+        named = Rate(optimiser, computation, precision, replicas, floor=floor)
         try:
-            with matrix_precision(precision):
-                trainer = _stack(optimiser, replicas, computation, precision, settings.device)
-                seconds = seconds_of(trainer.advance, device, _WARM_UP if trainer.stack.computation.captured else 2)
-            lost = "; ".join(f"{name} not recorded: {why}" for name, why in trainer.one_update.why_not.items())
-            rate = Rate(optimiser, computation, precision, replicas, 1e3 * seconds, floor, lost)
+            report.rates.append(_timed(named, device))
         except (RuntimeError, KernelError) as error:
-            rate = Rate(optimiser, computation, precision, replicas, None, floor, error_text(error))
-        trainer = None  # type: ignore[assignment]
-        if settings.device == "cuda":
+            report.rates.append(replace(named, error=error_text(error)))
+        if device.type == "cuda":
             torch.cuda.empty_cache()
-        report.rates.append(rate)
-        say(f"{rate}")
+        say(f"{report.rates[-1]}")
+
+
+def _timed(rate: Rate, device: torch.device) -> Rate:
+    """Return a rate with its measurement; the stack is gone afterwards."""
+    with matrix_precision(rate.precision):
+        trainer = _stack(rate.optimiser, rate.replicas, rate.computation, rate.precision, device.type)
+        seconds = seconds_of(trainer.advance, device, _WARM_UP if trainer.stack.computation.captured else 2)
+    lost = "; ".join(f"{name} not recorded: {why}" for name, why in trainer.one_update.why_not.items())
+    return replace(rate, milliseconds=1e3 * seconds, error=lost)
 
 
 def _cases(replicas: tuple[int, ...]) -> list[tuple[str, int, str, str]]:
@@ -324,6 +329,7 @@ def rows_of(report: GpuReport) -> dict[str, str]:
         rows[f"scan, {row['architecture']}, seed {row['seed']}"] = ", ".join(
             str(row[key]) for key in ("status", "reason") if row.get(key)
         )
+    rows |= {f"{name}, failed": reason for name, reason in report.failures.items()}
     return rows | {f"seconds, {name}": f"{value:.0f}" for name, value in report.seconds.items()}
 
 

@@ -197,7 +197,7 @@ def converged_share(contenders: Sequence[Contender]) -> float:
     shares = []
     for cell in (cell for contender in contenders for cell in contender.ok):
         if cell.measurement is not None:
-            shares.append(float((cell.measurement.tables["replicas"]["mark"] == "converged").mean()))
+            shares.append(float(cell.measurement.converged.mean()))
     return sum(shares) / len(shares) if shares else math.nan
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from collapsebench.contracts import Score
+from collapsebench.ranking.board import converged_share
 from collapsebench.ranking.differences import Difference, paired_difference
 from collapsebench.ranking.ranks import t_interval
 from collapsebench.ranking.standings import (
@@ -104,7 +105,8 @@ def _failed(question: Question, results: SuiteResults, suited: Sequence[Contende
         confidence = 1 - (1 - confidence_of(results)) / len(suited)
         able = [one for one in suited if _is_nonlinear(one)]
         excluded = [
-            _mostly_at_rest(one) and _less_pca(one, metric, score.name, f"{REFERENCE}{score.name}", confidence).low > -1
+            not converged_share([one]) < _MOSTLY  # NaN if no replica was measured
+            and _less_pca(one, metric, score.name, f"{REFERENCE}{score.name}", confidence).low > -1
             for one in able
         ]
         if expected == "fewer" and able and all(excluded):
@@ -115,11 +117,6 @@ def _failed(question: Question, results: SuiteResults, suited: Sequence[Contende
 
 def _is_nonlinear(one: Contender) -> bool:
     return not any(cell.measurement is not None and cell.measurement.has_oracle for cell in one.ok)
-
-
-def _mostly_at_rest(one: Contender) -> bool:
-    marks = [cell.measurement.converged.mean() for cell in one.ok if cell.measurement is not None]
-    return all(share >= _MOSTLY for share in marks)
 
 
 def _order(

@@ -76,6 +76,7 @@ def test_a_part_that_fails_leaves_the_others(small, tmp_path):
     settings = GpuSettings(tmp_path, verbs([], fail=True), parts=("linear", "throughput"), replicas=(), device="cpu")
     report = bench_gpu(settings, lambda report: None, said.append)
     assert any("no room" in text for text in said)
+    assert "no room" in rows_of(report)["linear, failed"]
     assert report.ceilings["copy"] > 0
     assert report.rate("adam", "plain loop", 1) is not None
 
